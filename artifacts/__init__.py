@@ -1,0 +1,1 @@
+"""The bundle format: manifest, weight store, digests. Imports neither model nor export."""

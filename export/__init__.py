@@ -1,0 +1,1 @@
+"""Checkpoint, meshes and buckets in; a bundle out. The only package that imports model."""

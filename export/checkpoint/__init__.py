@@ -1,0 +1,1 @@
+"""Checkpoints in: Hugging Face folders and GGUF files, read piece by piece."""

@@ -1,0 +1,1 @@
+"""Bundle in, tokens out, over public JAX API. Imports only artifacts."""
