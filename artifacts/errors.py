@@ -1,9 +1,15 @@
 """The one way this project says that the user's input is wrong."""
 
-import sys
-from collections.abc import Callable
-from typing import NoReturn
+from __future__ import annotations
 
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import click
+
+EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
 
@@ -19,11 +25,46 @@ class ArtifactError(UsageError):
     """A bundle, checkpoint or tokenizer file that is missing, damaged or of an unknown version."""
 
 
-def run_command(command: Callable[[], object]) -> NoReturn:
-    """Run a click command and end the process: 0 done, 2 the user's mistake, 1 anything else."""
+def one_line(message: str) -> str:
+    """`message` with every control character escaped, so that a file name cannot add lines."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+
+
+def run_command(command: click.Command) -> NoReturn:
+    """Run a click command and end the process: 0 done, 2 the user's mistake, 1 anything else.
+
+    A UsageError, and whatever click finds wrong with the command line, becomes one line
+    `error: ...` on stderr. A reader that closed our stdout gets no message. Any other
+    exception keeps its traceback.
+    """
+    import click  # here and not above: hosts that only read bundles need no command line
+
     try:
-        command()
+        result = command.main(standalone_mode=False)
+        sys.stdout.flush()
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
-    sys.exit(0)
+        _fail(str(error))
+    except click.ClickException as error:
+        _fail(_explain(error))
+    except click.Abort:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_FAILURE)
+    except PermissionError as error:
+        _fail(f"{error.filename}: permission denied; make it accessible to this user")
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; without this it would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILURE)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _explain(error: click.ClickException) -> str:
+    """What click found wrong, and the command whose help says how to mend it."""
+    context = getattr(error, "ctx", None)
+    remedy = f"; see {context.command_path} --help" if context is not None else ""
+    return error.format_message().rstrip(".") + remedy
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    sys.exit(EXIT_USAGE)

@@ -43,6 +43,7 @@ class Axis:
 
     name: str
     size: int
+    """Number of devices along the axis, at least 1."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Mesh:
     """A logical device mesh; devices are numbered in row-major order of the axes."""
 
     name: str
+    """What `--mesh` selects, and the name of the folder of its programs, for example `2x4`."""
     axes: tuple[Axis, ...]
+    """The axes, major first."""
 
     @property
     def devices(self) -> int:
@@ -68,8 +71,10 @@ class Tensor:
 
     name: str
     shape: tuple[int, ...]
+    """Global shape, before it is split."""
     dtype: str
     spec: Spec
+    """For each dimension the mesh axes it is split over, major first; [] is not split."""
 
     @property
     def nbytes(self) -> int:
@@ -82,10 +87,13 @@ class Weight:
     """A tensor of the weight store: `file` relative to the bundle, `offset` from its start."""
 
     name: str
+    """The name of the tensor in the Hugging Face text-only layout."""
     shape: tuple[int, ...]
     dtype: str
     file: str
+    """Bundle path of the safetensors file that holds the tensor."""
     offset: int
+    """Bytes from the start of the file to the first element, a multiple of 64."""
 
     @property
     def nbytes(self) -> int:
@@ -103,8 +111,11 @@ class Bucket:
 
     program: ProgramName
     batch: int
+    """Rows of a call."""
     tokens: int
+    """Tokens of a row in one call."""
     cache: int
+    """Positions a row can hold; names one of the manifest's cache layouts."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,9 @@ class Alias:
     """
 
     argument: int
+    """Index among (weights..., inputs..., cache...)."""
     result: int
+    """Index among (outputs..., cache...)."""
 
 
 @dataclass(frozen=True)
@@ -127,14 +140,19 @@ class Program:
     """
 
     mesh: str
+    """Name of the mesh the program was partitioned for."""
     platform: str
     bucket: Bucket
     stablehlo: str
+    """Bundle path of the portable StableHLO bytecode."""
     jaxexport: str
+    """Bundle path of the same lowering as jax.export serialises it."""
     weights: str
+    """Name of the weight set to pass."""
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     cache: tuple[Tensor, ...]
+    """Key and value of each layer in turn; the last arguments and the last results."""
     aliases: tuple[Alias, ...]
 
 
@@ -144,6 +162,7 @@ class CacheLayer:
 
     kind: LayerKind
     slots: int
+    """Positions the layer keeps for one row."""
     kv_heads: int
     head_dim: int
     dtype: str
@@ -159,7 +178,9 @@ class CacheLayout:
     """The KV cache of every bucket with this `cache` length."""
 
     cache: int
+    """Positions a row can hold."""
     layers: tuple[CacheLayer, ...]
+    """One entry for each layer of the model, first layer first."""
 
     @property
     def bytes_per_row(self) -> int:
@@ -169,9 +190,7 @@ class CacheLayout:
     @property
     def uniform_bytes_per_row(self) -> int:
         """What a row would take if every layer kept all `cache` positions."""
-        return sum(
-            layer.bytes_per_row // layer.slots * self.cache for layer in self.layers
-        )
+        return sum(layer.bytes_per_row // layer.slots * self.cache for layer in self.layers)
 
 
 @dataclass(frozen=True)
@@ -180,6 +199,7 @@ class MeshRecord:
 
     mesh: Mesh
     weight_specs: dict[str, Spec]
+    """For each weight, for each of its dimensions, the mesh axes it is split over."""
     fallbacks: tuple[str, ...]
     """Sentences saying which dimension was left whole because it does not divide."""
 
@@ -189,16 +209,24 @@ class ModelRecord:
     """The model the bundle holds; `config` is the normalised Hugging Face configuration."""
 
     architecture: str
+    """The Hugging Face class name, for example `Gemma3ForCausalLM`."""
     name: str
+    """The name of the checkpoint, for people."""
     parameters: int
+    """Number of parameters, tied ones counted once."""
     dtype: str
+    """The dtype the weights are stored in and the programs compute in."""
     vocab_size: int
     max_position_embeddings: int
+    """Positions the model was trained for."""
     sliding_window: int
+    """Positions a local layer sees, the current one included."""
     bos_token_id: int
     pad_token_id: int
     eos_token_ids: tuple[int, ...]
+    """Tokens that end a text."""
     config: dict[str, Any]
+    """The normalised configuration; for people and tools, hosts need none of it."""
 
 
 @dataclass(frozen=True)
@@ -206,8 +234,11 @@ class TokenizerRecord:
     """The SentencePiece model of the bundle, and how prompts are prepared with it."""
 
     path: str
+    """Bundle path of the SentencePiece model."""
     kind: str = "sentencepiece"
+    """Always `sentencepiece` in this version."""
     add_bos: bool = True
+    """True when a prompt of text starts with the model's bos token."""
     chat_template: str | None = None
     """Bundle path of the Jinja chat template that came with the checkpoint, for reference."""
 
@@ -217,8 +248,10 @@ class FileRecord:
     """A file of the bundle with its size and SHA-256 (hex)."""
 
     path: str
+    """Path relative to the bundle, parts joined by `/`."""
     bytes: int
     sha256: str
+    """64 lower-case hexadecimal digits."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +262,9 @@ class Versions:
     jax: str
     jaxlib: str
     stablehlo: str
+    """StableHLO version the programs are serialised for."""
     calling_convention: int
+    """The calling convention version of jax.export."""
 
 
 @dataclass(frozen=True)
@@ -237,15 +272,21 @@ class Manifest:
     """The whole contract of a bundle."""
 
     format_version: int
+    """Version of this format; a reader refuses one it does not know."""
     abstract: bool
     """True when the bundle has programs but no weights: it can be inspected, not run."""
     model: ModelRecord
     versions: Versions
     meshes: tuple[MeshRecord, ...]
     platforms: tuple[str, ...]
+    """Platforms the programs were lowered for: cpu, cuda, tpu."""
     caches: tuple[CacheLayout, ...]
+    """One layout for each cache length of the buckets."""
     programs: tuple[Program, ...]
     weights: tuple[Weight, ...]
     weight_sets: dict[str, tuple[str, ...]]
+    """Named lists of weights; a program takes one of them as its first arguments."""
     tokenizer: TokenizerRecord | None
+    """Null when the checkpoint came without one: token ids are then the only interface."""
     files: tuple[FileRecord, ...] = field(default_factory=tuple)
+    """Every file of the bundle but manifest.json itself, in the order of their paths."""

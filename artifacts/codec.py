@@ -1,0 +1,224 @@
+"""Strict JSON <-> frozen dataclasses, derived from their type hints.
+
+Understood: dataclasses, StrEnum, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, `X | None`,
+bool, int, float, str and Any. Every field must be present, no other may be, and nothing is
+converted: `1.0` is not an integer and `1` is not a boolean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import json
+import math
+import types
+import typing
+from typing import Any, NoReturn, TypeVar
+
+from .errors import ArtifactError
+
+T = TypeVar("T")
+
+REMEDY = "the file is damaged or from another version: copy the bundle again or re-export it"
+LINE_WIDTH = 100
+INT64 = range(-(2**63), 2**63)
+
+
+def refuse(where: str, path: str, expected: str, got: str, remedy: str = REMEDY) -> NoReturn:
+    """Raise the ArtifactError for the value at JSON path `path` of file `where`."""
+    place = f"{where}: {path}" if path else where
+    raise ArtifactError(f"{place}: expected {expected}, got {got}; {remedy}")
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """The JSON value in `data`; `where` names the file in errors.
+
+    Raises:
+        ArtifactError: not UTF-8, not JSON, a key given twice, NaN or an infinity, or nested
+            so deep that Python gives up.
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_float,
+        )
+        if b"\\ud" in data.lower():
+            # Half of a surrogate pair passes the parser and fails when it is written again.
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except RecursionError:
+        refuse(where, "", "JSON", "values nested too deep")
+    except ValueError as error:  # what the parser and both codecs raise
+        refuse(where, "", "JSON", f"text that is not ({error})")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {json.dumps(twice)} given twice")
+    return value
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value
+
+
+def format_json(value: Any) -> str:
+    """`value` as deterministic text: sorted keys, two spaces a level, a newline at the end.
+
+    A list or object that fits a line of 100 columns stays on one line, so that a shape takes
+    one line and a manifest can be read and compared.
+    """
+    return _render(value, "") + "\n"
+
+
+def _render(value: Any, indent: str) -> str:
+    flat = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, (dict, list)) or len(indent) + len(flat) <= LINE_WIDTH:
+        return flat
+    inner = indent + "  "
+    if isinstance(value, dict):
+        opening, closing = "{}"
+        lines = [
+            f"{json.dumps(name, ensure_ascii=False)}: {_render(value[name], inner)}"
+            for name in sorted(value)
+        ]
+    else:
+        opening, closing = "[]"
+        lines = [_render(item, inner) for item in value]
+    return f"{opening}\n{inner}" + f",\n{inner}".join(lines) + f"\n{indent}{closing}"
+
+
+def encode(value: Any) -> Any:
+    """The JSON value of a dataclass, enum, tuple, dict or scalar."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (tuple, list)):
+        return [encode(item) for item in value]
+    if isinstance(value, dict):
+        return {name: encode(item) for name, item in value.items()}
+    return value
+
+
+def decode(kind: type[T], value: Any, where: str) -> T:
+    """`value`, as read from JSON, as a `kind`; `where` names the file in errors.
+
+    Raises:
+        ArtifactError: a field is missing, unknown or of another type; the message names its
+            JSON path.
+    """
+    return _decode(kind, value, where, "")
+
+
+def _decode(hint: Any, value: Any, where: str, path: str) -> Any:
+    if hint is Any:
+        return value
+    if isinstance(hint, type) and hint in _SCALARS:
+        return _scalar(hint, value, where, path)
+    if dataclasses.is_dataclass(hint):
+        return _record(typing.cast(type, hint), value, where, path)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        names = [member.value for member in hint]
+        if value not in names:
+            refuse(where, path, f"one of {', '.join(names)}", show(value))
+        return hint(value)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return _items(arguments, value, where, path)
+    if origin is dict:
+        if not isinstance(value, dict):
+            refuse(where, path, "an object", show(value))
+        return {
+            _scalar(str, name, where, f"{path} key"): _decode(
+                arguments[1], item, where, f"{path}[{json.dumps(name)}]"
+            )
+            for name, item in value.items()
+        }
+    assert origin in (typing.Union, types.UnionType), hint
+    assert arguments[1:] == (type(None),), hint
+    return None if value is None else _decode(arguments[0], value, where, path)
+
+
+def _record(kind: type, value: Any, where: str, path: str) -> Any:
+    if not isinstance(value, dict):
+        refuse(where, path, f"an object ({kind.__name__})", show(value))
+    hints = field_hints(kind)
+    if value.keys() != hints.keys():
+        fields = ", ".join(hints)
+        for name in hints:
+            if name not in value:
+                refuse(where, _join(path, name), f"fields {fields}", "no such field")
+        for name in sorted(value.keys() - hints.keys()):
+            refuse(where, _join(path, name), f"only fields {fields}", "an unknown field")
+    return kind(
+        **{
+            name: _decode(hint, value[name], where, _join(path, name))
+            for name, hint in hints.items()
+        }
+    )
+
+
+def _items(hints: tuple[Any, ...], value: Any, where: str, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        refuse(where, path, "an array", show(value))
+    if hints[-1] is Ellipsis:
+        hints = (hints[0],) * len(value)
+    if len(value) != len(hints):
+        refuse(where, path, f"an array of {len(hints)}", show(value))
+    return tuple(
+        _decode(hint, item, where, f"{path}[{index}]")
+        for index, (hint, item) in enumerate(zip(hints, value, strict=True))
+    )
+
+
+_SCALARS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+
+
+def _scalar(kind: type, value: Any, where: str, path: str) -> Any:
+    if kind is float and type(value) is int and value in INT64:
+        return float(value)
+    if type(value) is not kind:
+        refuse(where, path, _SCALARS[kind], show(value))
+    if kind is int and value not in INT64:
+        refuse(where, path, "an integer of 64 bits", show(value))
+    # Names go to terminals and file systems: no escapes, no NUL, no half of a surrogate pair.
+    if isinstance(value, str) and not value.isprintable():
+        refuse(where, path, "printable characters", json.dumps(value)[:60])
+    return value
+
+
+@functools.cache
+def field_hints(kind: type) -> dict[str, Any]:
+    """The resolved type hint of each field of a dataclass, in order."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def show(value: Any) -> str:
+    """A short name for a JSON value in an error."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return f"an array of {len(value)}"
+    if isinstance(value, int) and value not in INT64:
+        return "an integer beyond 64 bits"
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

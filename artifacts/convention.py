@@ -1,0 +1,99 @@
+"""The calling convention of programs, version 1: names, dtypes and shapes.
+
+A program is a pure function called as (weights..., inputs..., cache...) -> (outputs...,
+cache...). FORMAT.md says what each tensor means; readers refuse a manifest that says
+otherwise than these functions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .manifest import Bucket, CacheLayout, ProgramName
+
+STOP_TOKENS = 8
+"""Stop tokens a row of `generate` takes; unused ones are -1."""
+IGNORED_LABEL = -100
+"""The label of a position that `score` leaves out."""
+
+
+class Port(NamedTuple):
+    """An argument or result before it is placed on a mesh."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def program_inputs(bucket: Bucket) -> tuple[Port, ...]:
+    """The inputs of a program, in order; between the weights and the cache."""
+    rows, chunk = (bucket.batch,), (bucket.batch, bucket.tokens)
+    match bucket.program:
+        case ProgramName.PREFILL:
+            tokens = (
+                Port("tokens", chunk, "int32"),
+                Port("start", rows, "int32"),
+                Port("length", rows, "int32"),
+            )
+        case ProgramName.DECODE:
+            tokens = (Port("token", rows, "int32"), Port("position", rows, "int32"))
+        case ProgramName.GENERATE:
+            tokens = (
+                Port("token", rows, "int32"),
+                Port("position", rows, "int32"),
+                Port("limit", rows, "int32"),
+                Port("stop_tokens", (bucket.batch, STOP_TOKENS), "int32"),
+            )
+        case ProgramName.SCORE:
+            return (
+                Port("tokens", chunk, "int32"),
+                Port("start", rows, "int32"),
+                Port("length", rows, "int32"),
+                Port("labels", chunk, "int32"),
+            )
+    return tokens + sampling_inputs(bucket.batch)
+
+
+def sampling_inputs(batch: int) -> tuple[Port, ...]:
+    """The sampling parameters of each row, the last inputs of every program but score."""
+    return (
+        Port("temperature", (batch,), "float32"),
+        Port("top_k", (batch,), "int32"),
+        Port("top_p", (batch,), "float32"),
+        Port("min_p", (batch,), "float32"),
+        Port("seed", (batch,), "uint32"),
+    )
+
+
+def program_outputs(bucket: Bucket, vocab_size: int) -> tuple[Port, ...]:
+    """The outputs of a program, in order; before the cache."""
+    rows, chunk = (bucket.batch,), (bucket.batch, bucket.tokens)
+    match bucket.program:
+        case ProgramName.PREFILL | ProgramName.DECODE:
+            return (
+                Port("token", rows, "int32"),
+                Port("logits", (bucket.batch, vocab_size), "float32"),
+            )
+        case ProgramName.GENERATE:
+            return (
+                Port("tokens", chunk, "int32"),
+                Port("count", rows, "int32"),
+                Port("stopped", rows, "int32"),
+                Port("token", rows, "int32"),
+                Port("position", rows, "int32"),
+            )
+        case ProgramName.SCORE:
+            return (Port("logprobs", chunk, "float32"),)
+
+
+def cache_tensors(layout: CacheLayout, batch: int) -> tuple[Port, ...]:
+    """The cache of `batch` rows: key and value of each layer, [B, kv_heads, slots, head_dim]."""
+    return tuple(
+        Port(
+            f"cache.{index}.{part}",
+            (batch, layer.kv_heads, layer.slots, layer.head_dim),
+            layer.dtype,
+        )
+        for index, layer in enumerate(layout.layers)
+        for part in ("key", "value")
+    )
