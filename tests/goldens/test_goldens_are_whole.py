@@ -1,0 +1,58 @@
+"""The goldens belong to the checkpoints the tests make, and are what their types say."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .loader import tiny_cases
+from .tiny import TINY, fingerprint, shapes, weights, write_checkpoint
+
+
+def test_every_tiny_config_has_goldens_and_every_golden_its_config():
+    assert list(tiny_cases()) == list(TINY)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_checkpoint_is_byte_for_byte_the_one_the_goldens_were_made_from(
+    name: str, tmp_path: Path
+):
+    assert fingerprint(write_checkpoint(name, tmp_path)) == tiny_cases()[name].sha256
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_goldens_are_greedy_and_free_of_near_ties(name: str):
+    case = tiny_cases()[name]
+    window = min(TINY[name].get("sliding_window", 4096), 8)
+    assert {1, 5, window + 3, 40} <= {len(prompt.tokens) for prompt in case.prompts}
+    for prompt in case.prompts:
+        assert sum(prompt.chunks) == len(prompt.tokens)
+        assert len(prompt.generated) == len(prompt.best) == 24
+        assert prompt.generated == tuple(step[0][0] for step in prompt.best)
+        assert all(step[0][1] - step[1][1] > 1e-3 for step in prompt.best)
+        assert len(set(prompt.generated)) > 7  # a loop would hide mistakes
+    assert len(case.score.logprobs) == len(case.score.tokens) - 1
+    assert -sum(case.score.logprobs) / len(case.score.logprobs) == pytest.approx(
+        case.score.loss, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_checkpoint_holds_the_same_numbers_rounded(dtype: str, tmp_path: Path):
+    raw = (write_checkpoint("bias", tmp_path, dtype) / "model.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + length])
+    for name, exact in weights("bias"):
+        begin, end = header[name]["data_offsets"]
+        words = np.frombuffer(raw[8 + length + begin : 8 + length + end], "<u2")
+        if dtype == "bfloat16":
+            stored = (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        else:
+            stored = words.view(np.float16).astype(np.float32)
+        assert tuple(header[name]["shape"]) == exact.shape == shapes(TINY["bias"])[name]
+        np.testing.assert_allclose(stored, exact.ravel(), rtol=2**-8, atol=1e-7)
+    assert len(header) - 1 == len(shapes(TINY["bias"]))
