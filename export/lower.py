@@ -1,0 +1,197 @@
+"""Lowering one program for one mesh and platform: StableHLO bytes and their contract.
+
+Nothing here needs weights, a device of the platform, or as many devices as the mesh has.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from ..artifacts.convention import Port, cache_tensors, program_inputs, program_outputs
+from ..artifacts.manifest import (
+    Alias,
+    Bucket,
+    CacheLayer,
+    CacheLayout,
+    LayerKind,
+    Mesh,
+    Program,
+    Spec,
+    Tensor,
+)
+from ..model.cache import cache_slots
+from ..model.config import Gemma3TextConfig, LayerType
+from ..model.context import LoweringContext
+from ..model.forms import Platform
+from ..model.functional import CausalLM
+from ..model.sharding import Sharder
+from .programs import ProgramFunction, define
+
+TEXT_WEIGHTS = "text"
+"""The weight set that every text program takes."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything needed to lower one program; small enough to send to another process."""
+
+    config: Gemma3TextConfig
+    dtype: str
+    mesh: Mesh
+    platform: str
+    bucket: Bucket
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A lowered program: its manifest record and the bytes of its two files."""
+
+    program: Program
+    stablehlo: bytes
+    jaxexport: bytes
+    fallbacks: tuple[str, ...]
+    seconds: float
+    calling_convention: int
+    stablehlo_version: str
+
+
+def program_stem(mesh: Mesh, platform: str, bucket: Bucket) -> str:
+    """Path of a program's files inside the bundle, without the ending."""
+    shape = f"b{bucket.batch}-t{bucket.tokens}-c{bucket.cache}"
+    return f"programs/{mesh.name}/{platform}/{bucket.program}-{shape}"
+
+
+def make_sharder(mesh: Mesh) -> Sharder:
+    """The Sharder of a manifest mesh."""
+    return Sharder({axis.name: axis.size for axis in mesh.axes})
+
+
+def weight_specs(model: CausalLM, sharder: Sharder) -> dict[str, PartitionSpec]:
+    """Where each weight goes on the mesh, in the order of the weight store."""
+    return {p.name: sharder.spec(p.name, p.axes, p.counts) for p in model.parameters()}
+
+
+def manifest_spec(spec: PartitionSpec, rank: int) -> Spec:
+    """A PartitionSpec as the manifest writes it: a tuple of mesh axes for each dimension."""
+    entries = [*spec, *[None] * (rank - len(spec))]
+    return tuple(() if e is None else (e,) if isinstance(e, str) else tuple(e) for e in entries)
+
+
+def lower(job: Job) -> Lowered:
+    """Trace and lower the job's program. Deterministic: the same job gives the same bytes."""
+    started = time.perf_counter()
+    _quiet_locations()
+    model = CausalLM(job.config, jnp.dtype(job.dtype))
+    sharder = make_sharder(job.mesh)
+    context = LoweringContext(Platform(job.platform), sharder)
+    names = tuple(p.name for p in model.parameters())
+    function = define(job.bucket, model, names, context)
+    specs = weight_specs(model, sharder)
+    weights = tuple(
+        jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharder.sharding(specs[p.name]))
+        for p in model.parameters()
+    )
+    layout = cache_layout(job.config, job.bucket.cache, job.dtype)
+    ports = _Ports(
+        program_inputs(job.bucket),
+        program_outputs(job.bucket, job.config.vocab_size),
+        cache_tensors(layout, job.bucket.batch),
+    )
+    exported = _export(function, sharder, job.platform, weights, ports)
+    module = bytes(exported.mlir_module_serialized)
+    return Lowered(
+        _record(job, sharder, ports, len(weights)), module, bytes(exported.serialize()),
+        tuple(sorted(sharder.fallbacks)), time.perf_counter() - started,
+        exported.calling_convention_version, _stablehlo_version(module),
+    )  # fmt: skip
+
+
+def _stablehlo_version(module: bytes) -> str:
+    """The version a portable module was written for, from the producer in its header."""
+    found = re.search(rb"StableHLO_v(\d+\.\d+\.\d+)", module[:64])
+    assert found, "jax.export wrote something other than a portable StableHLO module"
+    return found.group(1).decode()
+
+
+def cache_layout(config: Gemma3TextConfig, cache: int, dtype: str) -> CacheLayout:
+    """The KV cache of buckets with `cache` positions: rings on sliding layers."""
+    layers = tuple(
+        CacheLayer(
+            LayerKind.RING if kind == LayerType.SLIDING else LayerKind.FULL,
+            cache_slots(config, kind, cache), config.num_key_value_heads, config.head_dim, dtype,
+        )
+        for kind in config.layer_types
+    )  # fmt: skip
+    return CacheLayout(cache, layers)
+
+
+class _Ports(NamedTuple):
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    cache: tuple[Port, ...]
+
+
+def _record(job: Job, sharder: Sharder, ports: _Ports, weights: int) -> Program:
+    stem = program_stem(job.mesh, job.platform, job.bucket)
+    tensors = [tuple(_tensor(sharder, port) for port in group) for group in ports]
+    first = weights + len(ports.inputs)
+    return Program(
+        job.mesh.name, job.platform, job.bucket, f"{stem}.mlirbc", f"{stem}.jaxexport",
+        TEXT_WEIGHTS, *tensors,
+        tuple(Alias(first + i, len(ports.outputs) + i) for i in range(len(ports.cache))),
+    )  # fmt: skip
+
+
+def _quiet_locations() -> None:
+    """Keep source paths and lines of this machine out of the programs' bytes."""
+    jax.config.update("jax_include_full_tracebacks_in_locations", False)
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
+
+
+def _export(
+    function: ProgramFunction, sharder: Sharder, platform: str, weights: tuple, ports: _Ports
+) -> jax.export.Exported:
+    """jax.export with explicit shardings on both sides, so that donation becomes an alias."""
+    arguments = (
+        weights,
+        tuple(_abstract(sharder, port) for port in ports.inputs),
+        tuple(_abstract(sharder, port) for port in ports.cache),
+    )
+    options: dict[str, Any] = {"donate_argnums": (2,), "keep_unused": True}
+    if sharder.devices > 1:
+        options["in_shardings"] = jax.tree.map(lambda a: a.sharding, arguments)
+        options["out_shardings"] = tuple(
+            tuple(sharder.sharding(_port_spec(sharder, port)) for port in group)
+            for group in (ports.outputs, ports.cache)
+        )
+    jitted = jax.jit(function, **options)
+    return jax.export.export(jitted, platforms=[platform])(*arguments)
+
+
+_CACHE_AXES = ("batch", "kv_heads", "slots", "norm")
+
+
+def _port_spec(sharder: Sharder, port: Port) -> PartitionSpec:
+    """Rows over the batch axes, logits over the vocabulary, the cache over its heads."""
+    if len(port.shape) == 4:
+        return sharder.spec("cache", _CACHE_AXES, port.shape)
+    second = "vocab_out" if port.name == "logits" else "norm"
+    axes = ("batch", second)[: len(port.shape)]
+    return sharder.spec("inputs and outputs", axes, port.shape)
+
+
+def _abstract(sharder: Sharder, port: Port) -> jax.ShapeDtypeStruct:
+    sharding = sharder.sharding(_port_spec(sharder, port))
+    return jax.ShapeDtypeStruct(port.shape, jnp.dtype(port.dtype), sharding=sharding)
+
+
+def _tensor(sharder: Sharder, port: Port) -> Tensor:
+    spec = manifest_spec(_port_spec(sharder, port), len(port.shape))
+    return Tensor(port.name, port.shape, port.dtype, spec)

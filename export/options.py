@@ -1,0 +1,118 @@
+"""What the user asked for: meshes, buckets and platforms, checked before anything is done."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..artifacts.errors import UsageError
+from ..artifacts.manifest import Axis, Bucket, Mesh, ProgramName
+from ..model.forms import Platform
+from ..model.sharding import DATA_MODEL_AXES, NAMED_AXES
+
+DTYPES = ("bfloat16", "float32")
+MAX_DEVICES = 1 << 20
+MAX_BUCKET = 1 << 24
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """A checked request. Bucket lists are sorted and free of duplicates."""
+
+    meshes: tuple[Mesh, ...]
+    batch: tuple[int, ...]
+    prefill: tuple[int, ...]
+    cache: tuple[int, ...]
+    generate: int
+    platforms: tuple[str, ...]
+    dtype: str
+    jobs: int
+    out: Path | None
+    force: bool
+    checkpoint: Path | None
+    abstract: str | None
+
+    def __post_init__(self) -> None:
+        if max(self.prefill) > min(self.cache):
+            raise UsageError(
+                f"--cache {min(self.cache)} is smaller than --prefill {max(self.prefill)}: a chunk "
+                "must fit into every cache; raise --cache or lower --prefill"
+            )
+        if self.checkpoint is not None and self.abstract is not None:
+            raise UsageError("--abstract lowers without weights: give it or --checkpoint, not both")
+
+    def buckets(self) -> Iterator[Bucket]:
+        """The grid of one mesh and platform."""
+        for batch in self.batch:
+            for cache in self.cache:
+                for tokens in self.prefill:
+                    yield Bucket(ProgramName.PREFILL, batch, tokens, cache)
+                yield Bucket(ProgramName.DECODE, batch, 1, cache)
+                yield Bucket(ProgramName.GENERATE, batch, self.generate, cache)
+                for tokens in self.prefill:
+                    yield Bucket(ProgramName.SCORE, batch, tokens, cache)
+
+
+def parse_mesh(text: str) -> Mesh:
+    """`2x4` is data=2, model=4; `dp=1,fsdp=2,tp=4,sp=1` names axes. Raises UsageError."""
+    grid = re.fullmatch(r"(\d+)x(\d+)", text.strip())
+    if grid:
+        axes = tuple(
+            Axis(name, int(size)) for name, size in zip(DATA_MODEL_AXES, grid.groups(), strict=True)
+        )
+    else:
+        axes = tuple(_named_axis(part, text) for part in text.split(","))
+    names = [axis.name for axis in axes]
+    if not (set(names) <= set(DATA_MODEL_AXES) or set(names) <= set(NAMED_AXES)):
+        raise _bad_mesh(text, f"axis names from {_or(DATA_MODEL_AXES)} or from {_or(NAMED_AXES)}")
+    if len(set(names)) != len(names):
+        raise _bad_mesh(text, "each axis once")
+    if any(axis.size < 1 for axis in axes):
+        raise _bad_mesh(text, "sizes of at least 1")
+    if math.prod(axis.size for axis in axes) > MAX_DEVICES:
+        raise _bad_mesh(text, f"at most {MAX_DEVICES} devices")
+    name = text.strip() if not grid else f"{axes[0].size}x{axes[1].size}"
+    return Mesh(name if grid else ",".join(f"{a.name}={a.size}" for a in axes), axes)
+
+
+def _named_axis(part: str, text: str) -> Axis:
+    name, equals, size = part.strip().partition("=")
+    if not equals or not re.fullmatch(r"\d{1,9}", size.strip()):
+        raise _bad_mesh(text, "DATAxMODEL such as 2x4, or NAME=SIZE,... such as dp=1,fsdp=2,tp=4")
+    return Axis(name.strip(), int(size))
+
+
+def _bad_mesh(text: str, expected: str) -> UsageError:
+    return UsageError(f"--mesh: expected {expected}, got {text!r}")
+
+
+def parse_sizes(flag: str, text: str) -> tuple[int, ...]:
+    """`32,128,512` as sorted numbers without duplicates. Raises UsageError."""
+    sizes = set()
+    for part in text.split(","):
+        if not re.fullmatch(r"\d{1,9}", part.strip()) or not 1 <= int(part) <= MAX_BUCKET:
+            raise UsageError(
+                f"{flag}: expected whole numbers from 1 to {MAX_BUCKET} separated by commas, "
+                f"such as 32,128; got {text!r}"
+            )
+        sizes.add(int(part))
+    return tuple(sorted(sizes))
+
+
+def parse_names(flag: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """`cpu,tpu` as known names in the order of `known`. Raises UsageError."""
+    names = {part.strip() for part in text.split(",")}
+    for name in sorted(names):
+        if name not in known:
+            raise UsageError(f"{flag}: expected names from {','.join(known)}; got {name!r}")
+    return tuple(name for name in known if name in names)
+
+
+PLATFORMS = tuple(str(platform) for platform in Platform)
+
+
+def _or(names: Sequence[str]) -> str:
+    return ",".join(names)

@@ -1,0 +1,236 @@
+"""From a checkpoint to a bundle: lower the grid, stream the weights, write the manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from ..artifacts.atomic import check_free_space
+from ..artifacts.errors import ArtifactError, UsageError
+from ..artifacts.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    MeshRecord,
+    ModelRecord,
+    TokenizerRecord,
+    Versions,
+    Weight,
+)
+from ..artifacts.store import Planned, plan_weights, store_bytes, write_weights
+from ..artifacts.writer import BundleWriter
+from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
+from ..model.functional import CausalLM
+from .checkpoint import Checkpoint, blocks, check_tensors, demo_checkpoint, open_checkpoint
+from .lower import (
+    TEXT_WEIGHTS,
+    Job,
+    Lowered,
+    cache_layout,
+    make_sharder,
+    manifest_spec,
+    weight_specs,
+)
+from .options import ExportOptions
+from .workers import lower_all
+
+TOKENIZER_PATH = "tokenizer/tokenizer.model"
+CHAT_TEMPLATE_PATH = "tokenizer/chat_template.jinja"
+_PROGRAM_BYTES_GUESS = 4 << 20
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, steps done and steps in all."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written and what it took."""
+
+    out: Path
+    manifest: Manifest
+    lowered: tuple[Lowered, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the model comes from: a checkpoint, or only a published size."""
+
+    name: str
+    config: Gemma3TextConfig
+    checkpoint: Checkpoint | None
+    notes: tuple[str, ...]
+
+
+def export(options: ExportOptions, progress: Progress) -> ExportResult:
+    """Write the bundle and return what was done.
+
+    Raises UsageError or ArtifactError, with nothing left at the output folder, for anything
+    the user can mend.
+    """
+    started = time.perf_counter()
+    source = _open_source(options)
+    model = CausalLM(source.config, jnp.dtype(options.dtype))
+    notes = source.notes + _check_request(source, model, options)
+    out = options.out or Path(default_out(source.name))
+    planned = [(p.name, p.shape, str(p.dtype)) for p in model.parameters()]
+    with BundleWriter(out, options.force) as writer:
+        jobs = _jobs(source.config, options)
+        stored = 0 if source.checkpoint is None else store_bytes(planned)
+        check_free_space(out, stored + len(jobs) * _PROGRAM_BYTES_GUESS)
+        lowered: list[Lowered] = []
+        for result in lower_all(jobs, options.jobs, progress):
+            writer.add_file(result.program.stablehlo, result.stablehlo)
+            writer.add_file(result.program.jaxexport, result.jaxexport)
+            # The bytes are on disk; keeping them would make memory grow with the grid.
+            lowered.append(dataclasses.replace(result, stablehlo=b"", jaxexport=b""))
+        weights = _write_weights(writer, source.checkpoint, planned, progress)
+        tokenizer = _write_tokenizer(writer, source.checkpoint)
+        manifest = _manifest(source, options, model, lowered, weights, tokenizer)
+        manifest = writer.commit(manifest)
+    return ExportResult(out, manifest, tuple(lowered), notes, time.perf_counter() - started)
+
+
+def default_out(name: str) -> str:
+    """Folder name for a model name: lower case, dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "gemma3"
+
+
+def _open_source(options: ExportOptions) -> _Source:
+    if options.abstract is not None:
+        size = options.abstract.lower()
+        if size not in PUBLISHED_SIZES:
+            raise UsageError(
+                f"--abstract: expected one of {', '.join(PUBLISHED_SIZES)}; got {size!r}"
+            )
+        return _Source(f"gemma-3-{size}-abstract", PUBLISHED_SIZES[size], None, ())
+    checkpoint = open_checkpoint(options.checkpoint or demo_checkpoint())
+    try:
+        config = Gemma3TextConfig.from_dict(checkpoint.config)
+    except ConfigError as error:
+        raise ArtifactError(f"{checkpoint.path}: {error}; mend the configuration") from error
+    if config.use_bidirectional_attention:
+        raise UsageError(
+            f"{checkpoint.path}: config.json use_bidirectional_attention: an embedding model, "
+            "which generates no text; expected a generating Gemma 3"
+        )
+    return _Source(checkpoint.name, config, checkpoint, ())
+
+
+def _check_request(source: _Source, model: CausalLM, options: ExportOptions) -> tuple[str, ...]:
+    """Hold the request against the model; returns notes worth telling the user."""
+    notes = []
+    if source.checkpoint is not None:
+        unused = check_tensors(source.checkpoint, {p.name: p.shape for p in model.parameters()})
+        if unused:
+            notes.append(f"{len(unused)} tensors outside the text stack are not in the bundle")
+    longest = source.config.max_position_embeddings
+    if max(options.cache) > longest:
+        notes.append(
+            f"--cache {max(options.cache)} is beyond the model's max_position_embeddings {longest}"
+        )
+    return tuple(notes)
+
+
+def _jobs(config: Gemma3TextConfig, options: ExportOptions) -> list[Job]:
+    return [
+        Job(config, options.dtype, mesh, platform, bucket)
+        for mesh in options.meshes
+        for platform in options.platforms
+        for bucket in options.buckets()
+    ]
+
+
+def _write_weights(
+    writer: BundleWriter, checkpoint: Checkpoint | None, planned: list[Planned], progress: Progress
+) -> tuple[Weight, ...]:
+    if checkpoint is None:
+        return plan_weights(planned)
+    with write_weights(writer, planned) as store:
+        for done, (name, _, dtype) in enumerate(planned):
+            progress(f"weights: {name}", done, len(planned))
+            for block in blocks(checkpoint.tensors[name], dtype):
+                store.write(name, block)
+    return store.weights
+
+
+def _write_tokenizer(writer: BundleWriter, checkpoint: Checkpoint | None) -> TokenizerRecord | None:
+    if checkpoint is None or checkpoint.tokenizer is None:
+        return None
+    writer.add_file(TOKENIZER_PATH, checkpoint.tokenizer)
+    if checkpoint.chat_template is None:
+        return TokenizerRecord(TOKENIZER_PATH)
+    writer.add_file(CHAT_TEMPLATE_PATH, checkpoint.chat_template.encode())
+    return TokenizerRecord(TOKENIZER_PATH, chat_template=CHAT_TEMPLATE_PATH)
+
+
+def _manifest(
+    source: _Source, options: ExportOptions, model: CausalLM, lowered: list[Lowered],
+    weights: tuple[Weight, ...], tokenizer: TokenizerRecord | None,
+) -> Manifest:  # fmt: skip
+    config, parameters = source.config, model.parameters()
+    eos = config.eos_token_ids if source.checkpoint is None else source.checkpoint.eos_token_ids
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        abstract=source.checkpoint is None,
+        model=ModelRecord(
+            architecture="Gemma3ForCausalLM",
+            name=source.name,
+            parameters=sum(math.prod(p.shape) for p in parameters),
+            dtype=options.dtype,
+            vocab_size=config.vocab_size,
+            max_position_embeddings=config.max_position_embeddings,
+            sliding_window=config.sliding_window,
+            bos_token_id=config.bos_token_id,
+            pad_token_id=config.pad_token_id,
+            eos_token_ids=eos,
+            config=config.to_dict(),
+        ),
+        versions=_versions(lowered[0]),
+        meshes=_mesh_records(options, model, lowered),
+        platforms=options.platforms,
+        caches=tuple(cache_layout(config, cache, options.dtype) for cache in options.cache),
+        programs=tuple(result.program for result in lowered),
+        weights=weights,
+        weight_sets={TEXT_WEIGHTS: tuple(p.name for p in parameters)},
+        tokenizer=tokenizer,
+    )
+
+
+def _mesh_records(
+    options: ExportOptions, model: CausalLM, lowered: Iterable[Lowered]
+) -> tuple[MeshRecord, ...]:
+    records = []
+    for mesh in options.meshes:
+        sharder = make_sharder(mesh)
+        specs = {
+            p.name: manifest_spec(spec, len(p.shape))
+            for p, spec in zip(
+                model.parameters(), weight_specs(model, sharder).values(), strict=True
+            )
+        }
+        fallbacks = set(sharder.fallbacks)
+        for result in lowered:
+            if result.program.mesh == mesh.name:
+                fallbacks.update(result.fallbacks)
+        records.append(MeshRecord(mesh, specs, tuple(sorted(fallbacks))))
+    return tuple(records)
+
+
+def _versions(lowered: Lowered) -> Versions:
+    return Versions(
+        gemma3_export=importlib.metadata.version("gemma3-export"),
+        jax=jax.__version__,
+        jaxlib=importlib.metadata.version("jaxlib"),
+        stablehlo=lowered.stablehlo_version,
+        calling_convention=lowered.calling_convention,
+    )

@@ -1,0 +1,166 @@
+"""The programs of a bundle: pure functions of (weights, inputs, cache) with fixed shapes.
+
+Names, shapes and order of inputs and outputs are artifacts/convention.py's; what they mean is
+said in artifacts/FORMAT.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from ..artifacts.convention import IGNORED_LABEL
+from ..artifacts.manifest import Bucket, ProgramName
+from ..model.cache import KVCache, LayerCache
+from ..model.context import LoweringContext
+from ..model.functional import CausalLM
+from .sampling import SamplingInputs, sample
+
+Array = jax.Array
+Flat = tuple[Array, ...]
+ProgramFunction = Callable[[Flat, Flat, Flat], tuple[Flat, Flat]]
+
+# Rows of the score program that meet the head at once: [64, 262144] float32 is 64 MB.
+_SCORE_ROWS = 64
+
+
+def define(
+    bucket: Bucket, model: CausalLM, names: tuple[str, ...], context: LoweringContext
+) -> ProgramFunction:
+    """The function of the bucket's program; `names` orders the weights tuple."""
+    build = {
+        ProgramName.PREFILL: _prefill,
+        ProgramName.DECODE: _decode,
+        ProgramName.GENERATE: _generate,
+        ProgramName.SCORE: _score,
+    }[bucket.program]
+    return build(bucket, _Net(model, names, context))
+
+
+@dataclass(frozen=True)
+class _Net:
+    """The model with its weights given as a tuple and its cache as a flat tuple."""
+
+    model: CausalLM
+    names: tuple[str, ...]
+    context: LoweringContext
+
+    def hidden(self, weights: Flat, tokens: Array, start: Array, length: Array, cache: Flat):
+        params = dict(zip(self.names, weights, strict=True))
+        hidden, updated = self.model.forward(
+            params, tokens, start, length, unflatten_cache(cache), self.context
+        )
+        return hidden, flatten_cache(updated)
+
+    def logits(self, weights: Flat, hidden: Array) -> Array:
+        params = dict(zip(self.names, weights, strict=True))
+        return self.model.logits(params, hidden, self.context)
+
+    def step(self, weights: Flat, token: Array, position: Array, cache: Flat):
+        """Logits [B,V] after one token per row, and the cache."""
+        one = jnp.ones_like(position)
+        hidden, cache = self.hidden(weights, token[:, None], position, one, cache)
+        return self.logits(weights, hidden[:, 0]), cache
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.config.vocab_size
+
+
+def flatten_cache(cache: KVCache) -> Flat:
+    """Key and value of layer 0, of layer 1, ..."""
+    return tuple(array for layer in cache for array in layer)
+
+
+def unflatten_cache(arrays: Flat) -> KVCache:
+    """The inverse of flatten_cache."""
+    return tuple(LayerCache(*arrays[i : i + 2]) for i in range(0, len(arrays), 2))
+
+
+def _prefill(bucket: Bucket, net: _Net) -> ProgramFunction:
+    def prefill(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
+        tokens, start, length, *sampling = inputs
+        hidden, cache = net.hidden(weights, tokens, start, length, cache)
+        last = jnp.maximum(length, 1) - 1
+        row = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # [B,D]
+        logits = net.logits(weights, row)
+        token = sample(logits, start + length, SamplingInputs(*sampling))
+        return (token, logits), cache
+
+    return prefill
+
+
+def _decode(bucket: Bucket, net: _Net) -> ProgramFunction:
+    def decode(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
+        token, position, *sampling = inputs
+        logits, cache = net.step(weights, token, position, cache)
+        return (sample(logits, position + 1, SamplingInputs(*sampling)), logits), cache
+
+    return decode
+
+
+def _generate(bucket: Bucket, net: _Net) -> ProgramFunction:
+    B, T = bucket.batch, bucket.tokens
+
+    def generate(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
+        token, position, limit, stop_tokens, *rest = inputs
+        sampling = SamplingInputs(*rest)
+
+        def active(count: Array, stopped: Array) -> Array:
+            return (count < limit) & (stopped == 0)
+
+        def more(state):
+            step, _, _, _, count, stopped, _ = state
+            return (step < T) & jnp.any(active(count, stopped))
+
+        def body(state):
+            # Tied to the loop's state, the weights are read as they are in every step.
+            # Untied, XLA hoists their conversion to float32 out of the loop: four times the
+            # memory and three times the traffic.
+            held, state = jax.lax.optimization_barrier((weights, state))
+            step, token, position, tokens, count, stopped, cache = state
+            logits, cache = net.step(held, token, position, cache)
+            going = active(count, stopped)
+            chosen = jnp.where(going, sample(logits, position + 1, sampling), token)
+            written = jnp.where(going, chosen, 0)[:, None]
+            tokens = jax.lax.dynamic_update_slice(tokens, written, (jnp.int32(0), step))
+            is_stop = jnp.any(chosen[:, None] == stop_tokens, axis=1)
+            stopped = jnp.where(going & is_stop, 1, stopped)
+            advance = going.astype(jnp.int32)
+            return step + 1, chosen, position + advance, tokens, count + advance, stopped, cache
+
+        zero = jnp.zeros_like(token)
+        start = (jnp.int32(0), token, position, jnp.zeros((B, T), jnp.int32), zero, zero, cache)
+        _, token, position, tokens, count, stopped, cache = jax.lax.while_loop(more, body, start)
+        return (tokens, count, stopped, token, position), cache
+
+    return generate
+
+
+def _score(bucket: Bucket, net: _Net) -> ProgramFunction:
+    B, T = bucket.batch, bucket.tokens
+
+    def label_logprobs(weights: Flat, hidden: Array, labels: Array) -> Array:
+        """hidden [R,D], labels [R] -> log-probability of each label [R]."""
+        logits = net.logits(weights, hidden)
+        index = jnp.clip(labels, 0, net.vocab_size - 1)[:, None]
+        chosen = jnp.take_along_axis(logits, index, axis=-1)[:, 0]
+        return jnp.where(labels == IGNORED_LABEL, 0.0, chosen - jax.nn.logsumexp(logits, axis=-1))
+
+    def score(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
+        tokens, start, length, labels = inputs
+        hidden, cache = net.hidden(weights, tokens, start, length, cache)
+        width = max(1, _SCORE_ROWS // B)
+        pieces = [
+            label_logprobs(
+                weights, hidden[:, t : t + width].reshape(-1, hidden.shape[-1]),
+                labels[:, t : t + width].reshape(-1),
+            ).reshape(B, -1)
+            for t in range(0, T, width)
+        ]  # fmt: skip
+        return (jnp.concatenate(pieces, axis=1),), cache
+
+    return score

@@ -1,0 +1,29 @@
+"""The progress bar of an export: what is being done now, on stderr."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class ExportProgress:
+    """One line that says what is being lowered or written; silent where stderr is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description}"), console=console, transient=True,
+            disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("opening the checkpoint", total=None)
+
+    def __enter__(self) -> ExportProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._bar.stop()
+
+    def update(self, what: str, done: int, total: int) -> None:
+        """Show that `what` is under way, after `done` of `total` steps."""
+        self._bar.update(self._task, description=what, completed=done, total=total)

@@ -1,0 +1,108 @@
+"""What an export tells its user at the end: a table, or the same as data."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..artifacts.manifest import Mesh, MeshRecord, Program, Tensor, Weight
+from ..artifacts.sharding import device_bytes
+from ..artifacts.summary import format_bytes
+from .pipeline import ExportResult
+
+
+def result_data(result: ExportResult) -> dict[str, Any]:
+    """The export as JSON values: one entry per program, sizes in bytes, times in seconds."""
+    manifest = result.manifest
+    return {
+        "bundle": str(result.out),
+        "model": manifest.model.name,
+        "parameters": manifest.model.parameters,
+        "dtype": manifest.model.dtype,
+        "abstract": manifest.abstract,
+        "weights_bytes": sum(weight.nbytes for weight in manifest.weights),
+        "programs": _programs(result),
+        "fallbacks": {record.mesh.name: list(record.fallbacks) for record in manifest.meshes},
+        "notes": list(result.notes),
+        "seconds": round(result.seconds, 3),
+        "peak_rss_bytes": _peak_rss_bytes(),
+    }
+
+
+def print_result(console: Console, data: dict[str, Any]) -> None:
+    """The end-of-export table."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("mesh", "platform", "program"):
+        table.add_column(heading)
+    for heading in ("batch", "tokens", "cache", "arguments", "program", "seconds", "per device"):
+        table.add_column(heading, justify="right")
+    for row in data["programs"]:
+        table.add_row(
+            row["mesh"], row["platform"], row["program"], str(row["batch"]), str(row["tokens"]),
+            str(row["cache"]), format_bytes(row["argument_bytes"]),
+            format_bytes(row["program_bytes"]), f"{row['seconds']:.1f}",
+            format_bytes(row["device_bytes"]),
+        )  # fmt: skip
+    console.print(table)
+    for mesh, fallbacks in data["fallbacks"].items():
+        for sentence in fallbacks:
+            console.print(f"{mesh}: {sentence}", style="yellow")
+    for note in data["notes"]:
+        console.print(f"note: {note}", style="yellow")
+    kind = "programs only, no weights" if data["abstract"] else data["dtype"]
+    console.print(
+        f"{data['bundle']}: {data['model']}, {data['parameters']:,} parameters, {kind}, "
+        f"{len(data['programs'])} programs in {data['seconds']:.1f} s, "
+        f"peak memory {format_bytes(data['peak_rss_bytes'])}"
+    )
+
+
+def _programs(result: ExportResult) -> list[dict[str, Any]]:
+    manifest = result.manifest
+    meshes = {record.mesh.name: record for record in manifest.meshes}
+    weights = {weight.name: weight for weight in manifest.weights}
+    sizes = {record.path: record.bytes for record in manifest.files}
+    rows = []
+    for lowered in result.lowered:
+        program, bucket = lowered.program, lowered.program.bucket
+        used = [weights[name] for name in manifest.weight_sets[program.weights]]
+        arguments = [*used, *program.inputs, *program.cache]
+        rows.append(
+            {
+                "mesh": program.mesh,
+                "platform": program.platform,
+                "program": str(bucket.program),
+                "batch": bucket.batch,
+                "tokens": bucket.tokens,
+                "cache": bucket.cache,
+                "argument_bytes": sum(argument.nbytes for argument in arguments),
+                "program_bytes": sizes[program.stablehlo],
+                "seconds": round(lowered.seconds, 3),
+                "device_bytes": _device_bytes(program, used, meshes[program.mesh]),
+            }
+        )
+    return rows
+
+
+def _device_bytes(program: Program, weights: list[Weight], record: MeshRecord) -> int:
+    """Weights, inputs, outputs and cache on one device; the donated cache counts once."""
+    tensors = (*program.inputs, *program.outputs, *program.cache)
+    return sum(
+        device_bytes(w.shape, w.dtype, record.weight_specs[w.name], record.mesh) for w in weights
+    ) + sum(_tensor_bytes(tensor, record.mesh) for tensor in tensors)
+
+
+def _tensor_bytes(tensor: Tensor, mesh: Mesh) -> int:
+    return device_bytes(tensor.shape, tensor.dtype, tensor.spec, mesh)
+
+
+def _peak_rss_bytes() -> int:
+    """Peak resident memory of this process plus that of its largest worker."""
+    usage = [
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
+    return sum(usage) * 1024

@@ -1,0 +1,110 @@
+"""Choosing the next token on the device, without sorting the vocabulary.
+
+Order as in Hugging Face: temperature, then top-k, top-p and min-p, each on what the one
+before it kept. The cut-offs are found by bisection on the logits' bit patterns: 32 counting
+passes over V numbers give the exact threshold, where a sort of 262,144 would cost far more.
+Candidates tied at a threshold are all kept.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class SamplingInputs(NamedTuple):
+    """Per-row sampling parameters, each [B]."""
+
+    temperature: Array
+    """float32; 0 is greedy."""
+    top_k: Array
+    """int32; 0 is off."""
+    top_p: Array
+    """float32; 1 is off."""
+    min_p: Array
+    """float32; 0 is off."""
+    seed: Array
+    """uint32."""
+
+
+def sample(logits: Array, position: Array, sampling: SamplingInputs) -> Array:
+    """The next token of each row, [B] int32.
+
+    Args:
+      logits: [B,V] float32.
+      position: [B] int32, absolute position of the token being chosen. The noise depends on
+        (seed, position) alone, so tokens do not depend on batching, chunking or program.
+    """
+    greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    drawn = jax.lax.cond(
+        jnp.any(sampling.temperature > 0),
+        lambda: _draw(logits, position, sampling),
+        lambda: greedy,
+    )
+    return jnp.where(sampling.temperature > 0, drawn, greedy)
+
+
+def _draw(logits: Array, position: Array, sampling: SamplingInputs) -> Array:
+    scaled = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)[:, None]
+    kept = jax.lax.cond(
+        jnp.any((sampling.top_k > 0) | (sampling.top_p < 1)),
+        lambda: _top_p(_top_k(scaled, sampling.top_k), sampling.top_p),
+        lambda: scaled,
+    )
+    floor = kept.max(-1, keepdims=True) + jnp.log(sampling.min_p)[:, None]
+    kept = jnp.where(kept >= floor, kept, -jnp.inf)
+    return jnp.argmax(kept + _gumbel(logits.shape, position, sampling.seed), -1).astype(jnp.int32)
+
+
+def _gumbel(shape: tuple[int, ...], position: Array, seed: Array) -> Array:
+    def row(seed: Array, position: Array) -> Array:
+        key = jax.random.fold_in(jax.random.key(seed), position)
+        return jax.random.gumbel(key, shape[1:], jnp.float32)
+
+    return jax.vmap(row)(seed, position)
+
+
+def _top_k(logits: Array, k: Array) -> Array:
+    """Minus infinity below the k-th largest of each row; k = 0 keeps all."""
+    count = jnp.where(k > 0, k, logits.shape[-1])[:, None]
+    threshold = _largest_threshold(
+        logits, lambda kept: kept.sum(-1, keepdims=True, dtype=jnp.int32) >= count
+    )
+    return jnp.where(_ordered(logits) >= threshold, logits, -jnp.inf)
+
+
+def _top_p(logits: Array, p: Array) -> Array:
+    """Keep the fewest most likely tokens whose probabilities add up to at least p."""
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    threshold = _largest_threshold(
+        logits,
+        lambda kept: jnp.where(kept, probabilities, 0.0).sum(-1, keepdims=True) >= p[:, None],
+    )
+    # Rounding may leave the sum of everything just under p = 1: that row keeps all.
+    keep = (_ordered(logits) >= threshold) | (p >= 1)[:, None]
+    return jnp.where(keep, logits, -jnp.inf)
+
+
+def _ordered(x: Array) -> Array:
+    """Map float32 to uint32 so that order is kept."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    sign = jnp.uint32(0x80000000)
+    return jnp.where(bits & sign, ~bits, bits | sign)
+
+
+def _largest_threshold(logits: Array, enough) -> Array:
+    """The largest threshold [B,1] uint32 whose kept set {ordered >= threshold} is enough.
+
+    `enough` maps a [B,V] mask to [B,1] and is monotone; bit by bit from the highest.
+    """
+    ordered = _ordered(logits)
+
+    def bit(i: Array, threshold: Array) -> Array:
+        candidate = threshold | (jnp.uint32(1) << (jnp.uint32(31) - i.astype(jnp.uint32)))
+        return jnp.where(enough(ordered >= candidate), candidate, threshold)
+
+    return jax.lax.fori_loop(0, 32, bit, jnp.zeros((logits.shape[0], 1), jnp.uint32))

@@ -1,0 +1,73 @@
+"""Attention over an old cache and a chunk's own keys, without joining the two."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .cache import LayerCache
+from .context import softcap
+
+Array = jax.Array
+
+
+class Visibility(NamedTuple):
+    """Masks of one kind of layer: old [B,T,S] and new [T,T], both bool."""
+
+    old: Array
+    new: Array
+
+
+def attend(
+    query: Array, new: LayerCache, old: LayerCache, visible: Visibility, scale: float,
+    cap: float | None,
+) -> Array:  # fmt: skip
+    """Softmax attention in float32 over the old cache and the new tokens.
+
+    Args:
+      query: [B,T,N,H] float32, rotated.
+      new, old: keys and values [B,K,T,H] and [B,K,S,H] in the cache's dtype.
+      scale: query_pre_attn_scalar ** -0.5.
+      cap: attn_logit_softcapping. Hugging Face parses it and applies nothing; where a config
+        sets it, it is honoured here.
+
+    Returns:
+      [B,T,N,H] float32.
+    """
+    B, T, N, H = query.shape
+    K = new.key.shape[1]
+    G = N // K
+    # Query heads of one KV head become rows of one product. [B,K,G*T,H]
+    rows = (query * scale).reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
+    old_scores = _masked(_scores(rows, old.key, cap), visible.old[:, None, None], G)
+    new_scores = _masked(_scores(rows, new.key, cap), visible.new[None, None, None], G)
+    peak = jnp.maximum(old_scores.max(-1, keepdims=True), new_scores.max(-1, keepdims=True))
+    old_weights, new_weights = jnp.exp(old_scores - peak), jnp.exp(new_scores - peak)
+    total = old_weights.sum(-1, keepdims=True) + new_weights.sum(-1, keepdims=True)
+    mixed = (_mix(old_weights, old.value) + _mix(new_weights, new.value)) / total  # [B,K,G*T,H]
+    return mixed.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _scores(rows: Array, key: Array, cap: float | None) -> Array:
+    """[B,K,R,H] x [B,K,S,H] -> [B,K,R,S] float32."""
+    scores = jnp.einsum(
+        "bkrh,bksh->bkrs", rows.astype(key.dtype), key, preferred_element_type=jnp.float32
+    )
+    return softcap(scores, cap)
+
+
+def _mix(weights: Array, value: Array) -> Array:
+    """[B,K,R,S] x [B,K,S,H] -> [B,K,R,H] float32."""
+    return jnp.einsum(
+        "bkrs,bksh->bkrh", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+    )
+
+
+def _masked(scores: Array, visible: Array, groups: int) -> Array:
+    """Minus infinity where not visible; scores [B,K,G*T,S], visible [B,1,1,T,S]."""
+    B, K, R, S = scores.shape
+    grouped = scores.reshape(B, K, groups, R // groups, S)
+    # A finite floor: a row that sees nothing (padding) must not become NaN.
+    return jnp.where(visible, grouped, jnp.float32(-1e30)).reshape(B, K, R, S)

@@ -1,0 +1,136 @@
+"""The KV cache: rings on sliding layers, full caches on global layers, rows at own positions.
+
+Each layer holds keys and values [B,K,S,H]. A ring of S slots keeps position p in slot p % S;
+a full cache keeps it in slot p. Nothing but the position of a row says which slots are valid,
+so a fresh cache is zeros and needs no initialisation beyond that.
+
+A call attends to the OLD cache and to its own new keys separately, and writes the new ones
+afterwards: a chunk longer than a ring stays exact, and XLA need not copy the cache to keep
+the old contents readable.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .config import Gemma3TextConfig, LayerType
+
+Array = jax.Array
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer, each [B,K,S,H]."""
+
+    key: Array
+    value: Array
+
+
+KVCache = tuple[LayerCache, ...]
+
+
+def cache_slots(config: Gemma3TextConfig, layer_type: LayerType, cache: int) -> int:
+    """Slots a layer needs so that rows can hold `cache` positions."""
+    return min(config.sliding_window, cache) if layer_type == LayerType.SLIDING else cache
+
+
+def init_cache(
+    config: Gemma3TextConfig, batch_size: int, max_length: int, dtype: jnp.dtype
+) -> KVCache:
+    """A fresh cache for rows of up to `max_length` positions: one LayerCache per layer."""
+    layers = []
+    for kind in config.layer_types:
+        slots = cache_slots(config, kind, max_length)
+        shape = (batch_size, config.num_key_value_heads, slots, config.head_dim)
+        layers.append(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
+    return tuple(layers)
+
+
+def visible_slots(
+    layer_type: LayerType, slots: int, window: int, start: Array, positions: Array
+) -> Array:
+    """Which slots of the old cache each query may see: [B,T,S] bool.
+
+    Args:
+      start: [B] int32, positions already in the cache are 0..start-1.
+      positions: [B,T] int32, absolute positions of the queries (all >= start).
+    """
+    slot = jnp.arange(slots, dtype=jnp.int32)[None, :]  # [1,S]
+    if layer_type == LayerType.FULL:
+        held = jnp.broadcast_to(slot, (start.shape[0], slots))
+        return jnp.broadcast_to((held < start[:, None])[:, None, :], (*positions.shape, slots))
+    newest = start[:, None] - 1
+    held = newest - jnp.mod(newest - slot, slots)  # [B,S]: negative where nothing was written
+    near = held[:, None, :] > positions[:, :, None] - window
+    return (held >= 0)[:, None, :] & near
+
+
+def visible_new(layer_type: LayerType, window: int, tokens: int) -> Array:
+    """Which tokens of a chunk each token of it may see: [T,T] bool.
+
+    Padding after the valid tokens needs no mask: no valid query looks ahead.
+    """
+    query = jnp.arange(tokens, dtype=jnp.int32)[:, None]
+    key = jnp.arange(tokens, dtype=jnp.int32)[None, :]
+    visible = key <= query
+    return visible & (key > query - window) if layer_type == LayerType.SLIDING else visible
+
+
+def update_layer(
+    layer_type: LayerType, cache: LayerCache, new: LayerCache, start: Array, length: Array
+) -> LayerCache:
+    """Write a chunk's first `length` tokens at positions start.. of each row.
+
+    Args:
+      new: keys and values [B,K,T,H] in the cache's dtype.
+      start, length: [B] int32. Tokens at or after `length` are padding and are never written:
+        padding never evicts a key.
+    """
+    tokens, slots = new.key.shape[2], cache.key.shape[2]
+    if tokens == 1:
+        slot = jnp.mod(start, slots) if layer_type == LayerType.SLIDING else start
+        return LayerCache(*(_write(old, one, slot) for old, one in zip(cache, new, strict=True)))
+    if layer_type == LayerType.SLIDING:
+        return LayerCache(
+            *(_update_ring(old, one, start, length) for old, one in zip(cache, new, strict=True))
+        )
+    return LayerCache(
+        *(_update_full(old, one, start, length) for old, one in zip(cache, new, strict=True))
+    )
+
+
+def _write(old: Array, new: Array, slot: Array) -> Array:
+    """Put new [B,K,T,H] at slots slot.. of each row; in place when the cache is donated."""
+    zero = jnp.zeros((), jnp.int32)
+    if old.shape[0] == 1:
+        return jax.lax.dynamic_update_slice(old, new, (zero, zero, slot[0], zero))
+    return jax.vmap(lambda o, n, s: jax.lax.dynamic_update_slice(o, n, (zero, s, zero)))(
+        old, new, slot
+    )
+
+
+def _update_ring(old: Array, new: Array, start: Array, length: Array) -> Array:
+    """Each slot takes the last token of the chunk that belongs in it, or keeps what it has."""
+    slots = old.shape[2]
+    slot = jnp.arange(slots, dtype=jnp.int32)[None, :]
+    last = (length - 1)[:, None]
+    source = last - jnp.mod(start[:, None] + last - slot, slots)  # [B,S]
+    taken = jnp.take_along_axis(new, jnp.maximum(source, 0)[:, None, :, None], axis=2)
+    return jnp.where((source >= 0)[:, None, :, None], taken, old)
+
+
+def _update_full(old: Array, new: Array, start: Array, length: Array) -> Array:
+    """Rewrite the T slots that the chunk falls into, keeping what padding would overwrite.
+
+    The window is moved left where it would run over the end of the cache: a slice update
+    that does not fit is otherwise clamped by XLA and corrupts earlier keys.
+    """
+    tokens, slots = new.shape[2], old.shape[2]
+    first = jnp.minimum(start, slots - tokens)  # [B]
+    source = first[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :] - start[:, None]
+    index = jnp.clip(source, 0, tokens - 1)[:, None, :, None]
+    valid = ((source >= 0) & (source < length[:, None]))[:, None, :, None]
+    kept = jax.vmap(lambda o, f: jax.lax.dynamic_slice_in_dim(o, f, tokens, axis=1))(old, first)
+    return _write(old, jnp.where(valid, jnp.take_along_axis(new, index, axis=2), kept), first)

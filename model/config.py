@@ -1,0 +1,249 @@
+"""Gemma3TextConfig: the architecture, read from a Hugging Face config.json of any age."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from dataclasses import dataclass
+from typing import Any, cast
+
+
+class LayerType(enum.StrEnum):
+    """Hugging Face's names for the two kinds of decoder layer."""
+
+    SLIDING = "sliding_attention"
+    FULL = "full_attention"
+
+
+class RopeType(enum.StrEnum):
+    """The rotary embedding variants that Hugging Face names in `rope_type`."""
+
+    DEFAULT = "default"
+    LINEAR = "linear"
+    DYNAMIC = "dynamic"
+    YARN = "yarn"
+    LONGROPE = "longrope"
+    LLAMA3 = "llama3"
+
+
+class ConfigError(ValueError):
+    """A config.json field with a value this architecture cannot have."""
+
+
+@dataclass(frozen=True)
+class Gemma3TextConfig:
+    """The text stack's architecture; fields and defaults are Hugging Face's Gemma3TextConfig.
+
+    `rope_scaling` applies to full-attention layers only, as in Hugging Face. `layer_types`
+    is derived from `sliding_window_pattern` when not given.
+    """
+
+    vocab_size: int = 262208
+    hidden_size: int = 2304
+    intermediate_size: int = 9216
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+    head_dim: int = 256
+    hidden_activation: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 131072
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
+    use_cache: bool = True
+    pad_token_id: int = 0
+    eos_token_id: int | tuple[int, ...] = 1
+    bos_token_id: int = 2
+    tie_word_embeddings: bool = True
+    rope_theta: float = 1_000_000.0
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
+    query_pre_attn_scalar: float = 256
+    sliding_window: int = 4096
+    final_logit_softcapping: float | None = None
+    attn_logit_softcapping: float | None = None
+    cache_implementation: str = "hybrid"
+    rope_scaling: dict[str, Any] | None = None
+    rope_local_base_freq: float = 10_000.0
+    sliding_window_pattern: int = 6
+    layer_types: tuple[LayerType, ...] = ()
+    use_bidirectional_attention: bool = False
+
+    model_type = "gemma3_text"
+
+    def __post_init__(self) -> None:
+        if not self.layer_types:
+            object.__setattr__(self, "layer_types", self._layer_types_from_pattern())
+        _check(self)
+
+    def _layer_types_from_pattern(self) -> tuple[LayerType, ...]:
+        """Layer i is global iff (i + 1) is a multiple of the pattern; the last need not be."""
+        pattern = self.sliding_window_pattern
+        return tuple(
+            LayerType.FULL if (i + 1) % pattern == 0 else LayerType.SLIDING
+            for i in range(self.num_hidden_layers)
+        )
+
+    @property
+    def rope_type(self) -> RopeType:
+        """The variant on full-attention layers; sliding layers are always default."""
+        scaling = self.rope_scaling or {}
+        return RopeType(scaling.get("rope_type", scaling.get("type", "default")))
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Every end-of-sequence id, whether the config gives one or a list."""
+        eos = self.eos_token_id
+        return eos if isinstance(eos, tuple) else (eos,)
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> Gemma3TextConfig:
+        """Read the content of a config.json: old or new style, text-only or multimodal.
+
+        Fields that are absent or null take Hugging Face's defaults (the 4B hub config leaves
+        heads, head_dim and vocab_size out). Raises ConfigError naming the field.
+        """
+        text = dict(config.get("text_config") or config)
+        known = {field.name for field in dataclasses.fields(cls)}
+        optional = {"rope_scaling", "final_logit_softcapping", "attn_logit_softcapping"}
+        values = {k: v for k, v in text.items() if k in known and (v is not None or k in optional)}
+        pattern = text.get("sliding_window_pattern") or text.get("_sliding_window_pattern")
+        if pattern is not None:
+            values["sliding_window_pattern"] = pattern
+        values.update(_rope_fields(text))
+        if isinstance(values.get("eos_token_id"), list):
+            values["eos_token_id"] = tuple(values["eos_token_id"])
+        values["layer_types"] = _layer_types(text)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The normalised config as JSON values; `from_dict` reads it back equal."""
+        values = dataclasses.asdict(self)
+        values["layer_types"] = [str(kind) for kind in self.layer_types]
+        if isinstance(self.eos_token_id, tuple):
+            values["eos_token_id"] = list(self.eos_token_id)
+        return {"model_type": self.model_type, **values}
+
+
+def _layer_types(text: dict[str, Any]) -> tuple[LayerType, ...]:
+    names = text.get("layer_types") or ()
+    try:
+        return tuple(LayerType(name) for name in names)
+    except ValueError as error:
+        raise ConfigError(f"config.json layer_types: {error}") from error
+
+
+def _rope_fields(text: dict[str, Any]) -> dict[str, Any]:
+    """Old style: rope_theta, rope_local_base_freq, rope_scaling. New style: rope_parameters."""
+    new = text.get("rope_parameters")
+    if not new:
+        return {}
+    if LayerType.FULL not in new and LayerType.SLIDING not in new:
+        new = {LayerType.FULL: new}
+    full = dict(new.get(LayerType.FULL) or {})
+    sliding = dict(new.get(LayerType.SLIDING) or {})
+    fields: dict[str, Any] = {}
+    if "rope_theta" in full:
+        fields["rope_theta"] = full.pop("rope_theta")
+    if "rope_theta" in sliding:
+        fields["rope_local_base_freq"] = sliding["rope_theta"]
+    kind = full.get("rope_type", full.get("type", "default"))
+    fields["rope_scaling"] = None if kind == "default" else full
+    return fields
+
+
+def _check(config: Gemma3TextConfig) -> None:
+    positive = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+        "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
+        "sliding_window", "sliding_window_pattern",
+    )  # fmt: skip
+    for name in positive:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"config.json {name}: expected a positive integer, got {value!r}")
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise ConfigError(
+            f"config.json num_attention_heads: expected a multiple of num_key_value_heads "
+            f"({config.num_key_value_heads}), got {config.num_attention_heads}"
+        )
+    if config.head_dim % 2:
+        raise ConfigError(f"config.json head_dim: expected an even number, got {config.head_dim}")
+    if len(config.layer_types) != config.num_hidden_layers:
+        raise ConfigError(
+            f"config.json layer_types: expected {config.num_hidden_layers} entries "
+            f"(num_hidden_layers), got {len(config.layer_types)}"
+        )
+    if config.hidden_activation not in ("gelu_pytorch_tanh", "gelu_tanh"):
+        raise ConfigError(
+            f"config.json hidden_activation: expected gelu_pytorch_tanh, "
+            f"got {config.hidden_activation!r}"
+        )
+    _check_rope(config)
+
+
+_ROPE_REQUIRED = {
+    RopeType.DEFAULT: (),
+    RopeType.LINEAR: ("factor",),
+    RopeType.DYNAMIC: ("factor",),
+    RopeType.YARN: ("factor",),
+    RopeType.LONGROPE: ("short_factor", "long_factor"),
+    RopeType.LLAMA3: (
+        "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
+    ),
+}  # fmt: skip
+
+
+def _check_rope(config: Gemma3TextConfig) -> None:
+    scaling = config.rope_scaling or {}
+    try:
+        kind = config.rope_type
+    except ValueError as error:
+        raise ConfigError(
+            f"config.json rope_scaling.rope_type: expected one of "
+            f"{', '.join(RopeType)}, got {scaling.get('rope_type', scaling.get('type'))!r}"
+        ) from error
+    for name in _ROPE_REQUIRED[kind]:
+        if name not in scaling:
+            raise ConfigError(f"config.json rope_scaling: {kind} needs {name!r}, which is missing")
+    for name in ("short_factor", "long_factor"):
+        values = cast("list[float] | None", scaling.get(name))
+        if values is not None and len(values) != config.head_dim // 2:
+            raise ConfigError(
+                f"config.json rope_scaling.{name}: expected {config.head_dim // 2} numbers "
+                f"(head_dim / 2), got {len(values)}"
+            )
+
+
+def _published(
+    hidden: int, ffw: int, layers: int, heads: int, kv_heads: int, *, head_dim: int = 256,
+    scalar: int = 256, window: int = 1024, factor: float | None = 8.0, vocab: int = 262208,
+    positions: int = 131072,
+) -> Gemma3TextConfig:  # fmt: skip
+    return Gemma3TextConfig(
+        vocab_size=vocab, hidden_size=hidden, intermediate_size=ffw, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim,
+        query_pre_attn_scalar=scalar, sliding_window=window, max_position_embeddings=positions,
+        rope_scaling=None if factor is None else {"rope_type": "linear", "factor": factor},
+        eos_token_id=(1, 106),
+    )  # fmt: skip
+
+
+_SMALL = {"window": 512, "factor": None, "vocab": 262144, "positions": 32768}
+
+PUBLISHED_SIZES: dict[str, Gemma3TextConfig] = {
+    "270m": _published(640, 2048, 18, 4, 1, **_SMALL),
+    "1b": _published(1152, 6912, 26, 4, 1, **_SMALL),
+    "4b": _published(2560, 10240, 34, 8, 4),
+    "12b": _published(3840, 15360, 48, 16, 8),
+    "27b": _published(5376, 21504, 62, 32, 16, head_dim=128, scalar=168),
+}
+"""The text stacks of the five published sizes."""
+
+PUBLISHED_PARAMETERS: dict[str, int] = {
+    "270m": 268_098_176,
+    "1b": 999_885_952,
+    "4b": 4_300_079_472,
+    "12b": 12_187_325_040,
+    "27b": 27_432_406_640,
+}
+"""Parameters of the published checkpoints; 4B and up include vision tower and projector."""

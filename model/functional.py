@@ -1,0 +1,102 @@
+"""The boundary of the model: pure functions of a dictionary of weights. flax stays behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from .cache import KVCache
+from .config import Gemma3TextConfig
+from .context import LoweringContext
+from .text import Gemma3ForCausalLM
+
+Array = jax.Array
+Params = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """A weight's checkpoint name, shape (out, in), dtype, logical axes and divisible units."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+    axes: tuple[str, ...]
+    counts: tuple[int, ...]
+
+
+class CausalLM:
+    """Gemma3ForCausalLM as pure functions: `forward` and `logits` take the weights by name."""
+
+    def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype):
+        self.config, self.dtype = config, jnp.dtype(dtype)
+        self._graph, state = nnx.split(Gemma3ForCausalLM(config, self.dtype, rngs=None))
+        self._variables = {_name(path): variable for path, variable in nnx.to_flat_state(state)}
+        self._paths = {_name(path): path for path, _ in nnx.to_flat_state(state)}
+
+    def parameters(self) -> list[ParameterSpec]:
+        """Every weight, in the order of the weight store."""
+        specs = []
+        for name, variable in self._variables.items():
+            value, meta = variable.get_value(), variable.get_metadata()
+            specs.append(
+                ParameterSpec(name, value.shape, value.dtype, meta["axes"], meta["counts"])
+            )
+        return sorted(specs, key=lambda spec: _store_order(spec.name))
+
+    def init(self, seed: int) -> dict[str, Array]:
+        """Random weights with the config's initializer_range, for tests and shape studies."""
+        model = Gemma3ForCausalLM(self.config, self.dtype, nnx.Rngs(params=seed))
+        flat = nnx.to_flat_state(nnx.state(model))
+        return {_name(path): variable[...] for path, variable in flat}
+
+    def forward(
+        self, params: Params, tokens: Array, start: Array, length: Array, cache: KVCache,
+        context: LoweringContext,
+    ) -> tuple[Array, KVCache]:  # fmt: skip
+        """Hidden states [B,T,D] after the final norm, and the updated cache.
+
+        tokens [B,T], start [B] and length [B] are int32; see Gemma3TextModel.
+        """
+        return self._bind(params)(tokens, start, length, cache, context)
+
+    def logits(self, params: Params, hidden: Array, context: LoweringContext) -> Array:
+        """hidden [...,D] -> logits [...,V] float32."""
+        return self._bind(params).apply_lm_head(hidden, context)
+
+    def _bind(self, params: Params) -> Gemma3ForCausalLM:
+        flat = [
+            (self._paths[name], variable.replace(params[name]))
+            for name, variable in self._variables.items()
+        ]
+        return nnx.merge(self._graph, nnx.from_flat_state(flat))
+
+
+def _name(path: tuple) -> str:
+    return ".".join(str(part) for part in path)
+
+
+_WITHIN_LAYER = (
+    "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+    "self_attn.q_norm", "self_attn.k_norm", "self_attn.o_proj", "post_attention_layernorm",
+    "pre_feedforward_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+    "post_feedforward_layernorm",
+)  # fmt: skip
+
+
+def _store_order(name: str) -> tuple[int, int, int, int]:
+    """Embeddings, then layers in order, then the rest.
+
+    q, k, v and gate, up are neighbours with their weights ahead of any biases, so that a
+    host may map each group as one matrix.
+    """
+    parts = name.split(".")
+    if "layers" not in parts:
+        return (0, 0, 0, 0) if "embed_tokens" in parts else (2, 0, len(name), 0)
+    at = parts.index("layers")
+    module = ".".join(parts[at + 2 : -1])
+    return (1, int(parts[at + 1]), parts[-1] == "bias", _WITHIN_LAYER.index(module))

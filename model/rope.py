@@ -1,0 +1,160 @@
+"""Rotary position embedding: every Hugging Face variant, with tables in float32.
+
+Source: transformers `modeling_rope_utils.py`. Sliding layers rotate with the plain
+frequencies of `rope_local_base_freq`; only full-attention layers are scaled.
+
+`dynamic` and `longrope` depend on the length of the sequence. Hugging Face chooses the
+frequencies of a forward call by the largest position in that call, and keys already in the
+cache stay as they were rotated. So do we, per row: a prefill chunk or a decode step selects
+by its own last valid position.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .config import Gemma3TextConfig, LayerType, RopeType
+
+Array = jax.Array
+
+
+def default_frequencies(config: Gemma3TextConfig) -> np.ndarray:
+    """Unscaled inverse frequencies of the full-attention layers, [head_dim / 2] float32."""
+    return _inverse_frequencies(config.rope_theta, config.head_dim)
+
+
+def rope_tables(
+    config: Gemma3TextConfig, layer_type: LayerType, positions: Array, last: Array
+) -> tuple[Array, Array]:
+    """Cosine and sine tables for one kind of layer.
+
+    Args:
+      positions: [B,T] int32 absolute positions.
+      last: [B] int32, the largest valid position of each row in this call.
+
+    Returns:
+      cos, sin: [B,T,head_dim/2] float32, already multiplied by the variant's attention factor.
+    """
+    if layer_type == LayerType.SLIDING:
+        frequencies: Array = jnp.asarray(
+            _inverse_frequencies(config.rope_local_base_freq, config.head_dim)
+        )
+        scale = 1.0
+    else:
+        frequencies, scale = _full_attention_frequencies(config, last)
+    if frequencies.ndim == 1:
+        frequencies = frequencies[None, :]
+    angles = positions.astype(jnp.float32)[:, :, None] * frequencies[:, None, :]  # [B,T,H/2]
+    return jnp.cos(angles) * np.float32(scale), jnp.sin(angles) * np.float32(scale)
+
+
+def apply_rope(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotate x [B,T,heads,H] by half-split pairs; cos and sin are [B,T,H/2].
+
+    The result ends in a concatenation: XLA:CPU does not fuse that into the product that
+    consumes it, where it would be recomputed for every output element.
+    """
+    first, second = jnp.split(x, 2, axis=-1)
+    cos, sin = cos[:, :, None, :], sin[:, :, None, :]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _inverse_frequencies(theta: float, head_dim: int) -> np.ndarray:
+    # In float64, rounded once: an error of one ulp here grows with the position.
+    exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
+    return (float(theta) ** -exponents).astype(np.float32)
+
+
+def _full_attention_frequencies(config: Gemma3TextConfig, last: Array) -> tuple[Array, float]:
+    """Inverse frequencies, [H/2] or per row [B,H/2], and the factor on cos and sin."""
+    base = default_frequencies(config)
+    scaling = config.rope_scaling or {}
+    match config.rope_type:
+        case RopeType.DEFAULT:
+            return jnp.asarray(base), 1.0
+        case RopeType.LINEAR:
+            return jnp.asarray(base / np.float32(scaling["factor"])), 1.0
+        case RopeType.DYNAMIC:
+            return _dynamic(config, last), 1.0
+        case RopeType.YARN:
+            return _yarn(config, base)
+        case RopeType.LONGROPE:
+            return _longrope(config, base, last)
+        case RopeType.LLAMA3:
+            return jnp.asarray(_llama3(scaling, base)), 1.0
+
+
+def _dynamic(config: Gemma3TextConfig, last: Array) -> Array:
+    """NTK-aware base by the current length, once that exceeds max_position_embeddings."""
+    factor = float((config.rope_scaling or {})["factor"])
+    dim, limit = config.head_dim, config.max_position_embeddings
+    length = jnp.maximum(last + 1, limit).astype(jnp.float32)  # [B]
+    stretch = (factor * length / limit) - (factor - 1.0)
+    theta = config.rope_theta * stretch ** (dim / (dim - 2))  # [B]
+    exponents = jnp.arange(0, dim, 2, dtype=jnp.float32) / dim
+    return 1.0 / theta[:, None] ** exponents[None, :]
+
+
+def _yarn(config: Gemma3TextConfig, base: np.ndarray) -> tuple[Array, float]:
+    """Interpolate low frequencies, keep high ones, with a linear ramp between (YaRN)."""
+    scaling = config.rope_scaling or {}
+    dim, theta = config.head_dim, config.rope_theta
+    factor = float(scaling["factor"])
+    original = scaling.get("original_max_position_embeddings") or config.max_position_embeddings
+
+    def magnitude(scale: float, mscale: float = 1.0) -> float:
+        return 1.0 if scale <= 1 else 0.1 * mscale * math.log(scale) + 1.0
+
+    attention_factor = scaling.get("attention_factor")
+    if attention_factor is None:
+        mscale, mscale_all = scaling.get("mscale"), scaling.get("mscale_all_dim")
+        if mscale and mscale_all:
+            attention_factor = magnitude(factor, mscale) / magnitude(factor, mscale_all)
+        else:
+            attention_factor = magnitude(factor)
+
+    def correction_dim(rotations: float) -> float:
+        return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = correction_dim(scaling.get("beta_fast") or 32)
+    high = correction_dim(scaling.get("beta_slow") or 1)
+    if scaling.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    if low == high:
+        high += 0.001
+    ramp = np.clip((np.arange(dim // 2, dtype=np.float32) - low) / (high - low), 0, 1)
+    blended = base / np.float32(factor) * ramp + base * (1 - ramp)
+    return jnp.asarray(blended.astype(np.float32)), float(attention_factor)
+
+
+def _longrope(config: Gemma3TextConfig, base: np.ndarray, last: Array) -> tuple[Array, float]:
+    """Short factors up to the original length, long factors beyond it."""
+    scaling = config.rope_scaling or {}
+    original = scaling.get("original_max_position_embeddings") or config.max_position_embeddings
+    factor = scaling.get("factor") or config.max_position_embeddings / original
+    attention_factor = scaling.get("attention_factor")
+    if attention_factor is None:
+        attention_factor = (
+            1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+        )
+    short = base / np.asarray(scaling["short_factor"], np.float32)
+    long = base / np.asarray(scaling["long_factor"], np.float32)
+    is_long = (last + 1 > original)[:, None]  # [B,1]
+    return jnp.where(is_long, jnp.asarray(long), jnp.asarray(short)), float(attention_factor)
+
+
+def _llama3(scaling: dict, base: np.ndarray) -> np.ndarray:
+    """Scale long wavelengths, keep short ones, blend smoothly in the middle band."""
+    factor, original = scaling["factor"], scaling["original_max_position_embeddings"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    wavelength = 2 * math.pi / base
+    smooth = (original / wavelength - low) / (high - low)
+    blended = (1 - smooth) * base / factor + smooth * base
+    scaled = np.where(wavelength > original / low, base / factor, base)
+    medium = (wavelength >= original / high) & (wavelength <= original / low)
+    return np.where(medium, blended, scaled).astype(np.float32)

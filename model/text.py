@@ -1,0 +1,275 @@
+"""The Gemma 3 text stack as flax.nnx modules, named as in Hugging Face transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from .attention import Visibility, attend
+from .cache import KVCache, LayerCache, init_cache, update_layer, visible_new, visible_slots
+from .config import Gemma3TextConfig, LayerType
+from .context import LoweringContext, softcap
+from .rope import apply_rope, default_frequencies, rope_tables
+
+Array = jax.Array
+
+
+def parameter(
+    shape: Sequence[int], axes: Sequence[str], dtype: jnp.dtype, std: float,
+    rngs: nnx.Rngs | None, counts: Sequence[int] | None = None,
+) -> nnx.Param:  # fmt: skip
+    """A weight declared once: shape, dtype, logical axes and initialiser.
+
+    `counts` are the units each dimension may be cut into (default: its size). Without rngs
+    the weight is abstract: shape and dtype only, as lowering needs it.
+    """
+    if rngs is None:
+        value = jax.ShapeDtypeStruct(tuple(shape), dtype)
+    else:
+        normal = jax.random.normal(rngs.params(), tuple(shape), jnp.float32)
+        value = (normal * np.float32(std)).astype(dtype)
+    return nnx.Param(value, axes=tuple(axes), counts=tuple(counts or shape))
+
+
+class Linear(nnx.Module):
+    """y = x W^T (+ b) with W (out, in), as the checkpoint stores it."""
+
+    def __init__(
+        self, shape: tuple[int, int], axes: tuple[str, str], config: Gemma3TextConfig,
+        dtype: jnp.dtype, rngs: nnx.Rngs | None, *, bias: bool = False,
+        counts: tuple[int, int] | None = None,
+    ):  # fmt: skip
+        std = config.initializer_range
+        self.weight = parameter(shape, axes, dtype, std, rngs, counts)
+        if bias:
+            self.bias = parameter(shape[:1], axes[:1], dtype, 0.0, rngs, (counts or shape)[:1])
+        self.has_bias = bias
+
+    def __call__(self, x: Array, context: LoweringContext) -> Array:
+        """x [...,in] float32 -> [...,out] float32."""
+        y = context.product(x, self.weight[...])
+        return y + self.bias[...].astype(jnp.float32) if self.has_bias else y
+
+
+class Gemma3RMSNorm(nnx.Module):
+    """x / rms(x) * (1 + w) in float32; the checkpoint stores w."""
+
+    def __init__(self, size: int, eps: float, dtype: jnp.dtype, rngs: nnx.Rngs | None):
+        self.weight = parameter((size,), ("norm",), dtype, 0.0, rngs)
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        """x [...,size] -> same shape, float32."""
+        x = x.astype(jnp.float32)
+        scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        return x * scale * (1.0 + self.weight[...].astype(jnp.float32))
+
+
+class Gemma3TextScaledWordEmbedding(nnx.Module):
+    """Token embeddings times sqrt(D), that factor rounded to the weight's dtype."""
+
+    def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None):
+        shape = (config.vocab_size, config.hidden_size)
+        axes = ("vocab_in", "embed_in")
+        self.weight = parameter(shape, axes, dtype, config.initializer_range, rngs)
+        self.scale = float(np.asarray(config.hidden_size**0.5).astype(dtype))
+
+    def __call__(self, tokens: Array) -> Array:
+        """tokens [B,T] int32 -> [B,T,D] float32."""
+        return self.weight[...][tokens].astype(jnp.float32) * self.scale
+
+
+class Gemma3MLP(nnx.Module):
+    """down(gelu_tanh(gate(x)) * up(x))."""
+
+    def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None):
+        D, F = config.hidden_size, config.intermediate_size
+        self.gate_proj = Linear((F, D), ("ffw", "embed"), config, dtype, rngs)
+        self.up_proj = Linear((F, D), ("ffw", "embed"), config, dtype, rngs)
+        self.down_proj = Linear((D, F), ("embed", "ffw"), config, dtype, rngs)
+
+    def __call__(self, x: Array, context: LoweringContext) -> Array:
+        """x [B,T,D] -> [B,T,D] float32."""
+        gate = jax.nn.gelu(self.gate_proj(x, context), approximate=True)
+        wide = context.constrain(gate * self.up_proj(x, context), ("batch", "tokens", "ffw"))
+        return self.down_proj(context.end_producer(wide, "ffw"), context)
+
+
+class Gemma3Attention(nnx.Module):
+    """Grouped-query attention with RMSNorm on queries and keys."""
+
+    def __init__(
+        self,
+        config: Gemma3TextConfig,
+        layer_type: LayerType,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs | None,
+    ):
+        D, N, K = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+        H, bias = config.head_dim, config.attention_bias
+        self.config, self.layer_type = config, layer_type
+        q_axes, kv_axes = ("heads", "embed"), ("kv_heads", "embed")
+        self.q_proj = Linear(
+            (N * H, D), q_axes, config, dtype, rngs, bias=bias, counts=(N, D))  # fmt: skip
+        self.k_proj = Linear(
+            (K * H, D), kv_axes, config, dtype, rngs, bias=bias, counts=(K, D))  # fmt: skip
+        self.v_proj = Linear(
+            (K * H, D), kv_axes, config, dtype, rngs, bias=bias, counts=(K, D))  # fmt: skip
+        self.o_proj = Linear(
+            (D, N * H), ("embed", "heads"), config, dtype, rngs, bias=bias, counts=(D, N)
+        )
+        self.q_norm = Gemma3RMSNorm(H, config.rms_norm_eps, dtype, rngs)
+        self.k_norm = Gemma3RMSNorm(H, config.rms_norm_eps, dtype, rngs)
+
+    def __call__(
+        self, x: Array, step: Step, cache: LayerCache, context: LoweringContext
+    ) -> tuple[Array, LayerCache]:
+        """x [B,T,D] -> ([B,T,D] float32, the layer's cache with the chunk written)."""
+        B, T, _ = x.shape
+        H = self.config.head_dim
+        cos, sin = step.rope[self.layer_type]
+        query = self.q_norm(self.q_proj(x, context).reshape(B, T, -1, H))
+        key = self.k_norm(self.k_proj(x, context).reshape(B, T, -1, H))
+        value = self.v_proj(x, context).reshape(B, T, -1, H)
+        query = context.constrain(apply_rope(query, cos, sin), ("batch", "tokens", "heads", "norm"))
+        kv_axes = ("batch", "tokens", "kv_heads", "norm")
+        key = context.constrain(apply_rope(key, cos, sin), kv_axes)
+        value = context.constrain(value, kv_axes)
+        dtype = cache.key.dtype
+        new = LayerCache(  # [B,K,T,H]
+            key.astype(dtype).transpose(0, 2, 1, 3), value.astype(dtype).transpose(0, 2, 1, 3)
+        )
+        mixed = attend(
+            query, new, cache, step.visible[self.layer_type],
+            self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping,
+        )  # fmt: skip
+        cache = update_layer(self.layer_type, cache, new, step.start, step.length)
+        mixed = context.constrain(mixed, ("batch", "tokens", "heads", "norm"))
+        mixed = context.end_producer(mixed, "norm").reshape(B, T, -1)
+        return self.o_proj(mixed, context), cache
+
+
+class Gemma3DecoderLayer(nnx.Module):
+    """Attention and MLP, each between two norms, each on a residual."""
+
+    def __init__(
+        self,
+        config: Gemma3TextConfig,
+        layer_type: LayerType,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs | None,
+    ):
+        D, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Gemma3Attention(config, layer_type, dtype, rngs)
+        self.mlp = Gemma3MLP(config, dtype, rngs)
+        self.input_layernorm = Gemma3RMSNorm(D, eps, dtype, rngs)
+        self.post_attention_layernorm = Gemma3RMSNorm(D, eps, dtype, rngs)
+        self.pre_feedforward_layernorm = Gemma3RMSNorm(D, eps, dtype, rngs)
+        self.post_feedforward_layernorm = Gemma3RMSNorm(D, eps, dtype, rngs)
+
+    def __call__(
+        self, x: Array, step: Step, cache: LayerCache, context: LoweringContext
+    ) -> tuple[Array, LayerCache]:
+        """x [B,T,D] -> ([B,T,D], cache)."""
+        attention, cache = self.self_attn(self.input_layernorm(x), step, cache, context)
+        x = x + self.post_attention_layernorm(attention)
+        x = x + self.post_feedforward_layernorm(
+            self.mlp(self.pre_feedforward_layernorm(x), context)
+        )
+        return context.constrain(x, ("batch", "tokens", "norm")), cache
+
+
+class Step:
+    """What every layer of one call shares: positions, masks and rope tables.
+
+    A chunk of T tokens starts at position `start` of each row and has `length` valid tokens.
+    """
+
+    def __init__(
+        self, config: Gemma3TextConfig, start: Array, length: Array, tokens: int, cache: KVCache
+    ):
+        self.start, self.length = start, length
+        positions = start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]  # [B,T]
+        last = start + jnp.maximum(length, 1) - 1
+        self.visible: dict[LayerType, Visibility] = {}
+        self.rope: dict[LayerType, tuple[Array, Array]] = {}
+        for kind, layer in zip(config.layer_types, cache, strict=True):
+            if kind in self.visible:
+                continue
+            slots, window = layer.key.shape[2], config.sliding_window
+            self.visible[kind] = Visibility(
+                visible_slots(kind, slots, window, start, positions),
+                visible_new(kind, window, tokens),
+            )
+            self.rope[kind] = rope_tables(config, kind, positions, last)
+
+
+class Gemma3TextModel(nnx.Module):
+    """Embeddings, decoder layers and the final norm."""
+
+    def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None):
+        self.config = config
+        self.embed_tokens = Gemma3TextScaledWordEmbedding(config, dtype, rngs)
+        self.layers = nnx.List(
+            Gemma3DecoderLayer(config, kind, dtype, rngs) for kind in config.layer_types
+        )
+        self.norm = Gemma3RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, rngs)
+
+    @property
+    def default_frequencies(self) -> np.ndarray:
+        """Unscaled inverse rope frequencies of the global layers, [head_dim / 2] float32."""
+        return default_frequencies(self.config)
+
+    def __call__(
+        self, tokens: Array, start: Array, length: Array, cache: KVCache, context: LoweringContext
+    ) -> tuple[Array, KVCache]:
+        """Run a chunk of tokens.
+
+        Args:
+          tokens: [B,T] int32.
+          start: [B] int32, position of each row's first token; 0..start-1 are in the cache.
+          length: [B] int32, valid tokens of each row; the rest of the chunk is padding.
+
+        Returns:
+          Hidden states after the final norm [B,T,D] float32, and the cache with the chunk.
+        """
+        step = Step(self.config, start, length, tokens.shape[1], cache)
+        x = context.constrain(self.embed_tokens(tokens), ("batch", "tokens", "norm"))
+        updated = []
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            x, layer_cache = layer(x, step, layer_cache, context)
+            updated.append(layer_cache)
+        return self.norm(x), tuple(updated)
+
+
+class Gemma3ForCausalLM(nnx.Module):
+    """The text model with its language-modelling head, tied or not."""
+
+    def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None):
+        self.config = config
+        self.model = Gemma3TextModel(config, dtype, rngs)
+        if not config.tie_word_embeddings:
+            shape = (config.vocab_size, config.hidden_size)
+            self.lm_head = Linear(shape, ("vocab_out", "embed"), config, dtype, rngs)
+
+    def __call__(
+        self, tokens: Array, start: Array, length: Array, cache: KVCache, context: LoweringContext
+    ) -> tuple[Array, KVCache]:
+        """Hidden states of a chunk, as Gemma3TextModel; logits come from `apply_lm_head`."""
+        return self.model(tokens, start, length, cache, context)
+
+    def apply_lm_head(self, hidden: Array, context: LoweringContext) -> Array:
+        """hidden [...,D] -> logits [...,V] float32, with final_logit_softcapping where set."""
+        if self.config.tie_word_embeddings:
+            logits = context.product(hidden, self.model.embed_tokens.weight[...])
+        else:
+            logits = self.lm_head(hidden, context)
+        return softcap(logits, self.config.final_logit_softcapping)
+
+    def init_cache(self, batch_size: int, max_length: int, dtype: jnp.dtype) -> KVCache:
+        """A fresh cache for rows of up to `max_length` positions."""
+        return init_cache(self.config, batch_size, max_length, dtype)
