@@ -36,7 +36,7 @@ def check_free_space(path: Path, needed_bytes: int) -> None:
 
 def partial_folder(out: Path) -> Path:
     """Where this process builds what will become `out`: beside it, so that renaming is enough."""
-    return out.with_name(f".{out.name}.partial-{os.getpid()}")
+    return out.parent / f".{out.name}.partial-{os.getpid()}"
 
 
 @contextlib.contextmanager
@@ -46,7 +46,7 @@ def exclusive(out: Path) -> Iterator[None]:
     Raises:
         UsageError: another writer holds it.
     """
-    path = out.with_name(f".{out.name}.lock")
+    path = out.parent / f".{out.name}.lock"
     descriptor = _lock(path, out)
     try:
         os.truncate(descriptor, 0)
@@ -112,7 +112,7 @@ def put_in_place(folder: Path, out: Path) -> None:
     elif exchange(folder, out):
         old = folder
     else:
-        old = out.with_name(f".{out.name}.old-{os.getpid()}")
+        old = out.parent / f".{out.name}.old-{os.getpid()}"
         out.rename(old)
         folder.rename(out)
     sync_folder(out.parent)

@@ -151,6 +151,7 @@ def _check_programs(manifest: Manifest, where: str) -> None:
     files = {record.path for record in manifest.files}
     keys = [f"{p.mesh} {p.platform} {_describe(p)}" for p in manifest.programs]
     _check_unique(where, "programs", keys)
+    shared: dict[tuple[str, str, int, int], tuple[Tensor, ...]] = {}
     for index, program in enumerate(manifest.programs):
         path = f"programs[{index}] ({keys[index]})"
         _check_known(where, f"{path}.mesh", program.mesh, meshes)
@@ -169,6 +170,10 @@ def _check_programs(manifest: Manifest, where: str) -> None:
         _check_signature(manifest, program, layouts[bucket.cache], where, path)
         _check_placement(program, meshes[program.mesh], where, path)
         _check_aliases(program, len(manifest.weight_sets[program.weights]), where, path)
+        # A cache goes from program to program, so all must split it alike.
+        row = (program.mesh, program.platform, bucket.batch, bucket.cache)
+        if shared.setdefault(row, program.cache) != program.cache:
+            refuse(where, f"{path}.cache", "the specs of the other programs", "other specs")
 
 
 def _describe(program: Program) -> str:
