@@ -1,0 +1,181 @@
+"""The command `gemma3-bench`: how fast a bundle runs here."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+import numpy as np
+
+from ..artifacts.errors import UsageError, run_command
+from .buckets import Group, Shape
+from .sampling import SamplingParameters
+from .startup import compile_ahead, interruptible, load_model, open_bundle
+from .stats import peak_rss_bytes, process_started_at
+from .terminal import StatusLine, print_table
+
+if TYPE_CHECKING:
+    from .model import LoadedModel
+
+
+@dataclass(frozen=True)
+class Run:
+    """One repeat, in seconds and tokens per second over all rows.
+
+    `first_token_s` is from the call to the first token, with everything loaded.
+    """
+
+    first_token_s: float
+    prefill_tok_s: float
+    decode_tok_s: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `gemma3-bench`."""
+
+    bundle: Path
+    prefill: int
+    decode: int
+    batch: int
+    repeats: int
+    mesh: str | None
+    platform: str | None
+    as_json: bool
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--prefill", type=int, default=512, show_default=True, help="Tokens of a prompt.")
+@click.option("--decode", type=int, default=128, show_default=True, help="Tokens generated after.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Prompts at once.")
+@click.option("--repeats", type=int, default=5, show_default=True, help="Measured repeats.")
+@click.option("--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default.")
+@click.option("--platform", metavar="cpu", help="Platform to run on; JAX's own by default.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.version_option(package_name="gemma3-export")
+def command(**options: Any) -> None:
+    """Measure loading, prefill, decoding and memory of BUNDLE on this machine.
+
+    The first, cold run gives `load_s` and `first_token_s`, both from the start of the process.
+    The repeats that follow give the medians of `prefill_tok_s` and `decode_tok_s`.
+    """
+    with interruptible():
+        run(Options(**options))
+
+
+def main() -> NoReturn:
+    """Entry point of `gemma3-bench`."""
+    run_command(command)
+
+
+def run(options: Options) -> None:
+    """Measure and print; raises UsageError when the bundle has no bucket for it."""
+    for flag in ("prefill", "decode", "batch", "repeats"):
+        if getattr(options, flag) < 1:
+            raise UsageError(f"--{flag}: expected at least 1, got {getattr(options, flag)}")
+    bundle = open_bundle(options.bundle)
+    with StatusLine() as status:
+        model = load_model(bundle, options.mesh, options.platform, status)
+        result = measure(model, options, status)
+    if options.as_json:
+        print(json.dumps(result))
+    else:
+        _print(result)
+
+
+def measure(model: LoadedModel, options: Options, status: StatusLine) -> dict[str, Any]:
+    """What `gemma3-bench --json` prints; raises UsageError when no bucket fits."""
+    from .generate import Request, buckets_of
+
+    shape = _choose_shape(model, options)
+    prompts = _prompts(model, options)
+    request = Request(prompts, options.decode + 1)
+    compile_ahead(model, buckets_of(model, request, [Group(0, options.batch, shape)]), status)
+    loaded_at = time.monotonic()
+    runs, cold_first_s = [], 0.0
+    for number in range(options.repeats + 1):
+        status.say(f"repeat {number} of {options.repeats}" if number else "warming up")
+        result, first_at = _measure_once(model, shape, prompts, options.decode)
+        if number:
+            runs.append(result)
+        else:
+            cold_first_s = first_at - process_started_at()
+    return {
+        "load_s": loaded_at - process_started_at(),
+        "first_token_s": cold_first_s,
+        "prefill_tok_s": statistics.median(run.prefill_tok_s for run in runs),
+        "decode_tok_s": statistics.median(run.decode_tok_s for run in runs),
+        "warm_first_token_s": statistics.median(run.first_token_s for run in runs),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "prefill": options.prefill,
+        "decode": options.decode,
+        "batch": options.batch,
+        "mesh": model.record.mesh.name,
+        "platform": model.platform,
+        "runs": [asdict(run) for run in runs],
+    }
+
+
+def _choose_shape(model: LoadedModel, options: Options) -> Shape:
+    grid, shapes = model.grid, model.grid.generating()
+    grid.require_fit(shapes, "generate", [options.prefill], options.decode)
+    group = grid.groups(shapes, options.batch, options.prefill + options.decode)[0]
+    if group.count < options.batch:
+        raise UsageError(
+            f"--batch {options.batch} does not fit: largest batch bucket of {grid.source} is "
+            f"{group.shape.batch}; re-export with --batch {options.batch}"
+        )
+    return group.shape
+
+
+def _prompts(model: LoadedModel, options: Options) -> list[list[int]]:
+    """Seeded random ids: what they say does not matter for speed."""
+    random = np.random.default_rng(0)
+    return random.integers(0, model.vocab_size, (options.batch, options.prefill)).tolist()
+
+
+def _measure_once(
+    model: LoadedModel, shape: Shape, prompts: list[list[int]], decode: int
+) -> tuple[Run, float]:
+    """One run, and when its first token was there on the clock of `time.monotonic`."""
+    from .session import Session
+
+    started = time.monotonic()
+    session = Session(model, shape, SamplingParameters())
+    session.prefill(prompts, 1 + decode)
+    first_at = time.monotonic()
+    for _ in session.generate():
+        pass
+    ended = time.monotonic()
+    rows = len(prompts)
+    prefill_s, decode_s = first_at - started, ended - first_at
+    tokens = rows * len(prompts[0])
+    return Run(prefill_s, tokens / prefill_s, rows * decode / decode_s), first_at
+
+
+def _print(result: dict[str, Any]) -> None:
+    """The medians with their spread, as a table on stdout."""
+
+    def spread(name: str) -> str:
+        values = [run[name] for run in result["runs"]]
+        return f"{min(values):.1f} to {max(values):.1f} in {len(values)} repeats"
+
+    what = f"{result['batch']} x {result['prefill']} tokens, mesh {result['mesh']}"
+    print_table(
+        [
+            ("load", f"{result['load_s']:.2f} s", "until weights and programs were ready"),
+            ("first token", f"{result['first_token_s']:.2f} s", "cold, from the process's start"),
+            ("", f"{result['warm_first_token_s']:.2f} s", f"warm, {what}"),
+            ("prefill", f"{result['prefill_tok_s']:.1f} tok/s", spread("prefill_tok_s")),
+            ("decode", f"{result['decode_tok_s']:.1f} tok/s", spread("decode_tok_s")),
+            ("peak memory", f"{result['peak_rss_bytes'] / 1e6:.0f} MB", "weights included"),
+        ],
+        sys.stdout,
+    )

@@ -1,0 +1,281 @@
+"""The command `gemma3-run`: text from a bundle."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from ..artifacts.bundle import Bundle
+from ..artifacts.errors import UsageError, run_command
+from .opening import open_tokenizer
+from .sampling import SamplingParameters
+from .startup import compile_ahead, interruptible, load_model, open_bundle
+from .terminal import StatusLine
+from .tokenizer import END_OF_TURN
+
+if TYPE_CHECKING:
+    from .model import LoadedModel
+
+DEFAULT_NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `gemma3-run`."""
+
+    bundle: Path
+    prompt: tuple[str, ...]
+    tokens: tuple[str, ...]
+    image: tuple[Path, ...]
+    chat: bool
+    max_new_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int
+    stop: tuple[str, ...]
+    ignore_eos: bool
+    logprobs: int | None
+    score: bool
+    classify: bool
+    mesh: str | None
+    platform: str | None
+    as_json: bool
+    stats: bool
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--prompt", multiple=True, metavar="TEXT", help="Text to go on from. Repeatable.")
+@click.option(
+    "--tokens",
+    multiple=True,
+    metavar="2,17,18",
+    help="Token ids to go on from, used exactly as given. Repeatable.",
+)
+@click.option(
+    "--image",
+    multiple=True,
+    metavar="F.png|F.npy",
+    type=click.Path(path_type=Path),
+    help="Image of the prompt. Repeatable.",
+)
+@click.option("--chat", is_flag=True, help="Put each --prompt as a user's turn of a conversation.")
+@click.option(
+    "--max-new-tokens",
+    type=int,
+    metavar="N",
+    help=f"Tokens to generate; {DEFAULT_NEW_TOKENS}, or what fits if that is less.",
+)
+@click.option(
+    "--temperature",
+    type=float,
+    default=0.0,
+    metavar="T",
+    help="Randomness; 0, the default, is greedy: always the likeliest token.",
+)
+@click.option(
+    "--top-k",
+    type=int,
+    default=0,
+    metavar="K",
+    help="Draw from the K likeliest tokens; 0, the default, is off.",
+)
+@click.option(
+    "--top-p",
+    type=float,
+    default=1.0,
+    metavar="P",
+    help="Draw from the likeliest tokens that make up P; 1, the default, is off.",
+)
+@click.option(
+    "--min-p",
+    type=float,
+    default=0.0,
+    metavar="P",
+    help="Draw from tokens at least P times as likely as the first; 0 is off.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    metavar="S",
+    help="The same seed gives the same text; 0 by default.",
+)
+@click.option(
+    "--stop",
+    multiple=True,
+    metavar="TEXT",
+    help="End before this text, and leave it out. Repeatable.",
+)
+@click.option("--ignore-eos", is_flag=True, help="Go on after the model's end tokens.")
+@click.option(
+    "--logprobs", type=int, metavar="K", help="The K likeliest tokens at each step; prints JSON."
+)
+@click.option("--score", is_flag=True, help="Log-probabilities of the prompt instead of new text.")
+@click.option("--classify", is_flag=True, help="Class scores of the prompt.")
+@click.option("--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default.")
+@click.option("--platform", metavar="cpu", help="Platform to run on; JAX's own by default.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt.")
+@click.option("--stats", is_flag=True, help="Print speed and memory on stderr.")
+@click.version_option(package_name="gemma3-export")
+def command(**options: Any) -> None:
+    """Generate text with the programs of BUNDLE, without any model code.
+
+    One prompt streams its text to stdout. Several prompts run as one batch and print one JSON
+    object a line, in order.
+    """
+    with interruptible():
+        run(Options(**options))
+
+
+def main() -> NoReturn:
+    """Entry point of `gemma3-run`."""
+    run_command(command)
+
+
+def run(options: Options) -> None:
+    """Do what the command line says; raises UsageError for what the user can mend."""
+    _check_flags(options)
+    bundle = open_bundle(options.bundle)
+    _refuse_missing_programs(options, bundle)
+    sampling = SamplingParameters(
+        options.temperature, options.top_k, options.top_p, options.min_p, options.seed
+    )
+    prompts, stop_tokens = _read_prompts(options, bundle)
+    with StatusLine() as status:
+        model = load_model(bundle, options.mesh, options.platform, status)
+        if options.score:
+            _score(options, model, prompts, status)
+        else:
+            _generate(options, model, prompts, sampling, stop_tokens, status)
+
+
+def _check_flags(options: Options) -> None:
+    if options.prompt and options.tokens:
+        raise UsageError("--prompt and --tokens exclude each other: pass only one of them")
+    if not options.prompt and not options.tokens:
+        raise UsageError("nothing to go on from: pass --prompt TEXT or --tokens 2,17,18")
+    if options.chat and options.tokens:
+        raise UsageError("--chat needs --prompt: --tokens are used exactly as given")
+    if options.score and options.classify:
+        raise UsageError("--score and --classify exclude each other: pass only one of them")
+    if options.logprobs is not None and options.logprobs < 1:
+        raise UsageError(f"--logprobs: expected at least 1, got {options.logprobs}")
+    generating = {
+        "--max-new-tokens": options.max_new_tokens is not None,
+        "--stop": bool(options.stop),
+        "--ignore-eos": options.ignore_eos,
+        "--logprobs": options.logprobs is not None,
+        "--temperature": options.temperature != 0,
+    }
+    for flag in [flag for flag, given in generating.items() if given and options.score]:
+        raise UsageError(f"--score and {flag} exclude each other: scoring generates nothing")
+
+
+def _refuse_missing_programs(options: Options, bundle: Bundle) -> None:
+    names = {str(program.bucket.program) for program in bundle.manifest.programs}
+    for flag, given, program in (
+        ("--image", bool(options.image), "encode_image"),
+        ("--classify", options.classify, "classify"),
+    ):
+        if given and program not in names:
+            raise UsageError(
+                f"{flag}: {bundle.root} has no {program} program (it has "
+                f"{', '.join(sorted(names))}); export a checkpoint that needs one"
+            )
+
+
+def _read_prompts(options: Options, bundle: Bundle) -> tuple[list[list[int]], list[int]]:
+    """Token ids of each prompt, and the stop tokens that their form brings with it."""
+    if options.tokens:
+        return [_parse_tokens(text) for text in options.tokens], []
+    tokenizer = open_tokenizer(bundle)
+    if options.chat:
+        chats = [tokenizer.chat(text) for text in options.prompt]
+        return chats, [] if options.ignore_eos else [tokenizer.steering_id(END_OF_TURN)]
+    record = bundle.manifest.tokenizer
+    add_bos = record is not None and record.add_bos
+    return [tokenizer.encode(text, add_bos) for text in options.prompt], []
+
+
+def _parse_tokens(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(
+            f"--tokens: expected ids separated by commas, such as 2,17,18, got {text!r}"
+        ) from error
+
+
+def _generate(
+    options: Options,
+    model: LoadedModel,
+    prompts: list[list[int]],
+    sampling: SamplingParameters,
+    stop_tokens: list[int],
+    status: StatusLine,
+) -> None:
+    from .generate import Request, buckets_of, most_new_tokens, plan_request, run_request
+    from .report import completion_json, print_stats
+
+    new_tokens = options.max_new_tokens
+    if new_tokens is None:
+        fits = most_new_tokens(model, prompts, options.logprobs or 0)
+        new_tokens = max(
+            1, min(DEFAULT_NEW_TOKENS, fits)
+        )  # where 1 does not fit, a refusal says so
+    request = Request(
+        prompts, new_tokens, sampling, stop_tokens, options.stop, options.ignore_eos,
+        options.logprobs or 0,
+    )  # fmt: skip
+    groups = plan_request(model, request)
+    compile_ahead(model, buckets_of(model, request, groups), status)
+    loaded_at = time.monotonic()
+    streams = _prints_text(options)
+    if streams:
+        _ = model.tokenizer  # a bundle without one has no text to print
+    status.say("reading the prompt" if streams else "generating")
+
+    def print_text(_: int, text: str) -> None:
+        status.say("")
+        print(text, end="", flush=True)
+
+    completions = []
+    for completion in run_request(model, request, groups, print_text if streams else None):
+        completions.append(completion)
+        status.say("")
+        print("" if streams else json.dumps(completion_json(completion, loaded_at)), flush=True)
+    if options.stats:
+        print_stats(completions, loaded_at)
+
+
+def _score(
+    options: Options, model: LoadedModel, texts: list[list[int]], status: StatusLine
+) -> None:
+    from .report import score_json, score_lines
+    from .score import plan_score, run_score, score_buckets
+
+    groups = plan_score(model, texts)
+    compile_ahead(model, score_buckets(model, texts, groups), status)
+    status.say("scoring")
+    scores = run_score(model, texts, groups)
+    status.say("")
+    if _prints_text(options):
+        tokenizer = model.tokenizer if model.bundle.manifest.tokenizer is not None else None
+        print("\n".join(score_lines(texts[0], scores[0], tokenizer)))
+    else:
+        for score in scores:
+            print(json.dumps(score_json(score)))
+
+
+def _prints_text(options: Options) -> bool:
+    """True when the output is for people: one prompt, and no JSON asked for."""
+    single = len(options.prompt or options.tokens) == 1
+    return single and not options.as_json and options.logprobs is None

@@ -1,0 +1,254 @@
+"""Prompts to completions: check everything, pick the buckets, run groups of rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ..artifacts.errors import UsageError
+from ..artifacts.manifest import Bucket, ProgramName
+from .buckets import Group, Shape, pick, plan_prefill
+from .model import LoadedModel
+from .sampling import SamplingParameters, TopTokens
+from .session import Session, Step
+from .text import TextStream
+
+# Tokens of one call of the device loop while somebody reads along or a stop text may end it.
+STREAM_TOKENS = 8
+
+OnText = Callable[[int, str], None]
+"""Told of new text: index of the prompt, text that continues what came before."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate. `check_request` says whether a model can.
+
+    A row ends at `max_new_tokens`, at a token of `stop_token_ids`, at one of the model's own end
+    tokens unless `ignore_eos`, or when its text contains one of `stop_texts`. `logprobs` is the
+    number of likeliest tokens to report with each token, 0 for none.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    max_new_tokens: int
+    sampling: SamplingParameters = field(default_factory=SamplingParameters)
+    stop_token_ids: Sequence[int] = ()
+    stop_texts: Sequence[str] = ()
+    ignore_eos: bool = False
+    logprobs: int = 0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Work of the group of rows a completion was generated with, in tokens and seconds.
+
+    `first_token_at` is a reading of `time.monotonic`.
+    """
+
+    prefill_tokens: int
+    prefill_s: float
+    decode_tokens: int
+    decode_s: float
+    first_token_at: float
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was generated for one prompt.
+
+    `tokens` include the stop token, or all of those whose text completed a stop text; `text` has
+    neither. `finish_reason` is `stop` or `length`. `logprobs[i]` are the likeliest tokens where
+    `tokens[i]` was drawn, None when not asked for.
+    """
+
+    tokens: list[int]
+    text: str
+    finish_reason: str
+    logprobs: list[TopTokens] | None
+    timing: Timing
+
+
+def generate(
+    model: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingParameters,
+    *,
+    max_new_tokens: int,
+    stop_token_ids: Sequence[int] = (),
+    stop_texts: Sequence[str] = (),
+    ignore_eos: bool = False,
+    logprobs: int = 0,
+    on_text: OnText | None = None,
+) -> list[Completion]:
+    """Completions of the prompts (lists of token ids), in their order; see `Request`.
+
+    Raises UsageError before anything runs when a prompt or value does not fit the model.
+    """
+    request = Request(
+        prompts, max_new_tokens, sampling, stop_token_ids, stop_texts, ignore_eos, logprobs
+    )
+    return list(run_request(model, request, plan_request(model, request), on_text))
+
+
+def check_prompts(model: LoadedModel, prompts: Sequence[Sequence[int]]) -> None:
+    """Raise UsageError for no prompt, an empty one, or a token id that the model does not have."""
+    if not prompts:
+        raise UsageError("no prompt: pass at least one")
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt:
+            raise UsageError(f"prompt {number} is empty: it needs at least one token, such as bos")
+        for at, token in enumerate(prompt):
+            _check_token(model, token, f"token {at + 1} of prompt {number}")
+
+
+def most_new_tokens(model: LoadedModel, prompts: Sequence[Sequence[int]], logprobs: int) -> int:
+    """How many tokens can follow the longest prompt; 0 or less when it does not fit."""
+    shapes, what = _usable_shapes(model, logprobs)
+    return model.grid.longest(shapes, what) - max(map(len, prompts))
+
+
+def plan_request(model: LoadedModel, request: Request) -> list[Group]:
+    """The groups that serve a request; raises UsageError when the model cannot serve it."""
+    check_prompts(model, request.prompts)
+    for token in request.stop_token_ids:
+        _check_token(model, token, "stop token")
+    if request.max_new_tokens < 1:
+        raise UsageError(f"max new tokens: expected at least 1, got {request.max_new_tokens}")
+    if not 0 <= request.logprobs <= model.vocab_size:
+        raise UsageError(
+            f"logprobs: expected 0 to {model.vocab_size} (the vocabulary), got {request.logprobs}"
+        )
+    if "" in request.stop_texts:
+        raise UsageError("stop text is empty: expected at least one character")
+    if request.stop_texts:
+        _ = model.tokenizer  # raises when the bundle has none to find stop texts with
+    shapes, what = _usable_shapes(model, request.logprobs)
+    lengths = [len(prompt) for prompt in request.prompts]
+    model.grid.require_fit(shapes, what, lengths, request.max_new_tokens)
+    return model.grid.groups(shapes, len(lengths), max(lengths) + request.max_new_tokens)
+
+
+def buckets_of(model: LoadedModel, request: Request, groups: Sequence[Group]) -> set[Bucket]:
+    """The programs that serving the groups begins with: what to compile ahead."""
+    buckets: set[Bucket] = set()
+    for group in groups:
+        batch, cache = group.shape.batch, group.shape.cache
+        longest = max(map(len, request.prompts[group.first : group.first + group.count]))
+        sizes = model.grid.tokens(ProgramName.PREFILL, group.shape)
+        for size in plan_prefill(longest, sizes):
+            buckets.add(Bucket(ProgramName.PREFILL, batch, size, cache))
+        sizes = model.grid.tokens(ProgramName.GENERATE, group.shape)
+        if request.max_new_tokens == 1:
+            continue
+        if request.logprobs or not sizes:
+            buckets.add(Bucket(ProgramName.DECODE, batch, 1, cache))
+        else:
+            size = pick(request.max_new_tokens - 1, sizes)
+            buckets.add(Bucket(ProgramName.GENERATE, batch, size, cache))
+    return buckets
+
+
+def run_request(
+    model: LoadedModel, request: Request, groups: Sequence[Group], on_text: OnText | None = None
+) -> Iterator[Completion]:
+    """Completions of a request that `plan_request` has put into groups, as groups are done."""
+    for group in groups:
+        yield from _run_group(model, request, group, on_text)
+
+
+class _Row:
+    """What one prompt has got so far."""
+
+    def __init__(self, model: LoadedModel, stop_tokens: frozenset[int], stop_texts: Sequence[str]):
+        has_text = model.bundle.manifest.tokenizer is not None
+        self.stream = TextStream(model.tokenizer.decoder(), stop_texts) if has_text else None
+        self.stop_tokens = stop_tokens
+        self.tokens: list[int] = []
+        self.logprobs: list[TopTokens] = []
+
+    @property
+    def met_stop_text(self) -> bool:
+        return self.stream is not None and self.stream.stopped
+
+    def take(self, tokens: list[int], logprobs: list[TopTokens]) -> str:
+        """Add new tokens, up to the one that completes a stop text; the text to show."""
+        shown = ""
+        for index, token in enumerate(tokens):
+            self.tokens.append(token)
+            self.logprobs += logprobs[index : index + 1]
+            if self.stream is not None and token not in self.stop_tokens:
+                shown += self.stream.push(token)
+            if self.met_stop_text:
+                break
+        return shown
+
+    def close(self) -> str:
+        """The last text to show, once no token follows."""
+        return self.stream.close() if self.stream is not None else ""
+
+    def completion(self, wants_logprobs: bool, timing: Timing) -> Completion:
+        stopped = self.met_stop_text or self.tokens[-1] in self.stop_tokens
+        return Completion(
+            tokens=self.tokens,
+            text=self.stream.text if self.stream is not None else "",
+            finish_reason="stop" if stopped else "length",
+            logprobs=self.logprobs if wants_logprobs else None,
+            timing=timing,
+        )
+
+
+def _run_group(
+    model: LoadedModel, request: Request, group: Group, on_text: OnText | None
+) -> list[Completion]:
+    prompts = request.prompts[group.first : group.first + group.count]
+    stop_tokens = _stop_tokens(model, request)
+    rows = [_Row(model, frozenset(stop_tokens), request.stop_texts) for _ in prompts]
+
+    def show(row: int, text: str) -> None:
+        if text and on_text is not None:
+            on_text(group.first + row, text)
+
+    def take(step: Step) -> None:
+        for index, row in enumerate(rows):
+            show(index, row.take(step.tokens[index], step.logprobs[index]))
+            if row.met_stop_text:
+                session.finish(index)
+
+    started = time.monotonic()
+    session = Session(model, group.shape, request.sampling, stop_tokens, request.logprobs)
+    first = session.prefill(prompts, request.max_new_tokens)
+    first_at = time.monotonic()
+    take(first)
+    for step in session.generate(STREAM_TOKENS if on_text or request.stop_texts else None):
+        take(step)
+    for index, row in enumerate(rows):
+        show(index, row.close())
+    timing = Timing(
+        prefill_tokens=sum(map(len, prompts)),
+        prefill_s=first_at - started,
+        decode_tokens=sum(len(row.tokens) - 1 for row in rows),
+        decode_s=time.monotonic() - first_at,
+        first_token_at=first_at,
+    )
+    return [row.completion(request.logprobs > 0, timing) for row in rows]
+
+
+def _stop_tokens(model: LoadedModel, request: Request) -> tuple[int, ...]:
+    own = () if request.ignore_eos else model.bundle.manifest.model.eos_token_ids
+    return tuple(dict.fromkeys((*own, *request.stop_token_ids)))
+
+
+def _usable_shapes(model: LoadedModel, logprobs: int) -> tuple[frozenset[Shape], str]:
+    """Shapes a request can run in, and what to call that in a refusal."""
+    if logprobs:
+        return model.grid.stepping(), "generate with log-probabilities"
+    return model.grid.generating(), "generate"
+
+
+def _check_token(model: LoadedModel, token: int, what: str) -> None:
+    if not 0 <= token < model.vocab_size:
+        raise UsageError(
+            f"{what} is {token}: expected an id from 0 to {model.vocab_size - 1} "
+            f"(vocabulary of {model.bundle.root})"
+        )

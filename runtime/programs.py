@@ -1,0 +1,124 @@
+"""Programs of a bundle, from their files to executables on the devices of a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax import export
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ..artifacts.bundle import Bundle
+from ..artifacts.errors import ArtifactError
+from ..artifacts.manifest import Program, Spec, Tensor
+
+Arrays = tuple[jax.Array, ...]
+Inputs = tuple[np.ndarray, ...]
+
+_CACHE_ARGUMENT = 2  # of (weights, inputs, cache)
+
+
+@dataclass(frozen=True)
+class LoadedProgram:
+    """A compiled program with its weights bound: a function of inputs and the donated cache."""
+
+    record: Program
+    weights: Arrays
+    compiled: jax.stages.Compiled
+
+    def __call__(self, inputs: Inputs, cache: Arrays) -> tuple[Arrays, Arrays]:
+        """(outputs, cache) on the devices; the cache passed in is used up."""
+        return self.compiled(self.weights, inputs, cache)
+
+
+def sharding_of(mesh: jax.sharding.Mesh, spec: Spec) -> NamedSharding:
+    """The JAX sharding that a manifest's spec means on `mesh`."""
+    return NamedSharding(mesh, PartitionSpec(*(axes or None for axes in spec)))
+
+
+def compile_program(
+    bundle: Bundle, record: Program, mesh: jax.sharding.Mesh, weights: Arrays
+) -> LoadedProgram:
+    """Compile a program for the devices of `mesh`; takes from tenths of a second to minutes.
+
+    Raises ArtifactError when the file is not what the manifest says.
+    """
+    exported = _read(bundle, record)
+    _check_signature(bundle, record, exported, weights)
+    # jax.export keeps no donation and leaves shardings to the caller: both are in the manifest.
+    function = jax.jit(
+        exported.call,
+        donate_argnums=_CACHE_ARGUMENT,
+        out_shardings=(_shardings(mesh, record.outputs), _shardings(mesh, record.cache)),
+    )
+    lowered = function.lower(
+        tuple(jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding) for w in weights),
+        _arguments(mesh, record.inputs),
+        _arguments(mesh, record.cache),
+    )
+    return LoadedProgram(record, weights, lowered.compile())
+
+
+def _read(bundle: Bundle, record: Program) -> export.Exported:
+    bundle.verify_digest(record.jaxexport)
+    path = bundle.path(record.jaxexport)
+    try:
+        return export.deserialize(bytearray(path.read_bytes()))
+    except Exception as error:  # flatbuffers, MLIR and JAX each have their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(
+            f"program {path} cannot be read by jax {jax.__version__} ({reason}); it was written "
+            f"with jax {bundle.manifest.versions.jax}: export the bundle again"
+        ) from error
+
+
+def _check_signature(
+    bundle: Bundle, record: Program, exported: export.Exported, weights: Arrays
+) -> None:
+    """Refuse a program file that takes other arguments than its manifest entry says."""
+    expected = [(w.shape, w.dtype.name) for w in weights]
+    expected += [(tensor.shape, tensor.dtype) for tensor in (*record.inputs, *record.cache)]
+    found = [(tuple(aval.shape), aval.dtype.name) for aval in exported.in_avals]
+    where = f"program {bundle.path(record.jaxexport)}"
+    if record.platform not in exported.platforms or exported.nr_devices != _devices(bundle, record):
+        raise ArtifactError(
+            f"{where} is for {exported.nr_devices} devices of {', '.join(exported.platforms)}; "
+            f"its manifest entry says {record.mesh} on {record.platform}: export the bundle again"
+        )
+    if found != expected:
+        first = next(
+            (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b),
+            min(len(found), len(expected)),
+        )
+        raise ArtifactError(
+            f"{where} does not match its manifest entry: argument {first} of {len(expected)} is "
+            f"{_at(found, first)}, expected {_at(expected, first)}: export the bundle again"
+        )
+
+
+def _devices(bundle: Bundle, record: Program) -> int:
+    return bundle.mesh(record.mesh).mesh.devices
+
+
+def _at(signature: list[tuple[tuple[int, ...], str]], index: int) -> str:
+    if index >= len(signature):
+        return "missing"
+    shape, dtype = signature[index]
+    return f"{dtype}[{','.join(map(str, shape))}]"
+
+
+def _shardings(mesh: jax.sharding.Mesh, tensors: Sequence[Tensor]) -> tuple[NamedSharding, ...]:
+    return tuple(sharding_of(mesh, tensor.spec) for tensor in tensors)
+
+
+def _arguments(
+    mesh: jax.sharding.Mesh, tensors: Sequence[Tensor]
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return tuple(
+        jax.ShapeDtypeStruct(
+            tensor.shape, np.dtype(tensor.dtype), sharding=sharding_of(mesh, tensor.spec)
+        )
+        for tensor in tensors
+    )

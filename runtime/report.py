@@ -1,0 +1,98 @@
+"""Results as the commands print them: JSON objects and tables."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .generate import Completion, Timing
+from .score import Score
+from .stats import peak_rss_bytes, process_started_at, rate
+from .terminal import print_table
+from .tokenizer import Tokenizer
+
+
+def completion_json(completion: Completion, loaded_at: float) -> dict[str, Any]:
+    """The object that `gemma3-run --json` prints for one prompt.
+
+    `loaded_at` is when weights and programs were ready, on the clock of `time.monotonic`.
+    """
+    value: dict[str, Any] = {
+        "tokens": completion.tokens,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+    }
+    if completion.logprobs is not None:
+        value["logprobs"] = completion.logprobs
+    value["stats"] = run_stats([completion.timing], loaded_at)
+    return value
+
+
+def score_json(score: Score) -> dict[str, Any]:
+    """The object that `gemma3-run --score --json` prints for one text."""
+    return {"loss": score.loss, "logprobs": score.logprobs}
+
+
+def run_stats(timings: Sequence[Timing], loaded_at: float) -> dict[str, float | int | None]:
+    """Seconds from the start of the process, tokens per second, and bytes; None: not measured."""
+    started_at = process_started_at()
+    prefill = rate(sum(t.prefill_tokens for t in timings), sum(t.prefill_s for t in timings))
+    decode = rate(sum(t.decode_tokens for t in timings), sum(t.decode_s for t in timings))
+    return {
+        "load_s": loaded_at - started_at,
+        "first_token_s": timings[0].first_token_at - started_at,
+        "prefill_tok_s": prefill,
+        "decode_tok_s": decode,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def print_stats(completions: Sequence[Completion], loaded_at: float) -> None:
+    """The statistics of a whole run on stderr."""
+    timings = list({id(c.timing): c.timing for c in completions}.values())  # one for each group
+    stats = run_stats(timings, loaded_at)
+    print_table(
+        [
+            ("load", f"{stats['load_s']:.2f} s", "until weights and programs were ready"),
+            ("first token", f"{stats['first_token_s']:.2f} s", "from the start of the process"),
+            (
+                "prefill",
+                show_rate(stats["prefill_tok_s"]),
+                f"{sum(t.prefill_tokens for t in timings)} tokens",
+            ),
+            (
+                "decode",
+                show_rate(stats["decode_tok_s"]),
+                f"{sum(t.decode_tokens for t in timings)} tokens",
+            ),
+            ("peak memory", show_megabytes(stats["peak_rss_bytes"]), "resident, weights included"),
+        ],
+        sys.stderr,
+    )
+
+
+def score_lines(tokens: Sequence[int], score: Score, tokenizer: Tokenizer | None) -> list[str]:
+    """A table of a scored text: log-probability, id and text of each token but the first."""
+
+    def text(token: int) -> str:
+        return repr(tokenizer.decode([token])) if tokenizer is not None else ""
+
+    lines = [
+        f"{logprob:10.4f}  {token:7d}  {text(token)}".rstrip()
+        for token, logprob in zip(tokens[1:], score.logprobs, strict=True)
+    ]
+    perplexity = math.exp(min(score.loss, 700.0))  # beyond that a float has no room
+    summary = f"loss {score.loss:.4f}, perplexity {perplexity:.2f}, {len(lines)} tokens"
+    return [*lines, summary]
+
+
+def show_rate(value: float | None) -> str:
+    """A rate in tokens per second."""
+    return "-" if value is None else f"{value:.1f} tok/s"
+
+
+def show_megabytes(count: float | None) -> str:
+    """Bytes in decimal megabytes."""
+    return "-" if count is None else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,68 @@
+"""How a command goes from a bundle's path to a loaded model in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..artifacts.bundle import Bundle
+from ..artifacts.manifest import Bucket
+from .opening import choose_mesh, refuse_abstract
+from .terminal import StatusLine
+
+if TYPE_CHECKING:
+    from .model import LoadedModel
+
+EXIT_INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
+
+
+def open_bundle(path: Path) -> Bundle:
+    """The bundle at `path`, refused when it cannot be run; JAX is not needed yet."""
+    bundle = Bundle.open(path)
+    refuse_abstract(bundle)
+    return bundle
+
+
+def load_model(
+    bundle: Bundle, mesh: str | None, platform: str | None, status: StatusLine
+) -> LoadedModel:
+    """Start JAX with the devices the mesh needs and put the weights there."""
+    record = choose_mesh(bundle, mesh)
+    if platform is not None:
+        bundle.programs_for(record.mesh.name, platform)  # refused before JAX looks for it
+    status.say("starting JAX")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks are not for users
+    from .devices import prepare_backend
+    from .model import LoadedModel
+
+    prepare_backend(record.mesh, platform)
+    status.say("mapping weights")
+    return LoadedModel(bundle, record, platform)
+
+
+def compile_ahead(model: LoadedModel, buckets: Iterable[Bucket], status: StatusLine) -> None:
+    """Compile programs in parallel, saying which are still to come."""
+    waiting = {bucket: f"{bucket.program} of {bucket.tokens}" for bucket in sorted(buckets)}
+
+    def say() -> None:
+        status.say(f"compiling {', '.join(waiting.values())}")
+
+    def done(bucket: Bucket) -> None:
+        del waiting[bucket]
+        say()
+
+    say()
+    model.compile(list(waiting), done)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """End the process with the usual status, and no traceback, on Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from gemma3_export.artifacts.errors import UsageError
+from gemma3_export.runtime.sampling import SamplingParameters, top_tokens
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf),
+        ("top_k", -1), ("top_k", 2**31), ("top_p", 0.0), ("top_p", 1.1), ("top_p", math.nan),
+        ("min_p", -0.1), ("min_p", 1.1), ("min_p", math.nan), ("seed", -1), ("seed", 2**32),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_refused_by_the_name_of_its_flag(field: str, value: float):
+    with pytest.raises(UsageError, match=f"^--{field.replace('_', '-')}: expected .*, got "):
+        SamplingParameters(**{field: value})
+
+
+def test_the_ends_of_the_ranges_are_accepted():
+    SamplingParameters(temperature=0, top_k=0, top_p=1, min_p=0, seed=0)
+    SamplingParameters(temperature=1e9, top_k=2**31 - 1, top_p=1e-300, min_p=1, seed=2**32 - 1)
+
+
+def test_arrays_have_the_dtypes_and_order_of_the_programs():
+    arrays = SamplingParameters(0.5, 40, 0.9, 0.1, 7).arrays(3)
+    assert [(a.dtype.name, a.tolist()) for a in arrays] == [
+        ("float32", [0.5] * 3), ("int32", [40] * 3), ("float32", [np.float32(0.9)] * 3),
+        ("float32", [np.float32(0.1)] * 3), ("uint32", [7] * 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-30, 1e30, 1e308])
+def test_logits_divided_by_any_temperature_stay_finite(temperature: float):
+    divisor = SamplingParameters(temperature=temperature).arrays(1)[0]
+    assert divisor[0] > 0
+    with np.errstate(all="raise"):
+        assert np.isfinite(np.float32([1e6, -1e6]) / divisor).all()
+
+
+def test_top_p_never_becomes_zero():
+    assert SamplingParameters(top_p=5e-324).arrays(1)[2][0] > 0
+
+
+def test_top_tokens_are_log_softmax_in_order():
+    logits = np.log(np.float32([0.1, 0.6, 0.3])) + np.float32(5)
+    tokens, logprobs = zip(*top_tokens(logits, 2), strict=True)
+    assert tokens == (1, 2)
+    np.testing.assert_allclose(np.exp(logprobs), [0.6, 0.3], rtol=1e-6)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=20), st.integers(1, 25))
+def test_equal_logits_are_ordered_by_id(values: list[int], count: int):
+    got = [token for token, _ in top_tokens(np.float32(values), count)]
+    assert got == sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
+
+
+def test_top_tokens_do_not_overflow_or_change_the_logits():
+    logits = np.float32([1e4, -1e4, 0])
+    assert top_tokens(logits, 1) == [(0, 0.0)]
+    assert logits.tolist() == [1e4, -1e4, 0]
