@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def run_command(command: click.Command) -> NoReturn:
     import click  # here and not above: hosts that only read bundles need no command line
 
     try:
-        result = command.main(standalone_mode=False)
+        result = command.main(prog_name=Path(sys.argv[0]).name, standalone_mode=False)
         sys.stdout.flush()
     except UsageError as error:
         _fail(str(error))
@@ -62,7 +63,7 @@ def _explain(error: click.ClickException) -> str:
     """What click found wrong, and the command whose help says how to mend it."""
     context = getattr(error, "ctx", None)
     remedy = f"; see {context.command_path} --help" if context is not None else ""
-    return error.format_message().rstrip(".") + remedy
+    return error.format_message().rstrip(".?") + remedy
 
 
 def _fail(message: str) -> NoReturn:
