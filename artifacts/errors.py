@@ -36,7 +36,8 @@ def run_command(command: click.Command) -> NoReturn:
 
     A UsageError, and whatever click finds wrong with the command line, becomes one line
     `error: ...` on stderr. A reader that closed our stdout gets no message. Any other
-    exception keeps its traceback.
+    exception keeps its traceback. Commands return None: click gives back the status of
+    `context.exit(status)` in the same way.
     """
     import click  # here and not above: hosts that only read bundles need no command line
 

@@ -1,0 +1,66 @@
+"""FORMAT.md is what other implementers go by: its tables must say what the code does."""
+
+import dataclasses
+import inspect
+import re
+from importlib import resources
+
+import pytest
+from gemma3_export.artifacts import manifest
+from gemma3_export.artifacts.convention import (
+    STOP_TOKENS,
+    Port,
+    program_inputs,
+    program_outputs,
+    sampling_inputs,
+)
+from gemma3_export.artifacts.manifest import FORMAT_VERSION, Bucket, ProgramName
+
+TEXT = (resources.files("gemma3_export.artifacts") / "FORMAT.md").read_text()
+RECORDS = [
+    record
+    for _, record in inspect.getmembers(manifest, dataclasses.is_dataclass)
+    if isinstance(record, type)
+]
+SIZES = {"B": 3, "T": 5, "V": 7, str(STOP_TOKENS): STOP_TOKENS}
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows, without the head, of the first table under a heading."""
+    section = re.split(r"\n#+ ", TEXT.split(f"\n### {heading}\n", 1)[1], maxsplit=1)[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def ports(heading: str) -> tuple[Port, ...]:
+    """The tensors of a table, with numbers for its letters."""
+    return tuple(
+        Port(name.strip("`"), tuple(SIZES[size] for size in shape.strip("[]").split(",")), dtype)
+        for name, dtype, shape, _ in table(heading)
+    )
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
+def test_every_field_of_the_manifest_is_in_its_table_and_no_other(record: type):
+    assert [row[0].strip("`") for row in table(record.__name__)] == [
+        field.name for field in dataclasses.fields(record)
+    ]
+
+
+@pytest.mark.parametrize("program", ProgramName)
+def test_programs_take_and_give_what_their_tables_say(program: ProgramName):
+    bucket = Bucket(program, SIZES["B"], SIZES["T"], 16)
+    sampling = () if program is ProgramName.SCORE else ports("sampling inputs")
+    assert ports(f"{program} inputs") + sampling == program_inputs(bucket)
+    assert ports(f"{program} outputs") == program_outputs(bucket, SIZES["V"])
+
+
+def test_sampling_inputs_are_what_their_table_says():
+    assert ports("sampling inputs") == sampling_inputs(SIZES["B"])
+
+
+def test_log_of_versions_ends_with_the_current_one_and_has_dates():
+    rows = re.findall(r"^\| (\d+) \| (\d{4}-\d\d-\d\d) \|", TEXT, re.MULTILINE)
+    assert [int(version) for version, _ in rows] == list(range(1, FORMAT_VERSION + 1))
+    dates = [date for _, date in rows]
+    assert dates == sorted(dates)
