@@ -133,12 +133,13 @@ def _layer_types(text: dict[str, Any]) -> tuple[LayerType, ...]:
 
 
 def _rope_fields(text: dict[str, Any]) -> dict[str, Any]:
-    """Old style: rope_theta, rope_local_base_freq, rope_scaling. New style: rope_parameters."""
-    new = text.get("rope_parameters")
-    if not new:
-        return {}
+    """What new-style rope_parameters say; old-style fields fill what they leave out.
+
+    Without an entry for either kind of layer, rope_parameters is ignored, as in Hugging Face.
+    """
+    new = text.get("rope_parameters") or {}
     if LayerType.FULL not in new and LayerType.SLIDING not in new:
-        new = {LayerType.FULL: new}
+        return {}
     full = dict(new.get(LayerType.FULL) or {})
     sliding = dict(new.get(LayerType.SLIDING) or {})
     fields: dict[str, Any] = {}
@@ -187,10 +188,8 @@ _ROPE_REQUIRED = {
     RopeType.DYNAMIC: ("factor",),
     RopeType.YARN: ("factor",),
     RopeType.LONGROPE: ("short_factor", "long_factor"),
-    RopeType.LLAMA3: (
-        "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
-    ),
-}  # fmt: skip
+    RopeType.LLAMA3: ("factor", "low_freq_factor", "high_freq_factor"),
+}
 
 
 def _check_rope(config: Gemma3TextConfig) -> None:

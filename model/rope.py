@@ -85,7 +85,7 @@ def _full_attention_frequencies(config: Gemma3TextConfig, last: Array) -> tuple[
         case RopeType.LONGROPE:
             return _longrope(config, base, last)
         case RopeType.LLAMA3:
-            return jnp.asarray(_llama3(scaling, base)), 1.0
+            return jnp.asarray(_llama3(config, base)), 1.0
 
 
 def _dynamic(config: Gemma3TextConfig, last: Array) -> Array:
@@ -104,7 +104,7 @@ def _yarn(config: Gemma3TextConfig, base: np.ndarray) -> tuple[Array, float]:
     scaling = config.rope_scaling or {}
     dim, theta = config.head_dim, config.rope_theta
     factor = float(scaling["factor"])
-    original = scaling.get("original_max_position_embeddings") or config.max_position_embeddings
+    original = _original_length(config)
 
     def magnitude(scale: float, mscale: float = 1.0) -> float:
         return 1.0 if scale <= 1 else 0.1 * mscale * math.log(scale) + 1.0
@@ -135,7 +135,7 @@ def _yarn(config: Gemma3TextConfig, base: np.ndarray) -> tuple[Array, float]:
 def _longrope(config: Gemma3TextConfig, base: np.ndarray, last: Array) -> tuple[Array, float]:
     """Short factors up to the original length, long factors beyond it."""
     scaling = config.rope_scaling or {}
-    original = scaling.get("original_max_position_embeddings") or config.max_position_embeddings
+    original = _original_length(config)
     factor = scaling.get("factor") or config.max_position_embeddings / original
     attention_factor = scaling.get("attention_factor")
     if attention_factor is None:
@@ -148,9 +148,10 @@ def _longrope(config: Gemma3TextConfig, base: np.ndarray, last: Array) -> tuple[
     return jnp.where(is_long, jnp.asarray(long), jnp.asarray(short)), float(attention_factor)
 
 
-def _llama3(scaling: dict, base: np.ndarray) -> np.ndarray:
+def _llama3(config: Gemma3TextConfig, base: np.ndarray) -> np.ndarray:
     """Scale long wavelengths, keep short ones, blend smoothly in the middle band."""
-    factor, original = scaling["factor"], scaling["original_max_position_embeddings"]
+    scaling = config.rope_scaling or {}
+    factor, original = scaling["factor"], _original_length(config)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     wavelength = 2 * math.pi / base
     smooth = (original / wavelength - low) / (high - low)
@@ -158,3 +159,9 @@ def _llama3(scaling: dict, base: np.ndarray) -> np.ndarray:
     scaled = np.where(wavelength > original / low, base / factor, base)
     medium = (wavelength >= original / high) & (wavelength <= original / low)
     return np.where(medium, blended, scaled).astype(np.float32)
+
+
+def _original_length(config: Gemma3TextConfig) -> int:
+    """The context length before scaling."""
+    scaling = config.rope_scaling or {}
+    return scaling.get("original_max_position_embeddings") or config.max_position_embeddings

@@ -1,0 +1,46 @@
+# Every target sets up what it needs: an environment in .venv, and nothing outside the checkout
+# but the weights package's cache. Python 3.11 or newer, a C++ compiler and make are assumed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := build/demo
+PACKAGES := model export artifacts runtime
+
+.PHONY: demo test check bench native clean setup
+
+setup: $(VENV)/.installed
+
+# The installation is editable, so it is redone only when the dependencies change.
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is too old: Python 3.11 or newer is needed; run make PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy python3-venv; \
+	    else echo "error: Python cannot make environments; run: sudo apt-get install python3-venv"; exit 2; fi; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@mkdir -p build/links/gemma3_export
+	@for p in $(PACKAGES); do ln -sfn ../../../$$p build/links/gemma3_export/$$p; done
+	@touch $@
+
+# The real Gemma 3 270M, lowered for a mesh of 8 devices and for one, then writing text.
+demo: setup
+	$(BIN)/gemma3-export --mesh 2x4 --mesh 1x1 --out $(DEMO) --force
+	$(BIN)/gemma3-bundle inspect $(DEMO)
+	$(BIN)/gemma3-run $(DEMO) --mesh 2x4 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
+	$(BIN)/gemma3-run $(DEMO) --mesh 1x1 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
+
+test: setup check
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: setup
+	$(BIN)/python tests/benchmarks/products.py
+	$(BIN)/python tests/benchmarks/decode.py
+
+clean:
+	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis *.egg-info

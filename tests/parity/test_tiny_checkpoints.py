@@ -1,0 +1,79 @@
+"""Every tiny checkpoint, exported and run, gives what transformers gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gemma3_export.runtime.generate import generate
+from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.sampling import SamplingParameters
+from gemma3_export.runtime.score import score
+
+from ..goldens.loader import TinyCase, TinyPrompt, tiny_cases
+from ..goldens.tiny import TINY, write_checkpoint
+from .bundles import make_bundle
+
+TOLERANCE = 1e-4
+
+
+def _load(name: str, folder: Path, prefill: tuple[int, ...], mesh: str = "1x1") -> LoadedModel:
+    checkpoint = write_checkpoint(name, folder / "checkpoint")
+    bundle = make_bundle(checkpoint, folder / "bundle", mesh, prefill=prefill)
+    return LoadedModel.load(bundle, mesh, "cpu")
+
+
+def _check(model: LoadedModel, golden: TinyPrompt) -> None:
+    completion = generate(
+        model, [golden.tokens], SamplingParameters(), max_new_tokens=len(golden.generated),
+        ignore_eos=True, logprobs=5,
+    )[0]  # fmt: skip
+    assert completion.tokens == list(golden.generated)
+    assert completion.logprobs is not None
+    for got, expected in zip(completion.logprobs, golden.best, strict=True):
+        assert dict(got).keys() == dict(expected).keys()
+        for token, logprob in expected:
+            assert dict(got)[token] == pytest.approx(logprob, abs=TOLERANCE)
+
+
+def _in_one_call(case: TinyCase) -> list[TinyPrompt]:
+    return [prompt for prompt in case.prompts if len(prompt.chunks) == 1]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_best_logprobs_of_every_step_and_scores_are_those_of_transformers(
+    name: str, tmp_path: Path
+):
+    case = tiny_cases()[name]
+    model = _load(name, tmp_path, prefill=(max(len(p.tokens) for p in _in_one_call(case)),))
+    for golden in _in_one_call(case):
+        _check(model, golden)
+    result = score(model, [case.score.tokens])[0]
+    np.testing.assert_allclose(result.logprobs, case.score.logprobs, atol=TOLERANCE)
+    assert result.loss == pytest.approx(case.score.loss, abs=TOLERANCE)
+
+
+CHUNKED = [
+    (name, i)
+    for name, case in tiny_cases().items()
+    for i, prompt in enumerate(case.prompts)
+    if len(prompt.chunks) > 1
+]
+
+
+@pytest.mark.parametrize(("name", "index"), CHUNKED)
+def test_prompts_fed_in_chunks_are_those_of_transformers_fed_in_the_same_chunks(
+    name: str, index: int, tmp_path: Path
+):
+    golden = tiny_cases()[name].prompts[index]
+    _check(_load(name, tmp_path, prefill=(max(golden.chunks),)), golden)
+
+
+@pytest.mark.parametrize("mesh", ["2x4", "dp=1,fsdp=2,tp=2,sp=2"])
+@pytest.mark.parametrize("name", ["default", "layer_types"])
+def test_a_mesh_of_eight_devices_gives_the_same_logprobs(name: str, mesh: str, tmp_path: Path):
+    case = tiny_cases()[name]
+    goldens = _in_one_call(case)
+    model = _load(name, tmp_path, (max(len(p.tokens) for p in goldens),), mesh)
+    _check(model, goldens[-1])
