@@ -142,12 +142,12 @@ class Grid:
         if needed <= most:
             return
         caches = ", ".join(str(cache) for cache in sorted({shape.cache for shape in shapes}))
-        request = f"prompt of {longest} tokens"
+        request = f"prompt of {_count(longest, 'token')}"
         remedy = f"re-export with --cache {_round_up(needed)}"
         if new_tokens:
-            request += f" and {new_tokens} new tokens"
+            request += f" and {_count(new_tokens, 'new token')}"
         if longest < most:
-            remedy = f"ask for at most {most - longest} new tokens, or {remedy}"
+            remedy = f"ask for at most {_count(most - longest, 'new token')}, or {remedy}"
         raise UsageError(
             f"{request} does not fit: largest cache bucket is {most} "
             f"(cache buckets of {self.source}: {caches}); {remedy}"
@@ -157,3 +157,7 @@ class Grid:
 def _round_up(needed: int) -> int:
     """The next power of two: what people pass to --cache."""
     return 1 << (needed - 1).bit_length()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

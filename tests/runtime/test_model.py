@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from gemma3_export.artifacts.errors import ArtifactError, UsageError
+from gemma3_export.artifacts.manifest import Bucket, ProgramName
+from gemma3_export.runtime.buckets import Shape
+from gemma3_export.runtime.model import LoadedModel
+
+from .toy_bundle import VOCAB, Toy, make_toy_bundle
+
+PREFILL = Bucket(ProgramName.PREFILL, 1, 4, 64)
+DECODE = Bucket(ProgramName.DECODE, 1, 1, 64)
+
+
+@pytest.fixture
+def copy(small_toy: Path, tmp_path: Path) -> Path:
+    """A bundle that a test may damage."""
+    return Path(shutil.copytree(small_toy, tmp_path / "copy"))
+
+
+def replace_file(bundle: Path, path: str, content: bytes) -> None:
+    """Change a file and its record, as somebody who rebuilt the manifest would."""
+    (bundle / path).write_bytes(content)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for record in manifest["files"]:
+        if record["path"] == path:
+            record |= {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def program_file(bundle: Path, bucket: Bucket) -> str:
+    (found,) = bundle.glob(f"programs/*/*/{bucket.program}-*-t{bucket.tokens}-*.jaxexport")
+    return str(found.relative_to(bundle))
+
+
+def test_the_first_mesh_is_the_default(toy: Path):
+    assert LoadedModel.load(toy, None, None).mesh.shape == {"data": 1, "model": 1}
+
+
+def test_a_mesh_the_bundle_lacks_is_refused(toy: Path):
+    with pytest.raises(UsageError, match=r"1x1, 2x4.*got 8x1"):
+        LoadedModel.load(toy, "8x1", None)
+
+
+def test_a_mesh_larger_than_the_machine_is_refused(tmp_path: Path):
+    bundle = make_toy_bundle(tmp_path / "b", Toy(meshes=("4x4",), batch=(1,), prefill=(4,)))
+    with pytest.raises(UsageError, match=r"^mesh 4x4 needs 16 cpu devices, found 8; .*before JAX"):
+        LoadedModel.load(bundle, None, None)
+
+
+def test_a_platform_the_bundle_lacks_is_refused(toy: Path):
+    with pytest.raises(UsageError, match=r"\(cpu\).*got tpu.*--platform tpu"):
+        LoadedModel.load(toy, None, "tpu")
+
+
+def test_a_bundle_for_another_platform_than_this_machine_has_is_refused(tmp_path: Path):
+    bundle = make_toy_bundle(
+        tmp_path / "b", Toy(batch=(1,), prefill=(4,), platforms=("cuda", "tpu"))
+    )
+    with pytest.raises(UsageError, match=r"has programs for cuda, tpu, but JAX runs on cpu here"):
+        LoadedModel.load(bundle, None, None)
+    with pytest.raises(UsageError, match=r"platform cuda: JAX has no such devices here"):
+        LoadedModel.load(bundle, None, "cuda")
+
+
+def test_an_abstract_bundle_is_refused_saying_why(tmp_path: Path):
+    bundle = make_toy_bundle(tmp_path / "b", Toy(batch=(1,), prefill=(4,), abstract=True))
+    with pytest.raises(UsageError, match=r"--abstract and has programs but no weights"):
+        LoadedModel.load(bundle, None, None)
+
+
+def test_a_program_that_changed_is_not_even_parsed(copy: Path):
+    path = copy / program_file(copy, PREFILL)
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    with pytest.raises(ArtifactError, match=r"prefill-.*contents changed"):
+        LoadedModel.load(copy, None, None).program(PREFILL)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 64, b"not an export" * 100])
+def test_a_program_that_cannot_be_read_is_refused_by_name(copy: Path, content: bytes):
+    replace_file(copy, program_file(copy, PREFILL), content)
+    with pytest.raises(ArtifactError, match=r"prefill-b1-t4-c64\.jaxexport cannot be read by jax"):
+        LoadedModel.load(copy, None, None).program(PREFILL)
+
+
+def test_a_program_in_the_place_of_another_is_refused_before_it_runs(copy: Path):
+    decode = (copy / program_file(copy, DECODE)).read_bytes()
+    replace_file(copy, program_file(copy, PREFILL), decode)
+    with pytest.raises(ArtifactError, match=r"argument 4 of 16 is int32\[1\], expected int32\[1,4"):
+        LoadedModel.load(copy, None, None).program(PREFILL)
+
+
+def test_a_program_for_another_mesh_is_refused_before_it_runs(copy: Path, toy: Path):
+    other = next(toy.glob("programs/2x4/cpu/prefill-b1-t4-c64.jaxexport"))
+    replace_file(copy, program_file(copy, PREFILL), other.read_bytes())
+    with pytest.raises(ArtifactError, match=r"is for 8 devices of cpu.*says 1x1 on cpu"):
+        LoadedModel.load(copy, None, None).program(PREFILL)
+
+
+def test_a_bundle_without_a_tokenizer_runs_and_has_no_tokenizer(tmp_path: Path):
+    bundle = make_toy_bundle(tmp_path / "b", Toy(batch=(1,), prefill=(4,), tokenizer=False))
+    model = LoadedModel.load(bundle, None, None)
+    with pytest.raises(ArtifactError, match=r"names no tokenizer"):
+        _ = model.tokenizer
+
+
+def test_threads_that_ask_for_one_program_share_one_compilation(small_toy: Path):
+    model = LoadedModel.load(small_toy, None, None)
+    with ThreadPoolExecutor(4) as pool:
+        programs = list(pool.map(model.program, [PREFILL] * 4))
+    assert len({id(program) for program in programs}) == 1
+
+
+def test_compiling_ahead_tells_of_each_program_once(small_toy: Path):
+    model = LoadedModel.load(small_toy, None, None)
+    told: list[Bucket] = []
+    model.compile([PREFILL, DECODE, PREFILL], told.append)
+    assert sorted(told) == sorted([PREFILL, DECODE])
+
+
+def test_compiling_ahead_raises_what_compiling_raises(copy: Path):
+    replace_file(copy, program_file(copy, PREFILL), b"")
+    with pytest.raises(ArtifactError, match=r"cannot be read"):
+        LoadedModel.load(copy, None, None).compile([PREFILL, DECODE])
+
+
+@pytest.mark.parametrize("which", ["model", "sharded_model"])
+def test_a_new_cache_is_zeros_placed_as_the_manifest_says(
+    which: str, request: pytest.FixtureRequest
+):
+    model: LoadedModel = request.getfixturevalue(which)
+    cache = model.new_cache(Shape(4, 64))
+    assert [tensor.shape for tensor in cache] == [(4, 1, 8, 16)] * 2 + [(4, 1, 64, 16)] * 2
+    rows = 4 // model.mesh.shape["data"]
+    assert {tensor.addressable_shards[0].data.shape[0] for tensor in cache} == {rows}
+    assert all(not np.asarray(tensor).any() for tensor in cache)
+
+
+@pytest.mark.parametrize("which", ["model", "sharded_model"])
+def test_the_cache_is_updated_in_place_on_every_device(which: str, request: pytest.FixtureRequest):
+    model: LoadedModel = request.getfixturevalue(which)
+    cache = model.new_cache(Shape(4, 64))
+    before = pointers(cache)
+    zeros = np.zeros(4, np.int32)
+    floats = np.zeros(4, np.float32)
+    inputs = (zeros, zeros, floats, zeros, floats + 1, floats, zeros.astype(np.uint32))
+    (token, logits), updated = model.program(Bucket(ProgramName.DECODE, 4, 1, 64))(inputs, cache)
+    assert pointers(updated) == before
+    assert all(tensor.is_deleted() for tensor in cache)
+    assert (token.shape, logits.shape) == ((4,), (4, VOCAB))
+
+
+def pointers(cache: tuple[jax.Array, ...]) -> list[int]:
+    return [
+        shard.data.unsafe_buffer_pointer()
+        for tensor in cache
+        for shard in tensor.addressable_shards
+    ]
