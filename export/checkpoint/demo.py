@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import time
+import uuid
 from pathlib import Path
 
 from ...artifacts.errors import ArtifactError, UsageError
@@ -38,7 +39,7 @@ def demo_checkpoint() -> Path:
     target = cache_folder() / package.MODEL_NAME
     if _is_verified(target, package.EXPECTED_SHA256):
         return target
-    scratch = target.with_name(f".{package.MODEL_NAME}.{os.getpid()}.tmp")
+    scratch = target.with_name(f".{package.MODEL_NAME}.{uuid.uuid4().hex}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(target.parent)
@@ -57,7 +58,8 @@ def demo_checkpoint() -> Path:
             "set XDG_CACHE_HOME to a folder with room, or pass --checkpoint"
         ) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
     return target
 
 
@@ -85,7 +87,7 @@ def _is_verified(target: Path, sha256: str) -> bool:
 
 
 def _write_stamp(target: Path, stamp: dict[str, object]) -> None:
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.json.tmp")
+    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}.json.tmp")
     scratch.write_text(json.dumps(stamp))
     scratch.replace(_stamp_path(target))
 

@@ -1,0 +1,432 @@
+"""GGUF files: configuration, names, every tensor type, split files, and what is refused."""
+
+import struct
+
+import gguf
+import numpy as np
+import pytest
+from gemma3_export.artifacts.errors import ArtifactError
+from gemma3_export.export.checkpoint import (
+    blocks,
+    check_tensors,
+    demo_checkpoint,
+    open_checkpoint,
+)
+from gemma3_export.export.checkpoint.tensors import can_dequantize
+from gguf import GGMLQuantizationType as T
+
+TYPES = [kind for kind in T if can_dequantize(kind.name)]
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def whole(source, dtype="float32", limit_bytes=1 << 20):
+    return np.concatenate(list(blocks(source, dtype, limit_bytes)))
+
+
+def raw_rows(kind, rows=37, columns=512):
+    """Rows of a type in the file's form: quantised by gguf, else bytes that decode to numbers."""
+    values = np.random.default_rng(1).normal(size=(rows, columns)).astype(np.float32)
+    try:
+        return gguf.quantize(values, kind)
+    except NotImplementedError:
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        # Below 0x3c every pair of bytes is a finite half-precision number.
+        return np.random.default_rng(2).integers(
+            0, 0x3C, (rows, columns // block * size), dtype=np.uint8
+        )
+
+
+def assert_refused(path, *parts):
+    """Opening fails with one line that has all the parts."""
+    with pytest.raises(ArtifactError) as error:
+        open_checkpoint(path)
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+def test_the_supported_types_are_those_the_library_decodes():
+    names = {kind.name for kind in TYPES}
+    assert {"F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS", "MXFP4"} <= names
+    assert not {"I8", "F64", "Q8_1", "Q8_K"} & names
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=[kind.name for kind in TYPES])
+def test_every_type_read_in_blocks_equals_the_library_on_the_whole(make_gguf, kind):
+    raw = raw_rows(kind)
+    source = open_checkpoint(make_gguf({"token_embd.weight": (raw, kind)})).tensors[EMBEDDING]
+    assert source.dtype == kind.name
+    assert source.shape == (37, 512)
+    expected = gguf.dequantize(raw, kind)
+    assert np.isfinite(expected).all()
+    assert np.any(expected)
+    for limit in (1, 5 * 512 * 4, 1 << 20):  # one row, five rows, everything
+        got = whole(source, limit_bytes=limit)
+        assert got.dtype == np.float32
+        np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(source.read_rows(36, 37).astype(np.float32), expected[36:])
+
+
+def test_tensors_have_canonical_names_torch_shapes_and_norms_without_the_one(
+    make_gguf, weights, shapes
+):
+    checkpoint = open_checkpoint(make_gguf())
+    assert check_tensors(checkpoint, shapes) == ()
+    for name, value in weights.items():
+        np.testing.assert_array_equal(whole(checkpoint.tensors[name]), value)
+
+
+def test_norms_of_a_half_precision_file_are_shifted_in_float32(make_gguf):
+    stored = (1 + np.linspace(-0.9, 3, 32)).astype(np.float16)
+    source = open_checkpoint(make_gguf({"output_norm.weight": (stored, T.F16)})).tensors[
+        "model.norm.weight"
+    ]
+    np.testing.assert_array_equal(whole(source), stored.astype(np.float32) - np.float32(1))
+
+
+def test_config_is_what_hugging_face_would_have(make_gguf):
+    checkpoint = open_checkpoint(make_gguf())
+    assert checkpoint.config == {
+        "architectures": ["Gemma3ForCausalLM"],
+        "attention_bias": False,
+        "attn_logit_softcapping": None,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "final_logit_softcapping": None,
+        "head_dim": 32,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "max_position_embeddings": 256,
+        "model_type": "gemma3_text",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "num_key_value_heads": 1,
+        "pad_token_id": 0,
+        "query_pre_attn_scalar": 32,
+        "rms_norm_eps": 1e-06,
+        "rope_local_base_freq": 10000.0,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "sliding_window": 16,
+        "sliding_window_pattern": 6,
+        "tie_word_embeddings": True,
+        "vocab_size": 96,
+    }
+    assert checkpoint.name == "Tiny"
+    assert checkpoint.tokenizer is None
+    assert checkpoint.chat_template is None
+    assert checkpoint.generation_config == {"eos_token_id": [1]}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field", "expected"),
+    [
+        (
+            {"gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": 8.0},
+            "rope_scaling",
+            {"rope_type": "linear", "factor": 8.0},
+        ),
+        ({"gemma3.rope.scale_linear": 8.0}, "rope_scaling", {"rope_type": "linear", "factor": 8.0}),
+        ({"gemma3.rope.scaling.type": "none"}, "rope_scaling", None),
+        ({"gemma3.rope.scaling.factor": 1.0}, "rope_scaling", None),
+        (
+            {
+                "gemma3.rope.scaling.type": "yarn",
+                "gemma3.rope.scaling.factor": 4.0,
+                "gemma3.rope.scaling.original_context_length": 64,
+            },
+            "rope_scaling",
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+        ),
+        ({"gemma3.rope.freq_base_swa": 5000.0}, "rope_local_base_freq", 5000.0),
+        ({"gemma3.attention.sliding_window": None}, "sliding_window_pattern", 1),
+        ({"gemma3.attention.sliding_window_pattern": 3}, "sliding_window_pattern", 3),
+        ({"gemma3.attention.head_count_kv": [1, 1]}, "num_key_value_heads", 1),
+        ({"gemma3.attention.head_count_kv": None}, "num_key_value_heads", 2),
+        ({"gemma3.attention.layer_norm_rms_epsilon": 1e-5}, "rms_norm_eps", 1e-05),
+        ({"gemma3.final_logit_softcapping": 30.0}, "final_logit_softcapping", 30.0),
+        ({"gemma3.attention.key_length": None}, "head_dim", 16),
+    ],
+)
+def test_metadata_becomes_its_config_field(make_gguf, metadata, field, expected):
+    assert open_checkpoint(make_gguf(metadata=metadata)).config[field] == expected
+
+
+def test_query_scale_of_the_27b_is_by_hidden_size_not_head_dim(make_gguf):
+    shape = {
+        "gemma3.block_count": 62,
+        "gemma3.embedding_length": 5376,
+        "gemma3.attention.head_count": 32,
+        "gemma3.attention.key_length": 128,
+    }
+    assert open_checkpoint(make_gguf(metadata=shape)).config["query_pre_attn_scalar"] == 168
+    smaller = shape | {"gemma3.block_count": 48}
+    assert open_checkpoint(make_gguf(metadata=smaller)).config["query_pre_attn_scalar"] == 128
+
+
+def test_stored_head_unties_the_model(make_gguf, weights):
+    head = weights[EMBEDDING] * 2
+    checkpoint = open_checkpoint(make_gguf({"output.weight": (head, T.F32)}))
+    assert checkpoint.config["tie_word_embeddings"] is False
+    np.testing.assert_array_equal(whole(checkpoint.tensors["lm_head.weight"]), head)
+
+
+TURNS = "{{ bos_token }}<start_of_turn>user\n...<end_of_turn>"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({}, (1,)),
+        ({"tokenizer.ggml.eot_token_id": 5}, (1, 5)),
+        ({"tokenizer.ggml.eos_token_id": 5}, (5,)),
+        ({"tokenizer.chat_template": TURNS}, (1, 5)),
+        ({"tokenizer.chat_template": "no turns"}, (1,)),
+    ],
+)
+def test_turns_end_where_metadata_or_chat_template_say_so(make_gguf, metadata, expected):
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    path = make_gguf(metadata=vocabulary(tokens) | metadata)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.eos_token_ids == expected
+    assert checkpoint.config["eos_token_id"] in (list(expected), expected[0])
+    assert checkpoint.chat_template == metadata.get("tokenizer.chat_template")
+    assert checkpoint.tokenizer is not None
+
+
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def vocabulary(tokens):
+    """Tokenizer metadata: these as control tokens, <unk> third, and the byte tokens."""
+    values = {
+        "model": "llama",
+        "tokens": tokens + BYTES,
+        "scores": [-1000.5] * (len(tokens) + 256),
+        "token_type": [3] * len(tokens) + [6] * 256,
+        "unknown_token_id": 3,
+    }
+    return {f"tokenizer.ggml.{key}": value for key, value in values.items()}
+
+
+TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "a"]
+
+
+@pytest.mark.parametrize(
+    ("replacements", "parts"),
+    [
+        ({"model": "gpt2"}, ("tokenizer.ggml.model", "'llama'", "got 'gpt2'")),
+        ({"tokens": None}, ("tokenizer.ggml.tokens: expected an array, got nothing",)),
+        ({"scores": [0.5]}, ("261 tokens, 1 scores and 261 types",)),
+        ({"token_type": [9] * 261}, ("types 1 to 6",)),
+        ({"unknown_token_id": 777}, ("unk token id is 777",)),
+        ({"bos_token_id": "x"}, ("bos_token_id: expected one integer of at least 0, got 'x'",)),
+    ],
+)
+def test_vocabulary_that_makes_no_tokenizer_is_refused(make_gguf, replacements, parts):
+    changes = {f"tokenizer.ggml.{key}": value for key, value in replacements.items()}
+    assert_refused(make_gguf(metadata=vocabulary(TOKENS) | changes), *parts)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "parts"),
+    [
+        ({"gemma3.block_count": None}, ("gemma3.block_count", "got nothing")),
+        ({"gemma3.embedding_length": "wide"}, ("gemma3.embedding_length", "got 'wide'")),
+        ({"gemma3.feed_forward_length": 0}, ("gemma3.feed_forward_length", "got 0")),
+        ({"gemma3.attention.head_count_kv": [1, 2]}, ("head_count_kv", "expected one integer")),
+        ({"gemma3.rope.freq_base": float("nan")}, ("rope.freq_base", "a finite number")),
+        ({"gemma3.rope.scaling.type": "longrope", "gemma3.rope.scaling.factor": 8.0},
+         ("rope.scaling.type", "none, linear or yarn", "'longrope'")),
+        ({"general.name": 7}, ("general.name", "expected text")),
+        ({"general.alignment": 48}, ("alignment 48 is not a power of two",)),
+    ],
+)  # fmt: skip
+def test_metadata_that_makes_no_config_is_refused_by_key(make_gguf, metadata, parts):
+    assert_refused(make_gguf(metadata=metadata), *parts)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "clip", "gemma-embedding"])
+def test_other_architectures_are_refused(make_gguf, architecture):
+    assert_refused(
+        make_gguf(architecture=architecture), f"architecture '{architecture}'", "expected gemma3"
+    )
+
+
+@pytest.mark.parametrize("name", ["rope_freqs.weight", "blk.0.ssm_a.weight", "other"])
+def test_foreign_tensor_is_refused_by_name(make_gguf, name):
+    path = make_gguf({name: (np.zeros((2, 2), np.float32), T.F32)})
+    assert_refused(path, f"tensor {name} is not part of Gemma 3")
+
+
+def test_file_without_embedding_is_refused(make_gguf):
+    assert_refused(make_gguf({"token_embd.weight": None}), "token_embd.weight is missing")
+
+
+@pytest.mark.parametrize("kind", [T.I8, T.Q8_1])
+def test_type_that_cannot_be_dequantised_is_refused(make_gguf, kind):
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    dtype = np.int8 if kind == T.I8 else np.uint8
+    raw = np.zeros((2, 64 // block * size), dtype)
+    assert_refused(
+        make_gguf({"token_embd.weight": (raw, kind)}),
+        f"token_embd.weight has GGML type {kind.name}",
+        "Q8_0",
+    )
+
+
+def test_tensor_missing_or_of_wrong_shape_is_refused_by_name(make_gguf, shapes):
+    checkpoint = open_checkpoint(make_gguf({"blk.0.ffn_up.weight": None}))
+    with pytest.raises(ArtifactError, match=r"1 missing \(model\.layers\.0\.mlp\.up_proj\.weight"):
+        check_tensors(checkpoint, shapes)
+    wrong = np.zeros((63, 32), np.float32)
+    checkpoint = open_checkpoint(make_gguf({"blk.0.ffn_up.weight": (wrong, T.F32)}))
+    with pytest.raises(ArtifactError, match=r"up_proj\.weight .* expected 64x32 .* got 63x32"):
+        check_tensors(checkpoint, shapes)
+
+
+def split(path, parts):
+    """The GGUF split with the tensors dealt out in turn, as llama-gguf-split names them."""
+    reader = gguf.GGUFReader(path)
+    names = [path.with_name(f"tiny-{n + 1:05d}-of-{parts:05d}.gguf") for n in range(parts)]
+    for number, name in enumerate(names):
+        writer = gguf.GGUFWriter(name, "gemma3")
+        for key, field in reader.fields.items():
+            if number == 0 and key.startswith(("gemma3.", "general.name")):
+                writer.add_key_value(key, field.contents(), field.types[0])
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", parts)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for tensor in reader.tensors[number::parts]:
+            writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    path.unlink()
+    return names
+
+
+def test_split_file_opens_from_any_part_and_from_its_folder(make_gguf, weights, shapes):
+    parts = split(make_gguf(), 3)
+    for path in (*parts, parts[0].parent):
+        checkpoint = open_checkpoint(path)
+        assert check_tensors(checkpoint, shapes) == ()
+        assert checkpoint.config["hidden_size"] == 32
+        for name, value in weights.items():
+            np.testing.assert_array_equal(whole(checkpoint.tensors[name]), value)
+
+
+def test_missing_part_of_a_split_file_is_refused_by_name(make_gguf):
+    parts = split(make_gguf(), 3)
+    parts[1].unlink()
+    assert_refused(parts[0], "tiny-00002-of-00003.gguf: part of a split GGUF is missing")
+
+
+def test_parts_of_different_splits_are_refused(make_gguf):
+    parts = split(make_gguf(), 2)
+    parts[1].write_bytes(parts[0].read_bytes())
+    assert_refused(parts[0], "tiny-00002-of-00002.gguf: tensor", "is also in tiny-00001-of-00002")
+
+
+def test_folder_with_one_gguf_is_opened_and_with_two_refused(make_gguf, config):
+    path = make_gguf()
+    (path.parent / "config.json").write_text("{}")  # without safetensors it does not count
+    assert open_checkpoint(path.parent).name == "Tiny"
+    make_gguf(name="other.gguf")
+    assert_refused(path.parent, "holds 2 GGUF models", "other.gguf, tiny.gguf", "pass one file")
+
+
+def test_truncation_is_refused_wherever_the_file_ends(make_gguf):
+    path = make_gguf(metadata=vocabulary(TOKENS))
+    content = path.read_bytes()
+    for length in [*range(0, 3000, 37), len(content) // 2, len(content) - 64, len(content) - 1]:
+        path.write_bytes(content[:length])
+        assert_refused(path, "tiny.gguf: ", "download the file again")
+
+
+HEADER = struct.Struct("<4sIQQ")
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"GGML" + bytes(60), ("not a GGUF file", "GGML")),
+        (HEADER.pack(b"GGUF", 1, 0, 0), ("GGUF version 1", "2 or 3")),
+        (struct.pack(">4sIQQ", b"GGUF", 3, 0, 0), ("GGUF version 50331648", "little-endian")),
+        (HEADER.pack(b"GGUF", 3, 0, 1 << 60), ("header claims",)),
+        (HEADER.pack(b"GGUF", 3, 1 << 60, 0), ("header claims",)),
+        (HEADER.pack(b"GGUF", 3, 0, 1) + struct.pack("<Q", 1 << 63), ("header claims",)),
+        (
+            HEADER.pack(b"GGUF", 3, 0, 1) + struct.pack("<Q1sIIQ", 1, b"k", 9, 8, 1 << 61),
+            ("array of 2305843009213693952 strings",),
+        ),
+        (
+            HEADER.pack(b"GGUF", 3, 0, 1) + struct.pack("<Q1sIIQ", 1, b"k", 9, 6, 1 << 61),
+            ("header claims 9223372036854775808 bytes",),
+        ),
+        (HEADER.pack(b"GGUF", 3, 0, 1) + struct.pack("<Q1sI", 1, b"k", 99), ("unknown type 99",)),
+        (HEADER.pack(b"GGUF", 3, 0, 1) + struct.pack("<Q1s", 1, b"\xff"), ("not UTF-8",)),
+        (
+            HEADER.pack(b"GGUF", 3, 1, 0) + struct.pack("<Q1sI", 1, b"t", 5) + bytes(64),
+            ("tensor t claims 5 dimensions",),
+        ),
+        (
+            HEADER.pack(b"GGUF", 3, 1, 0)
+            + struct.pack("<Q1sIQQIQ", 1, b"t", 2, 1 << 62, 1 << 62, 0, 0),
+            ("truncated: tensor t ends at byte 85070591730234615865843651857942052960",),
+        ),
+        (
+            HEADER.pack(b"GGUF", 3, 1, 0) + struct.pack("<Q1sIQIQ", 1, b"t", 1, 33, 8, 0),
+            ("tensor t of shape (33,) does not divide by Q8_0",),
+        ),
+        (
+            HEADER.pack(b"GGUF", 3, 1, 0) + struct.pack("<Q1sIQIQ", 1, b"t", 1, 32, 4096, 0),
+            ("GGML type number 4096",),
+        ),
+        (
+            HEADER.pack(b"GGUF", 3, 2, 0)
+            + struct.pack("<Q1sIQIQ", 1, b"t", 1, 1, 0, 0) * 2
+            + bytes(64),
+            ("two tensors are named t",),
+        ),
+        (b"version https://git-lfs.github.com/spec/v1\n", ("is a Git LFS pointer",)),
+    ],
+)  # fmt: skip
+def test_damaged_header_is_refused_by_arithmetic(tmp_path, content, parts):
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(content)
+    assert_refused(path, "bad.gguf: ", *parts)
+
+
+def test_damaged_bytes_never_raise_anything_but_an_artifact_error(make_gguf):
+    path = make_gguf(metadata=vocabulary(TOKENS))
+    content = path.read_bytes()
+    header = content.index(b"output_norm.weight") + 60
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(content)
+        for at in rng.integers(0, header, rng.integers(1, 4)):
+            damaged[at] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            open_checkpoint(path)
+        except ArtifactError:
+            refused += 1
+    assert refused > 100  # the others damaged a name or a number that is as good
+
+
+def test_demo_weights_are_those_of_the_published_size():
+    checkpoint = open_checkpoint(demo_checkpoint())
+    assert sum(int(np.prod(source.shape)) for source in checkpoint.tensors.values()) == 268_098_176
+    assert checkpoint.config["vocab_size"] == 262_144
+    assert checkpoint.config["query_pre_attn_scalar"] == 256
+    assert checkpoint.config["rms_norm_eps"] == 1e-06
+    assert checkpoint.eos_token_ids == (1,)
+    embedding = checkpoint.tensors[EMBEDDING]
+    raw = np.fromfile(embedding.path, np.uint8, 680 * 3, offset=embedding.offset + 680 * 262_141)
+    expected = gguf.dequantize(raw.reshape(3, 680), T.Q8_0)
+    np.testing.assert_array_equal(embedding.read_rows(262_141, 262_144), expected)
