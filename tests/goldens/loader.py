@@ -73,3 +73,55 @@ def tiny_cases() -> dict[str, TinyCase]:
     content = json.loads((DATA / "tiny.json").read_text(encoding="utf-8"))
     cases = [_tiny_case(entry) for entry in content["models"]]
     return {case.name: case for case in cases}
+
+
+@dataclass(frozen=True)
+class RealPrompt:
+    """64 greedy tokens of the real 270M in float32 after a prompt given in one forward call."""
+
+    tokens: tuple[int, ...]
+    generated: tuple[int, ...]
+    """End tokens are tokens like any other here: ignore them when comparing."""
+    gaps: tuple[float, ...]
+    """Log-probability of each generated token less that of the second best."""
+    best: tuple[Best, ...]
+    """Five best at each step; empty for most prompts."""
+    bfloat16: tuple[tuple[float, ...], ...]
+    """What transformers gives in bfloat16 for the tokens of `best`, along the float32 tokens;
+    empty for most prompts."""
+
+
+@dataclass(frozen=True)
+class RealGoldens:
+    """The goldens of the real Gemma 3 270M, dequantised from its GGUF."""
+
+    gguf_sha256: str
+    prompts: tuple[RealPrompt, ...]
+    score: Score
+    score_bfloat16: Score
+    texts: dict[str, tuple[int, ...]]
+    """Token ids of each text of `texts.TEXTS`, without BOS."""
+
+
+@functools.cache
+def real_goldens() -> RealGoldens:
+    """Everything in data/270m.json."""
+    content = json.loads((DATA / "270m.json").read_text(encoding="utf-8"))
+    half = {entry["tokens"]: entry["logprobs"] for entry in content["bfloat16"]}
+    prompts = tuple(
+        RealPrompt(
+            tokens=tuple(entry["tokens"]),
+            generated=tuple(entry["generated"]),
+            gaps=tuple(entry["gaps"]),
+            best=_best(entry.get("best", [])),
+            bfloat16=tuple(tuple(step) for step in half.get(len(entry["tokens"]), [])),
+        )
+        for entry in content["prompts"]
+    )
+    return RealGoldens(
+        gguf_sha256=content["checkpoint"]["sha256"],
+        prompts=prompts,
+        score=_score(content["score"]),
+        score_bfloat16=_score(content["score"] | content["bfloat16_score"]),
+        texts={entry["name"]: tuple(entry["tokens"]) for entry in content["texts"]},
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,7 +72,8 @@ def _candidates(name: str, length: int, vocab: int) -> Iterator[list[int]]:
 def _prompt(model: Gemma3ForCausalLM, name: str, length: int, chunks: list[int]) -> dict[str, Any]:
     """The first candidate of this length that wanders, and on whose way no leading tokens tie."""
     for tokens in _candidates(name, length, model.config.vocab_size):
-        generated, steps = greedy(model, tokens, chunks, STEPS)
+        steps = list(itertools.islice(greedy(model, tokens, chunks), STEPS))
+        generated = [int(logprobs.argmax()) for logprobs in steps]
         near = [gaps(logprobs, 6) for logprobs in steps]
         apart = min(gap[0] for gap in near) > 1e-3 and min(map(min, near)) > 3e-4
         if apart and len(set(generated)) >= DISTINCT:

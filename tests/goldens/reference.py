@@ -57,23 +57,23 @@ def split(tokens: Sequence[int], chunks: Sequence[int]) -> list[list[int]]:
 
 
 def greedy(
-    model: Gemma3ForCausalLM, prompt: Sequence[int], chunks: Sequence[int], steps: int
-) -> tuple[list[int], list[torch.Tensor]]:
-    """`steps` greedy tokens after `prompt`, end tokens and all, and the log-probabilities each
-    was chosen from."""
-    generated: list[int] = []
+    model: Gemma3ForCausalLM, prompt: Sequence[int], chunks: Sequence[int]
+) -> Iterator[torch.Tensor]:
+    """Endless log-probabilities each greedy token after `prompt` is chosen from.
+
+    The token is their argmax; end tokens are tokens like any other.
+    """
+    token = 0
 
     def calls() -> Iterator[list[int]]:
         yield from split(prompt, chunks)
-        while len(generated) < steps:
-            yield [generated[-1]]
+        while True:
+            yield [token]
 
-    chosen_from: list[torch.Tensor] = []
     for number, logprobs in enumerate(feed(model, calls()), start=1):
         if number >= len(chunks):
-            generated.append(int(logprobs.argmax()))
-            chosen_from.append(logprobs)
-    return generated, chosen_from
+            token = int(logprobs.argmax())
+            yield logprobs
 
 
 def forced(

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .loader import tiny_cases
+from .loader import real_goldens, tiny_cases
+from .texts import TEXTS
 from .tiny import TINY, fingerprint, shapes, weights, write_checkpoint
 
 
@@ -56,3 +57,41 @@ def test_half_precision_checkpoint_holds_the_same_numbers_rounded(dtype: str, tm
         assert tuple(header[name]["shape"]) == exact.shape == shapes(TINY["bias"])[name]
         np.testing.assert_allclose(stored, exact.ravel(), rtol=2**-8, atol=1e-7)
     assert len(header) - 1 == len(shapes(TINY["bias"]))
+
+
+def test_real_goldens_cover_the_edges_of_chunks_and_of_the_window():
+    lengths = [len(prompt.tokens) for prompt in real_goldens().prompts]
+    assert len(lengths) >= 10
+    assert {1, 31, 32, 33, 127, 128, 129, 511, 512, 513, 1500} <= set(lengths)
+
+
+def test_real_goldens_are_greedy_and_free_of_near_ties():
+    for prompt in real_goldens().prompts:
+        assert prompt.tokens[0] == 2
+        assert len(prompt.generated) == len(prompt.gaps) == 64
+        assert min(prompt.gaps) > 1e-3
+        assert len(set(prompt.generated)) >= 16  # a loop would hide mistakes
+        assert [step[0][0] for step in prompt.best] == list(prompt.generated)[: len(prompt.best)]
+        for step, gap in zip(prompt.best, prompt.gaps, strict=False):
+            assert step[0][1] - step[1][1] == pytest.approx(gap, rel=1e-3, abs=1e-5)
+
+
+def test_some_real_prompts_have_log_probabilities_in_both_precisions():
+    prompts = real_goldens().prompts
+    assert sum(len(prompt.best) == 64 for prompt in prompts) >= 3
+    half = [prompt for prompt in prompts if prompt.bfloat16]
+    assert len(half) >= 2
+    for prompt in half:
+        pairs = zip(prompt.best, prompt.bfloat16, strict=True)
+        errors = [abs(v - w) for step, low in pairs for (_, v), w in zip(step, low, strict=True)]
+        assert 1e-3 < max(errors) < 2.0  # another precision, the same model
+
+
+def test_real_scores_are_means_and_texts_are_those_of_the_repository():
+    real = real_goldens()
+    for score in (real.score, real.score_bfloat16):
+        assert len(score.tokens) == 200
+        assert len(score.logprobs) == 199
+        assert -sum(score.logprobs) / 199 == pytest.approx(score.loss, abs=2e-5)
+    assert set(real.texts) == set(TEXTS)
+    assert real.score.tokens[1:] == real.texts["essay"][:199]
