@@ -17,7 +17,7 @@ from .names import canonical_gguf_name
 from .tensors import TensorSource
 from .tokenizer import PieceType, SpecialIds, build_sentencepiece
 
-_SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_SPLIT_NAME = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
 def open_gguf(path: Path) -> Checkpoint:

@@ -7,6 +7,8 @@ import gguf
 import ml_dtypes
 import numpy as np
 import pytest
+from gemma3_export.artifacts.errors import ArtifactError
+from gemma3_export.export.checkpoint import open_checkpoint
 from safetensors.numpy import save_file
 
 CONFIG = {
@@ -140,6 +142,21 @@ def write_gguf(
     return path
 
 
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def tokenizer_metadata(tokens: list[str]) -> dict:
+    """Tokenizer metadata: these as control tokens, <unk> third, and the byte tokens."""
+    values = {
+        "model": "llama",
+        "tokens": tokens + BYTES,
+        "scores": [-1000.5] * (len(tokens) + 256),
+        "token_type": [3] * len(tokens) + [6] * 256,
+        "unknown_token_id": 3,
+    }
+    return {f"tokenizer.ggml.{key}": value for key, value in values.items()}
+
+
 @pytest.fixture
 def weights() -> dict[str, np.ndarray]:
     """Float32 weights of a one-layer model by canonical name."""
@@ -180,3 +197,24 @@ def make_gguf(tmp_path):
         return write_gguf(tmp_path / name, quantised, metadata, architecture)
 
     return make
+
+
+@pytest.fixture
+def assert_refused():
+    """assert_refused(path, *parts): opening fails with one line that has all the parts."""
+
+    def check(path: Path, *parts: str) -> None:
+        with pytest.raises(ArtifactError) as error:
+            open_checkpoint(path)
+        message = str(error.value)
+        assert "\n" not in message
+        for part in parts:
+            assert part in message, message
+
+    return check
+
+
+@pytest.fixture
+def vocabulary():
+    """vocabulary(tokens) -> GGUF metadata of a tokenizer with these control tokens and bytes."""
+    return tokenizer_metadata

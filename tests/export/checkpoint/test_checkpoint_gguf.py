@@ -1,7 +1,5 @@
 """GGUF files: configuration, names, every tensor type, split files, and what is refused."""
 
-import struct
-
 import gguf
 import numpy as np
 import pytest
@@ -34,16 +32,6 @@ def raw_rows(kind, rows=37, columns=512):
         return np.random.default_rng(2).integers(
             0, 0x3C, (rows, columns // block * size), dtype=np.uint8
         )
-
-
-def assert_refused(path, *parts):
-    """Opening fails with one line that has all the parts."""
-    with pytest.raises(ArtifactError) as error:
-        open_checkpoint(path)
-    message = str(error.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 def test_the_supported_types_are_those_the_library_decodes():
@@ -186,7 +174,9 @@ TURNS = "{{ bos_token }}<start_of_turn>user\n...<end_of_turn>"
         ({"tokenizer.chat_template": "no turns"}, (1,)),
     ],
 )
-def test_turns_end_where_metadata_or_chat_template_say_so(make_gguf, metadata, expected):
+def test_turns_end_where_metadata_or_chat_template_say_so(
+    vocabulary, make_gguf, metadata, expected
+):
     tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
     path = make_gguf(metadata=vocabulary(tokens) | metadata)
     checkpoint = open_checkpoint(path)
@@ -194,21 +184,6 @@ def test_turns_end_where_metadata_or_chat_template_say_so(make_gguf, metadata, e
     assert checkpoint.config["eos_token_id"] in (list(expected), expected[0])
     assert checkpoint.chat_template == metadata.get("tokenizer.chat_template")
     assert checkpoint.tokenizer is not None
-
-
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-
-
-def vocabulary(tokens):
-    """Tokenizer metadata: these as control tokens, <unk> third, and the byte tokens."""
-    values = {
-        "model": "llama",
-        "tokens": tokens + BYTES,
-        "scores": [-1000.5] * (len(tokens) + 256),
-        "token_type": [3] * len(tokens) + [6] * 256,
-        "unknown_token_id": 3,
-    }
-    return {f"tokenizer.ggml.{key}": value for key, value in values.items()}
 
 
 TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "a"]
@@ -225,7 +200,9 @@ TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "a"]
         ({"bos_token_id": "x"}, ("bos_token_id: expected one integer of at least 0, got 'x'",)),
     ],
 )
-def test_vocabulary_that_makes_no_tokenizer_is_refused(make_gguf, replacements, parts):
+def test_vocabulary_that_makes_no_tokenizer_is_refused(
+    vocabulary, assert_refused, make_gguf, replacements, parts
+):
     changes = {f"tokenizer.ggml.{key}": value for key, value in replacements.items()}
     assert_refused(make_gguf(metadata=vocabulary(TOKENS) | changes), *parts)
 
@@ -244,29 +221,31 @@ def test_vocabulary_that_makes_no_tokenizer_is_refused(make_gguf, replacements, 
         ({"general.alignment": 48}, ("alignment 48 is not a power of two",)),
     ],
 )  # fmt: skip
-def test_metadata_that_makes_no_config_is_refused_by_key(make_gguf, metadata, parts):
+def test_metadata_that_makes_no_config_is_refused_by_key(
+    assert_refused, make_gguf, metadata, parts
+):
     assert_refused(make_gguf(metadata=metadata), *parts)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "clip", "gemma-embedding"])
-def test_other_architectures_are_refused(make_gguf, architecture):
+def test_other_architectures_are_refused(assert_refused, make_gguf, architecture):
     assert_refused(
         make_gguf(architecture=architecture), f"architecture '{architecture}'", "expected gemma3"
     )
 
 
 @pytest.mark.parametrize("name", ["rope_freqs.weight", "blk.0.ssm_a.weight", "other"])
-def test_foreign_tensor_is_refused_by_name(make_gguf, name):
+def test_foreign_tensor_is_refused_by_name(assert_refused, make_gguf, name):
     path = make_gguf({name: (np.zeros((2, 2), np.float32), T.F32)})
     assert_refused(path, f"tensor {name} is not part of Gemma 3")
 
 
-def test_file_without_embedding_is_refused(make_gguf):
+def test_file_without_embedding_is_refused(assert_refused, make_gguf):
     assert_refused(make_gguf({"token_embd.weight": None}), "token_embd.weight is missing")
 
 
 @pytest.mark.parametrize("kind", [T.I8, T.Q8_1])
-def test_type_that_cannot_be_dequantised_is_refused(make_gguf, kind):
+def test_type_that_cannot_be_dequantised_is_refused(assert_refused, make_gguf, kind):
     block, size = gguf.GGML_QUANT_SIZES[kind]
     dtype = np.int8 if kind == T.I8 else np.uint8
     raw = np.zeros((2, 64 // block * size), dtype)
@@ -319,104 +298,24 @@ def test_split_file_opens_from_any_part_and_from_its_folder(make_gguf, weights, 
             np.testing.assert_array_equal(whole(checkpoint.tensors[name]), value)
 
 
-def test_missing_part_of_a_split_file_is_refused_by_name(make_gguf):
+def test_missing_part_of_a_split_file_is_refused_by_name(assert_refused, make_gguf):
     parts = split(make_gguf(), 3)
     parts[1].unlink()
     assert_refused(parts[0], "tiny-00002-of-00003.gguf: part of a split GGUF is missing")
 
 
-def test_parts_of_different_splits_are_refused(make_gguf):
+def test_parts_of_different_splits_are_refused(assert_refused, make_gguf):
     parts = split(make_gguf(), 2)
     parts[1].write_bytes(parts[0].read_bytes())
     assert_refused(parts[0], "tiny-00002-of-00002.gguf: tensor", "is also in tiny-00001-of-00002")
 
 
-def test_folder_with_one_gguf_is_opened_and_with_two_refused(make_gguf, config):
+def test_folder_with_one_gguf_is_opened_and_with_two_refused(assert_refused, make_gguf, config):
     path = make_gguf()
     (path.parent / "config.json").write_text("{}")  # without safetensors it does not count
     assert open_checkpoint(path.parent).name == "Tiny"
     make_gguf(name="other.gguf")
     assert_refused(path.parent, "holds 2 GGUF models", "other.gguf, tiny.gguf", "pass one file")
-
-
-def test_truncation_is_refused_wherever_the_file_ends(make_gguf):
-    path = make_gguf(metadata=vocabulary(TOKENS))
-    content = path.read_bytes()
-    for length in [*range(0, 3000, 37), len(content) // 2, len(content) - 64, len(content) - 1]:
-        path.write_bytes(content[:length])
-        assert_refused(path, "tiny.gguf: ", "download the file again")
-
-
-HEADER = struct.Struct("<4sIQQ")
-
-
-@pytest.mark.parametrize(
-    ("content", "parts"),
-    [
-        (b"GGML" + bytes(60), ("not a GGUF file", "GGML")),
-        (HEADER.pack(b"GGUF", 1, 0, 0), ("GGUF version 1", "2 or 3")),
-        (struct.pack(">4sIQQ", b"GGUF", 3, 0, 0), ("GGUF version 50331648", "little-endian")),
-        (HEADER.pack(b"GGUF", 3, 0, 1 << 60), ("header claims",)),
-        (HEADER.pack(b"GGUF", 3, 1 << 60, 0), ("header claims",)),
-        (HEADER.pack(b"GGUF", 3, 0, 1) + struct.pack("<Q", 1 << 63), ("header claims",)),
-        (
-            HEADER.pack(b"GGUF", 3, 0, 1) + struct.pack("<Q1sIIQ", 1, b"k", 9, 8, 1 << 61),
-            ("array of 2305843009213693952 strings",),
-        ),
-        (
-            HEADER.pack(b"GGUF", 3, 0, 1) + struct.pack("<Q1sIIQ", 1, b"k", 9, 6, 1 << 61),
-            ("header claims 9223372036854775808 bytes",),
-        ),
-        (HEADER.pack(b"GGUF", 3, 0, 1) + struct.pack("<Q1sI", 1, b"k", 99), ("unknown type 99",)),
-        (HEADER.pack(b"GGUF", 3, 0, 1) + struct.pack("<Q1s", 1, b"\xff"), ("not UTF-8",)),
-        (
-            HEADER.pack(b"GGUF", 3, 1, 0) + struct.pack("<Q1sI", 1, b"t", 5) + bytes(64),
-            ("tensor t claims 5 dimensions",),
-        ),
-        (
-            HEADER.pack(b"GGUF", 3, 1, 0)
-            + struct.pack("<Q1sIQQIQ", 1, b"t", 2, 1 << 62, 1 << 62, 0, 0),
-            ("truncated: tensor t ends at byte 85070591730234615865843651857942052960",),
-        ),
-        (
-            HEADER.pack(b"GGUF", 3, 1, 0) + struct.pack("<Q1sIQIQ", 1, b"t", 1, 33, 8, 0),
-            ("tensor t of shape (33,) does not divide by Q8_0",),
-        ),
-        (
-            HEADER.pack(b"GGUF", 3, 1, 0) + struct.pack("<Q1sIQIQ", 1, b"t", 1, 32, 4096, 0),
-            ("GGML type number 4096",),
-        ),
-        (
-            HEADER.pack(b"GGUF", 3, 2, 0)
-            + struct.pack("<Q1sIQIQ", 1, b"t", 1, 1, 0, 0) * 2
-            + bytes(64),
-            ("two tensors are named t",),
-        ),
-        (b"version https://git-lfs.github.com/spec/v1\n", ("is a Git LFS pointer",)),
-    ],
-)  # fmt: skip
-def test_damaged_header_is_refused_by_arithmetic(tmp_path, content, parts):
-    path = tmp_path / "bad.gguf"
-    path.write_bytes(content)
-    assert_refused(path, "bad.gguf: ", *parts)
-
-
-def test_damaged_bytes_never_raise_anything_but_an_artifact_error(make_gguf):
-    path = make_gguf(metadata=vocabulary(TOKENS))
-    content = path.read_bytes()
-    header = content.index(b"output_norm.weight") + 60
-    rng = np.random.default_rng(0)
-    refused = 0
-    for _ in range(400):
-        damaged = bytearray(content)
-        for at in rng.integers(0, header, rng.integers(1, 4)):
-            damaged[at] = rng.integers(0, 256)
-        path.write_bytes(damaged)
-        try:
-            open_checkpoint(path)
-        except ArtifactError:
-            refused += 1
-    assert refused > 100  # the others damaged a name or a number that is as good
 
 
 def test_demo_weights_are_those_of_the_published_size():
