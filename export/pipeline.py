@@ -26,7 +26,7 @@ from ..artifacts.manifest import (
     Weight,
 )
 from ..artifacts.store import Planned, plan_weights, store_bytes, write_weights
-from ..artifacts.writer import BundleWriter
+from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
 from ..model.functional import CausalLM
 from .checkpoint import Checkpoint, blocks, check_tensors, demo_checkpoint, open_checkpoint
@@ -78,6 +78,8 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     the user can mend.
     """
     started = time.perf_counter()
+    if options.out is not None:
+        check_target(options.out, options.force)
     source = _open_source(options)
     model = CausalLM(source.config, jnp.dtype(options.dtype))
     notes = source.notes + _check_request(source, model, options)

@@ -48,7 +48,7 @@ class _Net:
     names: tuple[str, ...]
     context: LoweringContext
 
-    def hidden(self, weights: Flat, tokens: Array, start: Array, length: Array, cache: Flat):
+    def hidden(self, weights: Flat, tokens: Array, start: Array, length: Array | None, cache: Flat):
         params = dict(zip(self.names, weights, strict=True))
         hidden, updated = self.model.forward(
             params, tokens, start, length, unflatten_cache(cache), self.context
@@ -61,8 +61,7 @@ class _Net:
 
     def step(self, weights: Flat, token: Array, position: Array, cache: Flat):
         """Logits [B,V] after one token per row, and the cache."""
-        one = jnp.ones_like(position)
-        hidden, cache = self.hidden(weights, token[:, None], position, one, cache)
+        hidden, cache = self.hidden(weights, token[:, None], position, None, cache)
         return self.logits(weights, hidden[:, 0]), cache
 
     @property

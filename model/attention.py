@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .cache import LayerCache
-from .context import softcap
+from .context import LoweringContext, softcap
 
 Array = jax.Array
 
@@ -22,7 +22,7 @@ class Visibility(NamedTuple):
 
 def attend(
     query: Array, new: LayerCache, old: LayerCache, visible: Visibility, scale: float,
-    cap: float | None,
+    cap: float | None, context: LoweringContext,
 ) -> Array:  # fmt: skip
     """Softmax attention in float32 over the old cache and the new tokens.
 
@@ -46,7 +46,10 @@ def attend(
     peak = jnp.maximum(old_scores.max(-1, keepdims=True), new_scores.max(-1, keepdims=True))
     old_weights, new_weights = jnp.exp(old_scores - peak), jnp.exp(new_scores - peak)
     total = old_weights.sum(-1, keepdims=True) + new_weights.sum(-1, keepdims=True)
-    mixed = (_mix(old_weights, old.value) + _mix(new_weights, new.value)) / total  # [B,K,G*T,H]
+    mixed = context.in_halves(  # [B,K,G*T,H]
+        lambda a, b: (a + b) / total, "norm",
+        _mix(old_weights, old.value), _mix(new_weights, new.value),
+    )  # fmt: skip
     return mixed.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 

@@ -79,17 +79,19 @@ def visible_new(layer_type: LayerType, window: int, tokens: int) -> Array:
 
 
 def update_layer(
-    layer_type: LayerType, cache: LayerCache, new: LayerCache, start: Array, length: Array
+    layer_type: LayerType, cache: LayerCache, new: LayerCache, start: Array, length: Array | None
 ) -> LayerCache:
     """Write a chunk's first `length` tokens at positions start.. of each row.
 
     Args:
       new: keys and values [B,K,T,H] in the cache's dtype.
-      start, length: [B] int32. Tokens at or after `length` are padding and are never written:
-        padding never evicts a key.
+      start: [B] int32.
+      length: [B] int32. Tokens at or after `length` are padding and are never written: padding
+        never evicts a key. None says that every row has one token, as in decoding.
     """
     tokens, slots = new.key.shape[2], cache.key.shape[2]
-    if tokens == 1:
+    if length is None:
+        assert tokens == 1
         slot = jnp.mod(start, slots) if layer_type == LayerType.SLIDING else start
         return LayerCache(*(_write(old, one, slot) for old, one in zip(cache, new, strict=True)))
     if layer_type == LayerType.SLIDING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -42,22 +42,37 @@ class LoweringContext:
         assert sharding is not None
         return jax.lax.with_sharding_constraint(x, sharding)
 
-    def end_producer(self, x: Array, axis: str) -> Array:
-        """x [...,size], computed in two halves and joined; `axis` is the last dimension's name.
+    def in_halves(self, function: Callable[..., Array], axis: str, *operands: Array) -> Array:
+        """function(*operands), elementwise on [...,size], computed as two halves and joined.
 
         XLA:CPU pulls the producer of a product's vector operand into the product and
-        recomputes it for every output element; it does not pull a concatenation. An
-        optimization barrier does not help, being gone before fusion. On a mesh each device
-        halves its own part, so that nothing moves.
+        recomputes it for every output element; it does not pull a concatenation of halves
+        computed apart. An optimization barrier does not help, being gone before fusion. On a
+        mesh each device halves its own part, so that nothing moves; `axis` names the last
+        dimension.
         """
         if self.platform != Platform.CPU:
-            return x
-        shards = 1
-        if self.sharder is not None:
-            shards = self.sharder.shards(axis, x.shape[-1])
-        parts = x.reshape(*x.shape[:-1], shards, x.shape[-1] // shards)
-        half = parts.shape[-1] // 2
-        return jnp.concatenate([parts[..., :half], parts[..., half:]], axis=-1).reshape(x.shape)
+            return function(*operands)
+        shape = operands[0].shape
+        shards = 1 if self.sharder is None else self.sharder.shards(axis, shape[-1])
+        parts = operands
+        if shards > 1:
+            parts = tuple(x.reshape(*shape[:-1], shards, shape[-1] // shards) for x in operands)
+        half = parts[0].shape[-1] // 2
+        first = function(*(part[..., :half] for part in parts))
+        second = function(*(part[..., half:] for part in parts))
+        return jnp.concatenate([first, second], axis=-1).reshape(shape)
+
+    def after(self, read: Array, start: Array) -> Array:
+        """`start` [B] unchanged, but not known before `read` [B,...] is computed.
+
+        A cache may be overwritten in place only once it has been read. XLA:CPU orders the two
+        by data alone; left to itself it copies the whole cache in every layer of every step.
+        """
+        if self.platform != Platform.CPU:
+            return start
+        one = read.reshape(read.shape[0], -1)[:, 0]
+        return start + jnp.minimum(jnp.abs(one), 0.0).astype(jnp.int32)
 
 
 def softcap(x: Array, cap: float | None) -> Array:

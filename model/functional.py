@@ -55,7 +55,7 @@ class CausalLM:
         return {_name(path): variable[...] for path, variable in flat}
 
     def forward(
-        self, params: Params, tokens: Array, start: Array, length: Array, cache: KVCache,
+        self, params: Params, tokens: Array, start: Array, length: Array | None, cache: KVCache,
         context: LoweringContext,
     ) -> tuple[Array, KVCache]:  # fmt: skip
         """Hidden states [B,T,D] after the final norm, and the updated cache.

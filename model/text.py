@@ -94,9 +94,13 @@ class Gemma3MLP(nnx.Module):
 
     def __call__(self, x: Array, context: LoweringContext) -> Array:
         """x [B,T,D] -> [B,T,D] float32."""
-        gate = jax.nn.gelu(self.gate_proj(x, context), approximate=True)
-        wide = context.constrain(gate * self.up_proj(x, context), ("batch", "tokens", "ffw"))
-        return self.down_proj(context.end_producer(wide, "ffw"), context)
+        gate, up = self.gate_proj(x, context), self.up_proj(x, context)
+        wide = context.in_halves(_gated, "ffw", gate, up)
+        return self.down_proj(context.constrain(wide, ("batch", "tokens", "ffw")), context)
+
+
+def _gated(gate: Array, up: Array) -> Array:
+    return jax.nn.gelu(gate, approximate=True) * up
 
 
 class Gemma3Attention(nnx.Module):
@@ -145,12 +149,12 @@ class Gemma3Attention(nnx.Module):
         )
         mixed = attend(
             query, new, cache, step.visible[self.layer_type],
-            self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping,
+            self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping, context,
         )  # fmt: skip
-        cache = update_layer(self.layer_type, cache, new, step.start, step.length)
+        start = context.after(mixed, step.start)
+        cache = update_layer(self.layer_type, cache, new, start, step.length)
         mixed = context.constrain(mixed, ("batch", "tokens", "heads", "norm"))
-        mixed = context.end_producer(mixed, "norm").reshape(B, T, -1)
-        return self.o_proj(mixed, context), cache
+        return self.o_proj(mixed.reshape(B, T, -1), context), cache
 
 
 class Gemma3DecoderLayer(nnx.Module):
@@ -186,15 +190,21 @@ class Gemma3DecoderLayer(nnx.Module):
 class Step:
     """What every layer of one call shares: positions, masks and rope tables.
 
-    A chunk of T tokens starts at position `start` of each row and has `length` valid tokens.
+    A chunk of T tokens starts at position `start` of each row and has `length` valid tokens;
+    None is one token in every row.
     """
 
     def __init__(
-        self, config: Gemma3TextConfig, start: Array, length: Array, tokens: int, cache: KVCache
+        self,
+        config: Gemma3TextConfig,
+        start: Array,
+        length: Array | None,
+        tokens: int,
+        cache: KVCache,
     ):
         self.start, self.length = start, length
         positions = start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]  # [B,T]
-        last = start + jnp.maximum(length, 1) - 1
+        last = start if length is None else start + jnp.maximum(length, 1) - 1
         self.visible: dict[LayerType, Visibility] = {}
         self.rope: dict[LayerType, tuple[Array, Array]] = {}
         for kind, layer in zip(config.layer_types, cache, strict=True):
@@ -225,14 +235,20 @@ class Gemma3TextModel(nnx.Module):
         return default_frequencies(self.config)
 
     def __call__(
-        self, tokens: Array, start: Array, length: Array, cache: KVCache, context: LoweringContext
+        self,
+        tokens: Array,
+        start: Array,
+        length: Array | None,
+        cache: KVCache,
+        context: LoweringContext,
     ) -> tuple[Array, KVCache]:
         """Run a chunk of tokens.
 
         Args:
           tokens: [B,T] int32.
           start: [B] int32, position of each row's first token; 0..start-1 are in the cache.
-          length: [B] int32, valid tokens of each row; the rest of the chunk is padding.
+          length: [B] int32, valid tokens of each row; the rest of the chunk is padding. None
+            when the chunk is one token and every row has it.
 
         Returns:
           Hidden states after the final norm [B,T,D] float32, and the cache with the chunk.
@@ -257,7 +273,12 @@ class Gemma3ForCausalLM(nnx.Module):
             self.lm_head = Linear(shape, ("vocab_out", "embed"), config, dtype, rngs)
 
     def __call__(
-        self, tokens: Array, start: Array, length: Array, cache: KVCache, context: LoweringContext
+        self,
+        tokens: Array,
+        start: Array,
+        length: Array | None,
+        cache: KVCache,
+        context: LoweringContext,
     ) -> tuple[Array, KVCache]:
         """Hidden states of a chunk, as Gemma3TextModel; logits come from `apply_lm_head`."""
         return self.model(tokens, start, length, cache, context)
