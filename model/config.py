@@ -7,6 +7,8 @@ import enum
 from dataclasses import dataclass
 from typing import Any, cast
 
+from .config_fields import COUNTS, ConfigError, check_fields, is_count
+
 
 class LayerType(enum.StrEnum):
     """Hugging Face's names for the two kinds of decoder layer."""
@@ -24,10 +26,6 @@ class RopeType(enum.StrEnum):
     YARN = "yarn"
     LONGROPE = "longrope"
     LLAMA3 = "llama3"
-
-
-class ConfigError(ValueError):
-    """A config.json field with a value this architecture cannot have."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,7 @@ class Gemma3TextConfig:
         heads, head_dim and vocab_size out). Raises ConfigError naming the field.
         """
         text = dict(config.get("text_config") or config)
+        check_fields(text)
         known = {field.name for field in dataclasses.fields(cls)}
         optional = {"rope_scaling", "final_logit_softcapping", "attn_logit_softcapping"}
         values = {k: v for k, v in text.items() if k in known and (v is not None or k in optional)}
@@ -153,14 +152,9 @@ def _rope_fields(text: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(config: Gemma3TextConfig) -> None:
-    positive = (
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-        "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
-        "sliding_window", "sliding_window_pattern",
-    )  # fmt: skip
-    for name in positive:
+    for name in COUNTS:
         value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not is_count(value):
             raise ConfigError(f"config.json {name}: expected a positive integer, got {value!r}")
     if config.num_attention_heads % config.num_key_value_heads:
         raise ConfigError(
@@ -202,7 +196,7 @@ def _check_rope(config: Gemma3TextConfig) -> None:
             f"{', '.join(RopeType)}, got {scaling.get('rope_type', scaling.get('type'))!r}"
         ) from error
     for name in _ROPE_REQUIRED[kind]:
-        if name not in scaling:
+        if scaling.get(name) is None:
             raise ConfigError(f"config.json rope_scaling: {kind} needs {name!r}, which is missing")
     for name in ("short_factor", "long_factor"):
         values = cast("list[float] | None", scaling.get(name))

@@ -1,0 +1,90 @@
+"""What each field of a config.json may be, held against the file before anything uses it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A config.json field with a value this architecture cannot have."""
+
+
+COUNTS = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window",
+    "sliding_window_pattern",
+)  # fmt: skip
+_NUMBERS = (
+    "rms_norm_eps", "rope_theta", "query_pre_attn_scalar", "rope_local_base_freq",
+    "final_logit_softcapping", "attn_logit_softcapping",
+)  # fmt: skip
+_FLAGS = ("tie_word_embeddings", "attention_bias", "use_bidirectional_attention")
+_ROPE_NUMBERS = (
+    "factor", "rope_theta", "original_max_position_embeddings", "attention_factor", "beta_fast",
+    "beta_slow", "mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor",
+)  # fmt: skip
+_ROPE_LISTS = ("short_factor", "long_factor")
+
+
+def check_fields(text: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a field of the wrong type, or for a number out of its range.
+
+    Fields that are absent or null are left to their defaults, unknown ones to whoever knows them.
+    """
+    for name in (*COUNTS, "_sliding_window_pattern"):
+        _expect(text, name, is_count, "a whole number of at least 1")
+    for name in _NUMBERS:
+        _expect(text, name, _is_positive, "a positive number")
+    for name in _FLAGS:
+        _expect(text, name, lambda value: isinstance(value, bool), "true or false")
+    for name in ("bos_token_id", "pad_token_id"):
+        _expect(text, name, _is_id, "a token id")
+    _expect(text, "eos_token_id", _is_ids, "a token id or a list of them")
+    _expect(text, "layer_types", lambda value: isinstance(value, list), "a list")
+    _check_rope(text, "rope_scaling")
+    _expect(text, "rope_parameters", lambda value: isinstance(value, dict), "an object")
+    parameters = text.get("rope_parameters") or {}
+    for kind in ("full_attention", "sliding_attention"):
+        _check_rope(parameters, kind, "rope_parameters.")
+
+
+def is_count(value: object) -> bool:
+    """Whether a JSON value is a whole number of at least 1."""
+    return _is_id(value) and value != 0
+
+
+def _check_rope(holder: Mapping[str, Any], name: str, path: str = "") -> None:
+    _expect(holder, name, lambda value: isinstance(value, dict), "an object", path)
+    scaling, inside = holder.get(name) or {}, f"{path}{name}."
+    for key in ("rope_type", "type"):
+        _expect(scaling, key, lambda value: isinstance(value, str), "a name", inside)
+    for key in _ROPE_NUMBERS:
+        _expect(scaling, key, _is_positive, "a positive number", inside)
+    for key in _ROPE_LISTS:
+        _expect(scaling, key, _are_positive, "a list of positive numbers", inside)
+
+
+def _expect(holder: Mapping[str, Any], name: str, fits, expected: str, path: str = "") -> None:
+    value = holder.get(name)
+    if value is not None and not fits(value):
+        raise ConfigError(f"config.json {path}{name}: expected {expected}, got {value!r}")
+
+
+def _is_positive(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value > 0
+
+
+def _are_positive(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_positive, value))
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_ids(value: object) -> bool:
+    return _is_id(value) or (isinstance(value, list) and bool(value) and all(map(_is_id, value)))
