@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from .cache import KVCache
 from .config import Gemma3TextConfig
 from .context import LoweringContext
+from .pure import ParameterSpec, Params, PureModule
 from .text import Gemma3ForCausalLM
 
 Array = jax.Array
-Params = Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class ParameterSpec:
-    """A weight's checkpoint name, shape (out, in), dtype, logical axes and divisible units."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: jnp.dtype
-    axes: tuple[str, ...]
-    counts: tuple[int, ...]
 
 
 class CausalLM:
@@ -34,25 +19,15 @@ class CausalLM:
 
     def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype):
         self.config, self.dtype = config, jnp.dtype(dtype)
-        self._graph, state = nnx.split(Gemma3ForCausalLM(config, self.dtype, rngs=None))
-        self._variables = {_name(path): variable for path, variable in nnx.to_flat_state(state)}
-        self._paths = {_name(path): path for path, _ in nnx.to_flat_state(state)}
+        self._module = PureModule(lambda rngs: Gemma3ForCausalLM(config, self.dtype, rngs))
 
     def parameters(self) -> list[ParameterSpec]:
         """Every weight, in the order of the weight store."""
-        specs = []
-        for name, variable in self._variables.items():
-            value, meta = variable.get_value(), variable.get_metadata()
-            specs.append(
-                ParameterSpec(name, value.shape, value.dtype, meta["axes"], meta["counts"])
-            )
-        return sorted(specs, key=lambda spec: _store_order(spec.name))
+        return sorted(self._module.parameters(), key=lambda spec: _store_order(spec.name))
 
     def init(self, seed: int) -> dict[str, Array]:
         """Random weights with the config's initializer_range, for tests and shape studies."""
-        model = Gemma3ForCausalLM(self.config, self.dtype, nnx.Rngs(params=seed))
-        flat = nnx.to_flat_state(nnx.state(model))
-        return {_name(path): variable[...] for path, variable in flat}
+        return self._module.init(seed)
 
     def forward(
         self, params: Params, tokens: Array, start: Array, length: Array | None, cache: KVCache,
@@ -62,22 +37,11 @@ class CausalLM:
 
         tokens [B,T], start [B] and length [B] are int32; see Gemma3TextModel.
         """
-        return self._bind(params)(tokens, start, length, cache, context)
+        return self._module.bind(params)(tokens, start, length, cache, context)
 
     def logits(self, params: Params, hidden: Array, context: LoweringContext) -> Array:
         """hidden [...,D] -> logits [...,V] float32."""
-        return self._bind(params).apply_lm_head(hidden, context)
-
-    def _bind(self, params: Params) -> Gemma3ForCausalLM:
-        flat = [
-            (self._paths[name], variable.replace(params[name]))
-            for name, variable in self._variables.items()
-        ]
-        return nnx.merge(self._graph, nnx.from_flat_state(flat))
-
-
-def _name(path: tuple) -> str:
-    return ".".join(str(part) for part in path)
+        return self._module.bind(params).apply_lm_head(hidden, context)
 
 
 _WITHIN_LAYER = (

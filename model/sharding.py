@@ -28,10 +28,18 @@ DATA_MODEL_RULES: Rules = {
     "ffw": ("model",),
     "embed": (),
     "norm": (),
+    # weights of the vision tower and the projector
+    "vision_heads": ("model",),
+    "vision_ffw": ("model",),
+    "vision_embed": (),
+    "patch": (),
+    "projected": ("model",),
     # activations and cache
     "batch": ("data",),
     "tokens": (),
     "slots": (),
+    "images": ("data",),
+    "patches": (),
 }
 
 NAMED_AXES_RULES: Rules = {
@@ -43,9 +51,16 @@ NAMED_AXES_RULES: Rules = {
     "ffw": ("tp",),
     "embed": ("fsdp", "sp"),
     "norm": (),
+    "vision_heads": ("tp",),
+    "vision_ffw": ("tp",),
+    "vision_embed": ("fsdp", "sp"),
+    "patch": (),
+    "projected": ("tp",),
     "batch": ("fsdp", "dp"),
     "tokens": ("sp",),
     "slots": ("sp",),
+    "images": ("fsdp", "dp"),
+    "patches": ("sp",),
 }
 
 DATA_MODEL_AXES = ("data", "model")
@@ -82,7 +97,19 @@ def get_partition_rules(axis_names: Sequence[str] = NAMED_AXES) -> PartitionRule
         kept = [tuple(a for a in rules[axis] if a in axis_names) for axis in axes]
         return PartitionSpec(*[_spec_entry(entry) for entry in kept])
 
+    # The vision tower's rules stand first: its names contain those of the text stack.
+    vision = r"^vision_tower\..*"
     return (
+        (vision + r"patch_embedding\.weight$", spec("vision_embed", "patch", "patch", "patch")),
+        (vision + r"position_embedding\.weight$", spec("patch", "vision_embed")),
+        (vision + r"self_attn\.[qkv]_proj\.weight$", spec("vision_heads", "vision_embed")),
+        (vision + r"self_attn\.[qkv]_proj\.bias$", spec("vision_heads")),
+        (vision + r"self_attn\.out_proj\.weight$", spec("vision_embed", "vision_heads")),
+        (vision + r"mlp\.fc1\.weight$", spec("vision_ffw", "vision_embed")),
+        (vision + r"mlp\.fc1\.bias$", spec("vision_ffw")),
+        (vision + r"mlp\.fc2\.weight$", spec("vision_embed", "vision_ffw")),
+        (vision + r"(norm\d?\.weight|bias)$", spec("norm")),
+        (r"mm_input_projection_weight$", spec("vision_embed", "projected")),
         (r"embed_tokens\.weight$", spec("vocab_in", "embed_in")),
         (r"self_attn\.q_proj\.weight$", spec("heads", "embed")),
         (r"self_attn\.q_proj\.bias$", spec("heads")),

@@ -1,0 +1,66 @@
+"""What tokens of an image may see: each other, ahead as well as behind.
+
+A group is a run of neighbouring soft tokens. As in transformers 5.23
+(`create_masks_for_vision_model`), query i sees key j
+
+    on full layers     iff j <= i or same_group(i, j)
+    on sliding layers  iff (j <= i or same_group(i, j)) and j > i - W
+
+so a token sees all that follows in its image however far, but on sliding layers only W - 1 tokens
+back, even within its image. Decoding sees no group: it has one token at a time.
+
+A group must not be split between two calls. The first layer's output of its first token depends
+on its last token, so a call that lacks the end of a group cannot give any later layer the right
+input: there is no order of layers within calls that mends this. Within one call the split between
+old cache and new keys is exact for any size of group, also one larger than a ring, because a
+call's own keys are attended directly and the ring takes the last W of them afterwards.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from .cache import visible_new
+from .config import LayerType
+
+Array = jax.Array
+
+NO_GROUP = -1
+
+
+def image_groups(is_soft: Array) -> Array:
+    """Group of each token of a chunk, [B,T] int32: 0, 1, ... by runs, NO_GROUP for text.
+
+    Args:
+      is_soft: [B,T] bool, where soft tokens stand (not the tokens that begin and end an image).
+    """
+    before = jnp.pad(is_soft, ((0, 0), (1, 0)))[:, :-1]
+    runs = jnp.cumsum((is_soft & ~before).astype(jnp.int32), axis=1, dtype=jnp.int32)
+    return jnp.where(is_soft, runs - 1, NO_GROUP)
+
+
+def visible_new_with_images(layer_type: LayerType, window: int, groups: Array) -> Array:
+    """Which tokens of a chunk each token of it may see: [B,T,T] bool.
+
+    Args:
+      groups: [B,T] int32, negative for text; the groups are whole. Padding must be text.
+    """
+    tokens = groups.shape[1]
+    same = (groups[:, :, None] == groups[:, None, :]) & (groups >= 0)[:, :, None]
+    key = jnp.arange(tokens, dtype=jnp.int32)[None, :]
+    ahead = same & (key > key.T)
+    # What lies behind is under the ordinary rule of the layer, in the group or not.
+    return visible_new(layer_type, window, tokens)[None] | ahead
+
+
+def merge_soft_tokens(embeddings: Array, soft: Array, index: Array) -> Array:
+    """Put soft tokens in the place of embedded ones: [B,T,D] float32.
+
+    Args:
+      embeddings: [B,T,D] float32, already scaled.
+      soft: [M,D] float32, the soft tokens a call brings, of all its images.
+      index: [B,T] int32, which of them stands at each place; negative keeps the embedding.
+    """
+    taken = soft[jnp.maximum(index, 0)]
+    return jnp.where((index >= 0)[:, :, None], taken, embeddings)

@@ -1,0 +1,194 @@
+"""Gemma3Config and SiglipVisionConfig: the multimodal architecture, from config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from .config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
+from .sharding import NAMED_AXES, PartitionRules, get_partition_rules
+
+
+@dataclass(frozen=True)
+class SiglipVisionConfig:
+    """The vision tower's architecture; fields and defaults are Hugging Face's.
+
+    `vision_use_head` says that the checkpoint has a pooling head. Gemma 3 never reads it: image
+    features come from the last hidden state. Dropout is for training and applied nowhere here.
+    """
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 16
+    hidden_act: str = "gelu_pytorch_tanh"
+    layer_norm_eps: float = 1e-6
+    attention_dropout: float = 0.0
+    vision_use_head: bool = True
+
+    model_type: ClassVar[str] = "siglip_vision_model"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "num_channels", "image_size", "patch_size",
+        ):  # fmt: skip
+            _require_positive(f"vision_config.{name}", getattr(self, name))
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"config.json vision_config.hidden_size: expected a multiple of "
+                f"num_attention_heads ({self.num_attention_heads}), got {self.hidden_size}"
+            )
+        if self.patch_size > self.image_size:
+            raise ConfigError(
+                f"config.json vision_config.patch_size: expected at most image_size "
+                f"({self.image_size}), got {self.patch_size}"
+            )
+        if self.hidden_act not in ("gelu_pytorch_tanh", "gelu_tanh"):
+            raise ConfigError(
+                f"config.json vision_config.hidden_act: expected gelu_pytorch_tanh, "
+                f"got {self.hidden_act!r}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def patches_per_side(self) -> int:
+        """Whole patches along one side; pixels beyond the last one are not looked at."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Patches of one image, each a position of the tower."""
+        return self.patches_per_side**2
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> SiglipVisionConfig:
+        """Read a `vision_config`; what is absent or null takes its default."""
+        return cls(**_known(cls, config))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as JSON values; `from_dict` reads it back equal."""
+        return {"model_type": self.model_type, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True)
+class Gemma3Config:
+    """Text stack, vision tower and how an image stands among the tokens.
+
+    An image in a prompt is `boi_token_index`, `mm_tokens_per_image` times `image_token_index`,
+    `eoi_token_index`.
+    """
+
+    text_config: Gemma3TextConfig = field(default_factory=Gemma3TextConfig)
+    vision_config: SiglipVisionConfig = field(default_factory=SiglipVisionConfig)
+    mm_tokens_per_image: int = 256
+    boi_token_index: int = 255_999
+    eoi_token_index: int = 256_000
+    image_token_index: int = 262_144
+    initializer_range: float = 0.02
+
+    model_type: ClassVar[str] = "gemma3"
+    sub_configs: ClassVar[dict[str, type]] = {
+        "text_config": Gemma3TextConfig,
+        "vision_config": SiglipVisionConfig,
+    }
+
+    def __post_init__(self) -> None:
+        _require_positive("mm_tokens_per_image", self.mm_tokens_per_image)
+        if self.tokens_per_side**2 != self.mm_tokens_per_image:
+            raise ConfigError(
+                f"config.json mm_tokens_per_image: expected a square, "
+                f"got {self.mm_tokens_per_image}"
+            )
+
+    @property
+    def tokens_per_side(self) -> int:
+        """Soft tokens along one side of an image."""
+        return math.isqrt(self.mm_tokens_per_image)
+
+    @property
+    def patches_per_token_side(self) -> int:
+        """Patches along one side of the square that is pooled into a soft token.
+
+        Raises ConfigError where they do not come out even. Not refused when the config is made:
+        the defaults of the two sections do not suit each other, in transformers neither.
+        """
+        patches = self.vision_config.patches_per_side
+        if patches % self.tokens_per_side:
+            raise ConfigError(
+                f"config.json mm_tokens_per_image: expected the square of a divisor of the "
+                f"{patches} patches along a side of the image, got {self.mm_tokens_per_image}"
+            )
+        return patches // self.tokens_per_side
+
+    def get_text_config(self) -> Gemma3TextConfig:
+        """The text stack's config, by transformers' name."""
+        return self.text_config
+
+    def get_partition_rules(self, axis_names: tuple[str, ...] = NAMED_AXES) -> PartitionRules:
+        """(regular expression, PartitionSpec) pairs for every weight; see sharding.py."""
+        return get_partition_rules(axis_names)
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> Gemma3Config:
+        """Read a multimodal config.json of any age; raises ConfigError naming the field.
+
+        Absent or null fields take their defaults, in the nested configs too. `*_token_id` is
+        accepted for `*_token_index`; a `tie_word_embeddings` at the top decides, as in
+        transformers.
+        """
+        values = _known(cls, config)
+        for name in ("boi", "eoi", "image"):
+            if config.get(f"{name}_token_id") is not None:
+                values.setdefault(f"{name}_token_index", config[f"{name}_token_id"])
+        text = {"model_type": Gemma3TextConfig.model_type} | _section(config, "text_config")
+        if config.get("tie_word_embeddings") is not None:
+            text["tie_word_embeddings"] = config["tie_word_embeddings"]
+        values["text_config"] = Gemma3TextConfig.from_dict(text)
+        values["vision_config"] = SiglipVisionConfig.from_dict(_section(config, "vision_config"))
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The normalised config as JSON values; `from_dict` reads it back equal."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["text_config"] = self.text_config.to_dict()
+        values["vision_config"] = self.vision_config.to_dict()
+        return {"model_type": self.model_type, **values}
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    section = config.get(name) or {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"config.json {name}: expected an object, got {type(section).__name__}")
+    return section
+
+
+def _known(cls: type, config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `cls` that `config` gives a value."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    return {name: value for name, value in config.items() if name in names and value is not None}
+
+
+def _require_positive(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"config.json {name}: expected a positive integer, got {value!r}")
+
+
+_PUBLISHED_VISION = SiglipVisionConfig(
+    hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16,
+    image_size=896, patch_size=14, vision_use_head=False,
+)  # fmt: skip
+
+PUBLISHED_MULTIMODAL: dict[str, Gemma3Config] = {
+    size: Gemma3Config(PUBLISHED_SIZES[size], _PUBLISHED_VISION) for size in ("4b", "12b", "27b")
+}
+"""The published sizes that see images."""
