@@ -30,28 +30,43 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path),
     help="Bundle folder to make.  [default: named after the model]",
 )  # fmt: skip
-@click.option("--batch", default="1", show_default=True, help="Rows per call, e.g. 1,8.")
 @click.option(
-    "--prefill", default="32,128,512", show_default=True, help="Chunk lengths of prefill and score."
+    "--batch", default="1", show_default=True, metavar="N,...", help="Rows per call, e.g. 1,8."
 )
-@click.option("--cache", default="2048", show_default=True, help="Positions a row can hold.")
 @click.option(
-    "--generate", default=32, show_default=True, type=click.IntRange(1, 1 << 16),
+    "--prefill", default="32,128,512", show_default=True, metavar="N,...",
+    help="Chunk lengths of prefill and score.",
+)  # fmt: skip
+@click.option(
+    "--cache", default="2048", show_default=True, metavar="N,...",
+    help="Positions a row can hold.",
+)  # fmt: skip
+@click.option(
+    "--generate", default=32, show_default=True, type=click.IntRange(1, 1 << 16), metavar="N",
     help="Most tokens one call of the generate program emits.",
 )  # fmt: skip
 @click.option(
-    "--platform", default="cpu", show_default=True, help="Any of cpu,cuda,tpu; needs no device."
+    "--platform",
+    default="cpu",
+    show_default=True,
+    metavar="P,...",
+    help="Any of cpu,cuda,tpu; needs no device.",
 )
 @click.option(
     "--dtype", default="bfloat16", show_default=True, type=click.Choice(["bfloat16", "float32"]),
     help="Of the weights and the KV cache.",
 )  # fmt: skip
 @click.option(
-    "--abstract", metavar="SIZE", help="Lower a published size (270m 1b 4b 12b 27b), no weights."
+    "--abstract",
+    metavar="SIZE",
+    help="Lower a published size (270m 1b 4b 12b 27b) without weights.",
 )
-@click.option("--jobs", type=click.IntRange(1, 256), help="Processes.  [default: one per core]")
+@click.option(
+    "--jobs", type=click.IntRange(1, 256), metavar="N", help="Processes.  [default: one per core]"
+)
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing table as JSON.")
+@click.version_option(package_name="gemma3-export")
 def command(as_json: bool, **flags: Any) -> None:
     """Lower Gemma 3 for meshes and buckets into a bundle of ahead-of-time programs."""
     # Lowering needs no accelerator, and must not take hold of one that is there.
