@@ -15,9 +15,10 @@ import numpy as np
 
 from ..artifacts.errors import UsageError, run_command
 from .buckets import Group, Shape
+from .memory import peak_rss_bytes
 from .sampling import SamplingParameters
 from .startup import compile_ahead, interruptible, load_model, open_bundle
-from .stats import peak_rss_bytes, process_started_at
+from .stats import process_started_at
 from .terminal import StatusLine, print_table
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _print(result: dict[str, Any]) -> None:
             ("", f"{result['warm_first_token_s']:.2f} s", f"warm, {what}"),
             ("prefill", f"{result['prefill_tok_s']:.1f} tok/s", spread("prefill_tok_s")),
             ("decode", f"{result['decode_tok_s']:.1f} tok/s", spread("decode_tok_s")),
-            ("peak memory", f"{result['peak_rss_bytes'] / 1e6:.0f} MB", "weights included"),
+            ("peak memory", f"{result['peak_rss_bytes'] / 2**20:.1f} MiB", "weights included"),
         ],
         sys.stdout,
     )

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ..artifacts.bundle import Bundle
 from ..artifacts.errors import ArtifactError
 from ..artifacts.manifest import Program, Spec, Tensor
+from .memory import return_freed_memory
 
 Arrays = tuple[jax.Array, ...]
 Inputs = tuple[np.ndarray, ...]
@@ -58,7 +59,13 @@ def compile_program(
         _arguments(mesh, record.inputs),
         _arguments(mesh, record.cache),
     )
-    return LoadedProgram(record, weights, lowered.compile())
+    return LoadedProgram(record, weights, _compile(lowered))
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    compiled = lowered.compile()
+    return_freed_memory()
+    return compiled
 
 
 def _read(bundle: Bundle, record: Program) -> export.Exported:

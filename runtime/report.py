@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .generate import Completion, Timing
+from .memory import peak_rss_bytes
 from .score import Score
-from .stats import peak_rss_bytes, process_started_at, rate
+from .stats import process_started_at, rate
 from .terminal import print_table
 from .tokenizer import Tokenizer
 
@@ -67,7 +68,7 @@ def print_stats(completions: Sequence[Completion], loaded_at: float) -> None:
                 show_rate(stats["decode_tok_s"]),
                 f"{sum(t.decode_tokens for t in timings)} tokens",
             ),
-            ("peak memory", show_megabytes(stats["peak_rss_bytes"]), "resident, weights included"),
+            ("peak memory", show_bytes(stats["peak_rss_bytes"]), "resident, weights included"),
         ],
         sys.stderr,
     )
@@ -93,6 +94,6 @@ def show_rate(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} tok/s"
 
 
-def show_megabytes(count: float | None) -> str:
-    """Bytes in decimal megabytes."""
-    return "-" if count is None else f"{count / 1e6:.0f} MB"
+def show_bytes(count: float | None) -> str:
+    """Bytes in the unit the other commands use."""
+    return "-" if count is None else f"{count / 2**20:.1f} MiB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -48,21 +49,30 @@ def compile_ahead(model: LoadedModel, buckets: Iterable[Bucket], status: StatusL
     """Compile programs in parallel, saying which are still to come."""
     waiting = {bucket: f"{bucket.program} of {bucket.tokens}" for bucket in sorted(buckets)}
 
-    def say() -> None:
-        status.say(f"compiling {', '.join(waiting.values())}")
+    status.say(f"compiling {', '.join(waiting.values())}")
 
     def done(bucket: Bucket) -> None:
         del waiting[bucket]
-        say()
+        status.say(f"compiling {', '.join(waiting.values())}" if waiting else "")
 
-    say()
     model.compile(list(waiting), done)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """End the process with the usual status, and no traceback, on Ctrl-C."""
+    """End the process at once on Ctrl-C, with the usual status and no traceback.
+
+    Not by KeyboardInterrupt: JAX's garbage collection hook swallows it when it strikes there, and
+    on its way out Python would wait for programs that are being compiled.
+    """
+
+    def leave(*_: object) -> None:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+        os._exit(EXIT_INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, leave)
     try:
         yield
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,10 +1,8 @@
-"""What a run cost: seconds since the process began, and the most memory it ever held."""
+"""What a run cost: seconds since the process began, and tokens per second."""
 
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import time
 from pathlib import Path
 
@@ -22,17 +20,6 @@ def process_started_at() -> float:
         return time.monotonic() - (time.clock_gettime(time.CLOCK_BOOTTIME) - started)
     except (OSError, AttributeError):
         return _IMPORTED_AT
-
-
-def peak_rss_bytes() -> int:
-    """The most memory this process has had resident, mapped weights included."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        # Not getrusage: there a process starts with the peak of the one that started it.
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def rate(count: int, seconds: float) -> float | None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -231,14 +232,25 @@ def test_a_damaged_tokenizer_is_one_line_and_status_2(
     check_refusal(gemma3_run(bundle, "--prompt", "a"), "tokenizer.model: contents changed")
 
 
-def test_ctrl_c_ends_quietly_with_the_usual_status(
-    toy: Path, gemma3_run: Command, monkeypatch: pytest.MonkeyPatch
-):
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+def test_ctrl_c_ends_at_once_with_the_usual_status_and_no_traceback(toy: Path):
+    code = (
+        "import os, signal, sys, threading, time\n"
+        "from gemma3_export.runtime import cli\n"
+        "def interrupted(*_):\n"
+        "    threading.Thread(target=time.sleep, args=[60]).start()  # as a compilation would\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+        "cli._generate = interrupted\n"
+        "cli.main()\n"
+    )
+    result = run_python(code, toy, "--tokens", "2")
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
-    monkeypatch.setattr(cli, "_generate", interrupt)
-    assert gemma3_run(toy, "--tokens", "2") == (130, "", "")
+
+def test_an_interrupt_after_the_command_is_left_to_its_caller(toy: Path, gemma3_run: Command):
+    before = signal.getsignal(signal.SIGINT)
+    gemma3_run(toy, "--tokens", "2", "--max-new-tokens", "1")
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_help_says_that_the_default_is_greedy(gemma3_run: Command):

@@ -223,6 +223,17 @@ def test_a_row_may_fill_its_cache_to_the_last_position(model: LoadedModel):
     assert got.tokens == reference_greedy(prompt, fits)
 
 
+def test_every_cache_bucket_gives_the_same_tokens(tmp_path: Path):
+    toy = Toy(batch=(1,), prefill=(16,), caches=(32, 64))
+    model = LoadedModel.load(make_toy_bundle(tmp_path / "b", toy), None, None)
+    prompt = PROMPTS[6]
+    for new_tokens, cache in ((16, 32), (17, 64)):
+        request = Request([prompt], new_tokens, ignore_eos=True)
+        assert [group.shape.cache for group in plan_request(model, request)] == [cache]
+        got = generate(model, [prompt], GREEDY, max_new_tokens=new_tokens, ignore_eos=True)
+        assert tokens_of(got) == [reference_greedy(prompt, new_tokens)]
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
@@ -232,7 +243,7 @@ def test_a_row_may_fill_its_cache_to_the_last_position(model: LoadedModel):
         (Request([[BOS], [-1]], 1), r"^token 1 of prompt 2 is -1: expected"),
         (Request([[BOS]], 0), r"^max new tokens: expected at least 1, got 0"),
         (Request([[BOS]], 64), r"^prompt of 1 token and 64 new tokens does not fit: .*at most 63"),
-        (Request([[BOS] * 64], 1), r"^prompt of 64 tokens .*largest cache bucket is 64 .*32, 64"),
+        (Request([[BOS] * 64], 1), r"^prompt of 64 tokens .*largest cache bucket is 64 .*: 64\)"),
         (Request([[BOS]], 1, stop_token_ids=[VOCAB]), r"^stop token is 384: expected an id"),
         (Request([[BOS]], 1, stop_texts=["a", ""]), r"^stop text is empty"),
         (Request([[BOS]], 1, logprobs=-1), r"^logprobs: expected 0 to 384 .*got -1"),
