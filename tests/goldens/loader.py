@@ -125,3 +125,50 @@ def real_goldens() -> RealGoldens:
         score_bfloat16=_score(content["score"] | content["bfloat16_score"]),
         texts={entry["name"]: tuple(entry["tokens"]) for entry in content["texts"]},
     )
+
+
+@dataclass(frozen=True)
+class VisionPrompt:
+    """12 greedy tokens after a prompt with images, given in one forward call."""
+
+    tokens: tuple[int, ...]
+    """With every token of every image written out."""
+    images: tuple[int, ...]
+    """Which pictures of `tiny_vision.pixels` stand in it, in order."""
+    generated: tuple[int, ...]
+    best: tuple[Best, ...]
+    """Five best at each step; `best[i][0][0] == generated[i]`."""
+
+
+@dataclass(frozen=True)
+class VisionCase:
+    """The goldens of one tiny checkpoint of `tiny_vision.TINY_VISION`."""
+
+    name: str
+    sha256: str
+    """`tiny.fingerprint` of the float32 checkpoint in its first layout."""
+    features: tuple[tuple[tuple[float, ...], ...], ...]
+    """Soft tokens of each picture, [pictures][tokens][width]."""
+    prompts: tuple[VisionPrompt, ...]
+
+
+def _vision_case(entry: dict[str, Any]) -> VisionCase:
+    prompts = tuple(
+        VisionPrompt(
+            tokens=tuple(prompt["tokens"]),
+            images=tuple(prompt["images"]),
+            generated=tuple(prompt["generated"]),
+            best=_best(prompt["best"]),
+        )
+        for prompt in entry["prompts"]
+    )
+    features = tuple(tuple(map(tuple, image)) for image in entry["features"])
+    return VisionCase(entry["name"], entry["sha256"], features, prompts)
+
+
+@functools.cache
+def vision_cases() -> dict[str, VisionCase]:
+    """Every tiny multimodal checkpoint's goldens by name."""
+    content = json.loads((DATA / "vision.json").read_text(encoding="utf-8"))
+    cases = [_vision_case(entry) for entry in content["models"]]
+    return {case.name: case for case in cases}

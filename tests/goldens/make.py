@@ -1,4 +1,4 @@
-"""Makes the goldens: `python tests/goldens/make.py tiny` and `... real`. See README.md."""
+"""Makes the goldens: `python -m tests.goldens.make tiny`, `real` or `vision`. See README.md."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 import transformers
-from make_real import make_real
-from make_tiny import make_tiny
+
+from .make_real import make_real
+from .make_tiny import make_tiny
+from .make_vision import make_vision
 
 DATA = Path(__file__).parent / "data"
 
@@ -34,13 +36,15 @@ def write(path: Path, content: dict[str, Any], limit: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["tiny", "real"])
+    parser.add_argument("what", choices=["tiny", "real", "vision"])
     what = parser.parse_args().what
     torch.set_num_threads(2)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if what == "tiny":
         write(DATA / "tiny.json", make_tiny(), limit=400_000)
+    elif what == "vision":
+        write(DATA / "vision.json", make_vision(), limit=300_000)
     else:
         write(DATA / "270m.json", make_real(), limit=300_000)
 

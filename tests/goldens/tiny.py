@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -281,11 +281,11 @@ def weights(name: str) -> Iterator[tuple[str, np.ndarray]]:
     """Each tensor of the tiny checkpoint `name`, float32, in the order of their names."""
     tied = (_DEFAULTS | TINY[name])["tie_word_embeddings"]
     for tensor, shape in shapes(TINY[name]).items():
-        mean, deviation = _distribution(tensor, shape, tied)
-        yield tensor, _normal(f"{name}/{tensor}", shape, mean, deviation)
+        mean, deviation = distribution(tensor, shape, tied)
+        yield tensor, normal(f"{name}/{tensor}", shape, mean, deviation)
 
 
-def _distribution(tensor: str, shape: tuple[int, ...], tied: bool) -> tuple[float, float]:
+def distribution(tensor: str, shape: tuple[int, ...], tied: bool) -> tuple[float, float]:
     """Mean and deviation that make attention peaked and the next token far from certain."""
     if "q_norm" in tensor or "k_norm" in tensor:
         return 0.5, 0.3  # sharp scores: a wrong rotation must show
@@ -302,7 +302,7 @@ def _distribution(tensor: str, shape: tuple[int, ...], tied: bool) -> tuple[floa
     return 0.0, 1 / math.sqrt(shape[-1])
 
 
-def _normal(key: str, shape: tuple[int, ...], mean: float, deviation: float) -> np.ndarray:
+def normal(key: str, shape: tuple[int, ...], mean: float, deviation: float) -> np.ndarray:
     """Nearly normal float32 numbers, a function of `key` alone."""
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
     raw = np.random.Philox(key=seed).random_raw(math.prod(shape))
@@ -329,17 +329,30 @@ def _cast(values: np.ndarray, dtype: str) -> bytes:
 def write_checkpoint(name: str, folder: Path, dtype: str = "float32") -> Path:
     """Write `config.json` and `model.safetensors` of the tiny model `name` into `folder`.
 
-    dtype is float32, float16 or bfloat16. Returns `folder`, which is made where missing. The
-    safetensors file is laid out here (header length, JSON header, tensors in order of name)
-    because the library's own writer may change its order of tensors between versions.
+    dtype is float32, float16 or bfloat16. Returns `folder`, which is made where missing.
+    """
+    return write_files(TINY[name], weights(name), folder, dtype)
+
+
+def write_files(
+    config: dict[str, Any],
+    tensors: Iterable[tuple[str, np.ndarray]],
+    folder: Path,
+    dtype: str = "float32",
+) -> Path:
+    """Write `config.json` and `model.safetensors` with float32 `tensors` rounded to `dtype`.
+
+    The safetensors file is laid out here (header length, JSON header, tensors in the order
+    given) because the library's own writer may change its order of tensors between versions.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = TINY[name] | {"torch_dtype": dtype}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(
+        json.dumps(config | {"torch_dtype": dtype}, indent=2) + "\n"
+    )
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     chunks: list[bytes] = []
     end = 0
-    for tensor, values in weights(name):
+    for tensor, values in tensors:
         data = _cast(values, dtype)
         header[tensor] = {
             "dtype": _DTYPES[dtype],

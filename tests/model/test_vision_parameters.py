@@ -102,13 +102,13 @@ def test_projector_is_split_as_a_column_weight_that_lies_in_out():
 
 
 def test_initial_weights_have_the_declared_shapes_and_norms_let_through():
-    vision = SiglipVisionConfig(32, 48, 2, 4, image_size=16, patch_size=4)
+    vision = SiglipVisionConfig(32, 48, 1, 4, image_size=16, patch_size=4)
     encoder = ImageEncoder(Gemma3Config(vision_config=vision, mm_tokens_per_image=4), jnp.float32)
     params = encoder.init(0)
     assert {spec.name: (spec.shape, spec.dtype) for spec in encoder.parameters()} == {
         name: (value.shape, value.dtype) for name, value in params.items()
     }
     norms = [value for name, value in params.items() if "norm" in name and "weight" in name]
-    assert [float(jnp.ptp(value)) for value in norms] == [0.0] * (2 * 2 + 2)
+    assert [float(jnp.ptp(value)) for value in norms] == [0.0] * (2 + 2)
     assert params["vision_tower.vision_model.post_layernorm.weight"][0] == 1.0
     assert params["multi_modal_projector.mm_soft_emb_norm.weight"][0] == 0.0  # applied as 1 + w
