@@ -116,6 +116,7 @@ def get_partition_rules(axis_names: Sequence[str] = NAMED_AXES) -> PartitionRule
         (r"self_attn\.[kv]_proj\.weight$", spec("kv_heads", "embed")),
         (r"self_attn\.[kv]_proj\.bias$", spec("kv_heads")),
         (r"self_attn\.o_proj\.weight$", spec("embed", "heads")),
+        (r"self_attn\.o_proj\.bias$", spec("embed")),
         (r"mlp\.(gate|up)_proj\.weight$", spec("ffw", "embed")),
         (r"mlp\.down_proj\.weight$", spec("embed", "ffw")),
         (r"lm_head\.weight$", spec("vocab_out", "embed")),

@@ -19,7 +19,7 @@ SMALL = Gemma3TextConfig(
     vocab_size=96,
     hidden_size=32,
     intermediate_size=48,
-    num_hidden_layers=3,
+    num_hidden_layers=2,
     num_attention_heads=4,
     num_key_value_heads=2,
     head_dim=8,
@@ -29,7 +29,7 @@ SMALL = Gemma3TextConfig(
     max_position_embeddings=128,
     initializer_range=0.3,
 )
-"""Three layers (sliding, full, sliding), a window of 5, no dimension like another."""
+"""A sliding layer with a window of 5 and a full one."""
 
 
 def small_config(**changes) -> Gemma3TextConfig:
@@ -110,6 +110,9 @@ def _attention(
     for head in range(config.num_attention_heads):
         shared = head * config.num_key_value_heads // config.num_attention_heads
         scores = query[:, head] @ key[:, shared].T / np.sqrt(config.query_pre_attn_scalar)
+        if config.attn_logit_softcapping is not None:
+            scores = np.tanh(scores / config.attn_logit_softcapping)
+            scores = scores * config.attn_logit_softcapping
         weights = np.exp(log_softmax(np.where(visible, scores, -np.inf)))
         heads.append(weights @ value[:, shared])
     return _linear(w, "self_attn.o_proj", np.concatenate(heads, axis=-1))
