@@ -78,7 +78,8 @@ def _top_k(logits: Array, k: Array) -> Array:
 
 
 def _top_p(logits: Array, p: Array) -> Array:
-    """Keep the fewest most likely tokens whose probabilities add up to at least p."""
+    """Keep the fewest most likely tokens whose probabilities add up to at least p, and one."""
+    p = jnp.maximum(p, jnp.finfo(jnp.float32).tiny)  # at p = 0 not even one is needed
     probabilities = jax.nn.softmax(logits, axis=-1)
     threshold = _largest_threshold(
         logits,
