@@ -11,6 +11,8 @@ from jax.sharding import AxisType
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import Mesh
 
+_DEVICE_COUNT_FLAG = "xla_force_host_platform_device_count"
+
 # What the manifest calls a platform and what JAX calls its devices differ for CUDA only.
 _DEVICE_PLATFORM = {"cuda": "gpu"}
 
@@ -24,7 +26,7 @@ def prepare_backend(mesh: Mesh, platform: str | None) -> None:
     try:
         if platform is not None:
             jax.config.update("jax_platforms", platform)
-        if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        if not _flags_set_device_count():  # JAX refuses to be told twice
             jax.config.update("jax_num_cpu_devices", mesh.devices)
     except RuntimeError:
         pass  # The backends have started; JAX has no public way of asking beforehand.
@@ -35,7 +37,13 @@ def default_platform(platforms: tuple[str, ...], source: str) -> str:
 
     Raises UsageError when the bundle was not lowered for it; `source` names the bundle.
     """
-    backend = jax.default_backend()
+    try:
+        backend = jax.default_backend()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"JAX cannot start here: {reason}; pass --platform {platforms[0]}"
+        ) from error
     here = next((name for name, kind in _DEVICE_PLATFORM.items() if kind == backend), backend)
     if here not in platforms:
         raise UsageError(
@@ -52,23 +60,32 @@ def find_devices(platform: str, mesh: Mesh) -> jax.sharding.Mesh:
     """
     try:
         devices = jax.devices(platform)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter when it is the only one wanted
         raise UsageError(
-            f"platform {platform}: JAX has no such devices here (it runs on "
-            f"{jax.default_backend()}); install the {platform} plugin of JAX or pass another "
-            "--platform of the bundle"
+            f"platform {platform}: JAX finds no such devices here; install JAX's plugin for it, or "
+            "pass another --platform of the bundle"
         ) from error
     if len(devices) < mesh.devices:
-        remedy = "pass a smaller --mesh of the bundle or run on a machine with more devices"
-        if platform == "cpu":
-            remedy = (
-                f'call jax.config.update("jax_num_cpu_devices", {mesh.devices}) before JAX '
-                + ("starts, or use a smaller mesh of the bundle")
-            )
         raise UsageError(
             f"mesh {mesh.name} needs {mesh.devices} {platform} devices, found {len(devices)}; "
-            f"{remedy}"
+            f"{_remedy(platform, mesh)}"
         )
     grid = np.array(devices[: mesh.devices]).reshape([axis.size for axis in mesh.axes])
     names = tuple(axis.name for axis in mesh.axes)
     return jax.sharding.Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def _remedy(platform: str, mesh: Mesh) -> str:
+    """How to get the devices that a mesh lacks."""
+    if platform != "cpu":
+        return "pass a smaller --mesh of the bundle, or use a machine with more devices"
+    if _flags_set_device_count():
+        return f"set {_DEVICE_COUNT_FLAG} in XLA_FLAGS to {mesh.devices}, or remove it"
+    return (
+        f'call jax.config.update("jax_num_cpu_devices", {mesh.devices}) before JAX starts, or use '
+        "a smaller mesh of the bundle"
+    )
+
+
+def _flags_set_device_count() -> bool:
+    return _DEVICE_COUNT_FLAG in os.environ.get("XLA_FLAGS", "")

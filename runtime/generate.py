@@ -23,7 +23,7 @@ OnText = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate. `check_request` says whether a model can.
+    """What to generate. `plan_request` says whether a model can.
 
     A row ends at `max_new_tokens`, at a token of `stop_token_ids`, at one of the model's own end
     tokens unless `ignore_eos`, or when its text contains one of `stop_texts`. `logprobs` is the

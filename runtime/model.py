@@ -53,7 +53,9 @@ class LoadedModel:
         self._locks = {bucket: threading.Lock() for bucket in self._programs}
 
     @classmethod
-    def load(cls, path: Path | str, mesh: str | None, platform: str | None) -> LoadedModel:
+    def load(
+        cls, path: Path | str, mesh: str | None = None, platform: str | None = None
+    ) -> LoadedModel:
         """Open the bundle at `path` and put its weights on the devices of a mesh.
 
         `mesh` is a mesh of the bundle, by default its first; `platform` one of the bundle's, by

@@ -56,12 +56,12 @@ def small_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model(toy: Path) -> LoadedModel:
-    return LoadedModel.load(toy, "1x1", None)
+    return LoadedModel.load(toy, "1x1")
 
 
 @pytest.fixture(scope="session")
 def sharded_model(toy: Path) -> LoadedModel:
-    return LoadedModel.load(toy, "2x4", None)
+    return LoadedModel.load(toy, "2x4")
 
 
 @pytest.fixture

@@ -286,6 +286,41 @@ def test_a_fresh_process_generates_on_eight_devices_with_no_model_code(toy: Path
     assert json.loads(result.stdout)["tokens"] == reference_greedy(PROMPT, 5)
 
 
+@pytest.mark.parametrize(
+    ("environment", "arguments", "message"),
+    [
+        ({}, ["--platform", "cuda"], "platform cuda: JAX finds no such devices here; install"),
+        ({}, ["--platform", "tpu"], "platform tpu: JAX finds no such devices here; install"),
+        ({"JAX_PLATFORMS": "tpu"}, [], "JAX cannot start here: Unable to initialize backend 'tpu'"),
+        (
+            {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+            ["--mesh", "2x4"],
+            "needs 8 cpu devices, found 4; set xla_force_host_platform_device_count in XLA_FLAGS",
+        ),
+    ],
+)
+def test_devices_that_a_fresh_process_does_not_find_are_one_line_and_status_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    arguments: list[str],
+    message: str,
+):
+    toy = Toy(
+        meshes=("1x1", "2x4"),
+        platforms=("cpu", "cuda", "tpu"),
+        batch=(1,),
+        prefill=(4,),
+        programs=(ProgramName.PREFILL,),
+    )
+    bundle = make_toy_bundle(tmp_path / "b", toy)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code = "from gemma3_export.runtime.cli import main\nmain()\n"
+    result = run_python(code, bundle, "--tokens", "2", *arguments)
+    check_refusal((result.returncode, result.stdout, result.stderr), message)
+
+
 def test_jax_is_not_imported_before_a_mistake_is_found(toy: Path):
     code = (
         "import sys\n"

@@ -116,7 +116,7 @@ def test_the_models_own_end_tokens_count_unless_ignored(tmp_path: Path):
     prompt = PROMPTS[4]
     tokens = reference_greedy(prompt, 20)
     toy = Toy(batch=(1,), prefill=(16,), eos_token_ids=(tokens[5],))
-    model = LoadedModel.load(make_toy_bundle(tmp_path / "b", toy), None, None)
+    model = LoadedModel.load(make_toy_bundle(tmp_path / "b", toy))
     ended = generate(model, [prompt], GREEDY, max_new_tokens=20)[0]
     assert (ended.tokens, ended.finish_reason) == (tokens[: tokens.index(tokens[5]) + 1], "stop")
     assert generate(model, [prompt], GREEDY, max_new_tokens=20, ignore_eos=True)[0].tokens == tokens
@@ -180,7 +180,7 @@ def test_a_bundle_without_generate_steps_by_decode_and_without_decode_has_no_log
     prompt, expected = PROMPTS[5], reference_greedy(PROMPTS[5], 10)
     for name in (ProgramName.DECODE, ProgramName.GENERATE):
         toy = Toy(batch=(1,), prefill=(4,), programs=(ProgramName.PREFILL, name))
-        model = LoadedModel.load(make_toy_bundle(tmp_path / name, toy), None, None)
+        model = LoadedModel.load(make_toy_bundle(tmp_path / name, toy))
         got = generate(model, [prompt], GREEDY, max_new_tokens=10, ignore_eos=True)
         assert tokens_of(got) == [expected]
     with pytest.raises(ArtifactError, match=r"cannot generate with log-probabilities"):
@@ -189,7 +189,7 @@ def test_a_bundle_without_generate_steps_by_decode_and_without_decode_has_no_log
 
 def test_a_bundle_without_a_tokenizer_gives_tokens_and_refuses_stop_texts(tmp_path: Path):
     toy = Toy(batch=(1,), prefill=(4,), tokenizer=False)
-    model = LoadedModel.load(make_toy_bundle(tmp_path / "b", toy), None, None)
+    model = LoadedModel.load(make_toy_bundle(tmp_path / "b", toy))
     got = generate(model, [PROMPTS[2]], GREEDY, max_new_tokens=5, ignore_eos=True)[0]
     assert (got.tokens, got.text) == (reference_greedy(PROMPTS[2], 5), "")
     with pytest.raises(ArtifactError, match=r"names no tokenizer"):
@@ -225,7 +225,7 @@ def test_a_row_may_fill_its_cache_to_the_last_position(model: LoadedModel):
 
 def test_every_cache_bucket_gives_the_same_tokens(tmp_path: Path):
     toy = Toy(batch=(1,), prefill=(16,), caches=(32, 64))
-    model = LoadedModel.load(make_toy_bundle(tmp_path / "b", toy), None, None)
+    model = LoadedModel.load(make_toy_bundle(tmp_path / "b", toy))
     prompt = PROMPTS[6]
     for new_tokens, cache in ((16, 32), (17, 64)):
         request = Request([prompt], new_tokens, ignore_eos=True)
