@@ -18,8 +18,8 @@ from .bundles import make_bundle
 GOLDENS = real_goldens()
 BY_LENGTH = {len(prompt.tokens): prompt for prompt in GOLDENS.prompts}
 MESHES = ("1x1", "2x4", "8x1", "1x8")
-# Around the 512 window, around bucket edges, and more than one chunk.
-UNEQUAL = sorted(BY_LENGTH)[:3] + sorted(BY_LENGTH)[-5:]
+# Rows of one batch: shorter than a bucket, at its edges, and across the 512 window.
+UNEQUAL = (1, 7, 31, 33, 129, 300, 513, 600)
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +46,13 @@ def _tokens(model: LoadedModel, prompts: list[RealPrompt]) -> list[list[int]]:
 
 def test_eight_rows_of_unequal_length_give_the_golden_tokens(model: LoadedModel):
     prompts = [BY_LENGTH[length] for length in UNEQUAL]
-    assert len(prompts) == 8
     assert _tokens(model, prompts) == [list(prompt.generated) for prompt in prompts]
 
 
 def test_single_prompts_give_the_golden_tokens(model: LoadedModel):
-    # Every length on one device; on the meshes the shortest, one that crosses the window and a
-    # chunk edge, and the longest.
+    # Every length on one device; on the meshes the one that crosses window and chunk edge.
     on_one = model.record.mesh.devices == 1
-    for prompt in GOLDENS.prompts if on_one else [BY_LENGTH[n] for n in (1, 513, 1500)]:
+    for prompt in GOLDENS.prompts if on_one else [BY_LENGTH[513]]:
         assert _tokens(model, [prompt]) == [list(prompt.generated)]
 
 
