@@ -61,9 +61,12 @@ class Tokenizer:
         Gemma's chat format: <bos><start_of_turn>user, newline, the text without surrounding white
         space, <end_of_turn>, newline, <start_of_turn>model, newline.
         """
+        return self.turn(self._encode(f"user\n{text.strip()}"))
+
+    def turn(self, user: list[int]) -> list[int]:
+        """Ids of a chat whose first turn is `user` (beginning with the ids of `user`, newline)."""
         start = self.steering_id(START_OF_TURN)
         end = self.steering_id(END_OF_TURN)
-        user = self._encode(f"user\n{text.strip()}")
         return [
             self._bos, start, *user, end, *self._encode("\n"), start, *self._encode("model\n"),
         ]  # fmt: skip

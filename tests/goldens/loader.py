@@ -172,3 +172,43 @@ def vision_cases() -> dict[str, VisionCase]:
     content = json.loads((DATA / "vision.json").read_text(encoding="utf-8"))
     cases = [_vision_case(entry) for entry in content["models"]]
     return {case.name: case for case in cases}
+
+
+@dataclass(frozen=True)
+class ProcessedPicture:
+    """Pixels of `pictures.PICTURES[name]` at the places of `pictures.samples`."""
+
+    name: str
+    whole: tuple[tuple[float, ...], ...]
+    """One image: without pan and scan."""
+    cropped: tuple[tuple[float, ...], ...]
+    """With pan and scan: the whole picture, then its crops."""
+
+
+@dataclass(frozen=True)
+class ProcessorGoldens:
+    """What transformers makes of pictures and of the places of images in a text."""
+
+    pictures: tuple[ProcessedPicture, ...]
+    boxes: dict[tuple[int, int], tuple[tuple[int, int, int, int], ...]]
+    """Crops as (left, top, right, bottom) by (width, height); empty where there are none."""
+    texts: dict[int, str]
+    """What `<start_of_image>` becomes, by number of crops, an image having two soft tokens."""
+
+
+@functools.cache
+def processor_goldens() -> ProcessorGoldens:
+    """Everything in data/processor.json."""
+    content = json.loads((DATA / "processor.json").read_text(encoding="utf-8"))
+    boxes = {(w, h): tuple(map(tuple, found)) for w, h, found in content["boxes"]}
+    boxes.update((tuple(size), ()) for size in content["uncropped"])
+    return ProcessorGoldens(
+        pictures=tuple(
+            ProcessedPicture(
+                p["name"], tuple(map(tuple, p["whole"])), tuple(map(tuple, p["cropped"]))
+            )
+            for p in content["pictures"]
+        ),
+        boxes=boxes,
+        texts={entry["crops"]: entry["text"] for entry in content["prompts"]},
+    )

@@ -1,4 +1,7 @@
-"""Makes the goldens: `python -m tests.goldens.make tiny`, `real` or `vision`. See README.md."""
+"""Makes the goldens: `python -m tests.goldens.make tiny`, `real`, `vision` or `processor`.
+
+See README.md.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 
+from .make_processor import make_processor
 from .make_real import make_real
 from .make_tiny import make_tiny
 from .make_vision import make_vision
@@ -36,7 +40,7 @@ def write(path: Path, content: dict[str, Any], limit: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["tiny", "real", "vision"])
+    parser.add_argument("what", choices=["tiny", "real", "vision", "processor"])
     what = parser.parse_args().what
     torch.set_num_threads(2)
     transformers.logging.set_verbosity_error()
@@ -45,6 +49,8 @@ def main() -> None:
         write(DATA / "tiny.json", make_tiny(), limit=400_000)
     elif what == "vision":
         write(DATA / "vision.json", make_vision(), limit=300_000)
+    elif what == "processor":
+        write(DATA / "processor.json", make_processor(), limit=100_000)
     else:
         write(DATA / "270m.json", make_real(), limit=300_000)
 
