@@ -51,14 +51,14 @@ class ExportOptions:
                 for tokens in self.prefill:
                     yield Bucket(ProgramName.PREFILL, batch, tokens, cache)
                 yield Bucket(ProgramName.DECODE, batch, 1, cache)
-                yield Bucket(ProgramName.GENERATE, batch, self.generate, cache)
+                yield Bucket(ProgramName.GENERATE, batch, min(self.generate, cache), cache)
                 for tokens in self.prefill:
                     yield Bucket(ProgramName.SCORE, batch, tokens, cache)
 
 
 def parse_mesh(text: str) -> Mesh:
     """`2x4` is data=2, model=4; `dp=1,fsdp=2,tp=4,sp=1` names axes. Raises UsageError."""
-    grid = re.fullmatch(r"(\d+)x(\d+)", text.strip())
+    grid = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text.strip())
     if grid:
         axes = tuple(
             Axis(name, int(size)) for name, size in zip(DATA_MODEL_AXES, grid.groups(), strict=True)
@@ -74,8 +74,8 @@ def parse_mesh(text: str) -> Mesh:
         raise _bad_mesh(text, "sizes of at least 1")
     if math.prod(axis.size for axis in axes) > MAX_DEVICES:
         raise _bad_mesh(text, f"at most {MAX_DEVICES} devices")
-    name = text.strip() if not grid else f"{axes[0].size}x{axes[1].size}"
-    return Mesh(name if grid else ",".join(f"{a.name}={a.size}" for a in axes), axes)
+    named = ",".join(f"{axis.name}={axis.size}" for axis in axes)
+    return Mesh(f"{axes[0].size}x{axes[1].size}" if grid else named, axes)
 
 
 def _named_axis(part: str, text: str) -> Axis:

@@ -28,6 +28,7 @@ from ..artifacts.manifest import (
 from ..artifacts.store import Planned, plan_weights, store_bytes, write_weights
 from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
+from ..model.config_fields import is_token_id
 from ..model.functional import CausalLM
 from .checkpoint import Checkpoint, blocks, check_tensors, demo_checkpoint, open_checkpoint
 from .lower import (
@@ -67,8 +68,8 @@ class _Source:
 
     name: str
     config: Gemma3TextConfig
+    eos_token_ids: tuple[int, ...]
     checkpoint: Checkpoint | None
-    notes: tuple[str, ...]
 
 
 def export(options: ExportOptions, progress: Progress) -> ExportResult:
@@ -82,7 +83,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
         check_target(options.out, options.force)
     source = _open_source(options)
     model = CausalLM(source.config, jnp.dtype(options.dtype))
-    notes = source.notes + _check_request(source, model, options)
+    notes = _check_request(source, model, options)
     out = options.out or Path(default_out(source.name))
     planned = [(p.name, p.shape, str(p.dtype)) for p in model.parameters()]
     with BundleWriter(out, options.force) as writer:
@@ -114,7 +115,8 @@ def _open_source(options: ExportOptions) -> _Source:
             raise UsageError(
                 f"--abstract: expected one of {', '.join(PUBLISHED_SIZES)}; got {size!r}"
             )
-        return _Source(f"gemma-3-{size}-abstract", PUBLISHED_SIZES[size], None, ())
+        config = PUBLISHED_SIZES[size]
+        return _Source(f"gemma-3-{size}-abstract", config, config.eos_token_ids, None)
     checkpoint = open_checkpoint(options.checkpoint or demo_checkpoint())
     try:
         config = Gemma3TextConfig.from_dict(checkpoint.config)
@@ -125,7 +127,13 @@ def _open_source(options: ExportOptions) -> _Source:
             f"{checkpoint.path}: config.json use_bidirectional_attention: an embedding model, "
             "which generates no text; expected a generating Gemma 3"
         )
-    return _Source(checkpoint.name, config, checkpoint, ())
+    eos = checkpoint.eos_token_ids
+    if not all(map(is_token_id, eos)):
+        raise ArtifactError(
+            f"{checkpoint.path}: eos_token_id: expected a token id or a list of them, "
+            f"got {list(eos)}; mend generation_config.json or config.json"
+        )
+    return _Source(checkpoint.name, config, eos, checkpoint)
 
 
 def _check_request(source: _Source, model: CausalLM, options: ExportOptions) -> tuple[str, ...]:
@@ -180,7 +188,6 @@ def _manifest(
     weights: tuple[Weight, ...], tokenizer: TokenizerRecord | None,
 ) -> Manifest:  # fmt: skip
     config, parameters = source.config, model.parameters()
-    eos = config.eos_token_ids if source.checkpoint is None else source.checkpoint.eos_token_ids
     return Manifest(
         format_version=FORMAT_VERSION,
         abstract=source.checkpoint is None,
@@ -194,7 +201,7 @@ def _manifest(
             sliding_window=config.sliding_window,
             bos_token_id=config.bos_token_id,
             pad_token_id=config.pad_token_id,
-            eos_token_ids=eos,
+            eos_token_ids=source.eos_token_ids,
             config=config.to_dict(),
         ),
         versions=_versions(lowered[0]),

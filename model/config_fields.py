@@ -40,7 +40,7 @@ def check_fields(text: Mapping[str, Any]) -> None:
     for name in _FLAGS:
         _expect(text, name, lambda value: isinstance(value, bool), "true or false")
     for name in ("bos_token_id", "pad_token_id"):
-        _expect(text, name, _is_id, "a token id")
+        _expect(text, name, is_token_id, "a token id")
     _expect(text, "eos_token_id", _is_ids, "a token id or a list of them")
     _expect(text, "layer_types", lambda value: isinstance(value, list), "a list")
     _check_rope(text, "rope_scaling")
@@ -52,7 +52,12 @@ def check_fields(text: Mapping[str, Any]) -> None:
 
 def is_count(value: object) -> bool:
     """Whether a JSON value is a whole number of at least 1."""
-    return _is_id(value) and value != 0
+    return is_token_id(value) and value != 0
+
+
+def is_token_id(value: object) -> bool:
+    """Whether a JSON value is a whole number of at least 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _check_rope(holder: Mapping[str, Any], name: str, path: str = "") -> None:
@@ -82,9 +87,6 @@ def _are_positive(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_positive, value))
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def _is_ids(value: object) -> bool:
-    return _is_id(value) or (isinstance(value, list) and bool(value) and all(map(_is_id, value)))
+    ids = value if isinstance(value, list) else [value]
+    return bool(ids) and all(map(is_token_id, ids))
