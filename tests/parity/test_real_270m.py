@@ -60,7 +60,7 @@ def test_scores_are_those_of_transformers(bundle: Path):
     model = LoadedModel.load(bundle, "1x1", "cpu")
     result = score(model, [GOLDENS.score.tokens])[0]
     np.testing.assert_allclose(result.logprobs, GOLDENS.score.logprobs, atol=2e-4)
-    assert result.loss == pytest.approx(GOLDENS.score.loss, abs=1e-5)
+    assert result.loss == pytest.approx(GOLDENS.score.loss, abs=1e-4)
 
 
 def test_bfloat16_is_nearer_to_float32_than_transformers_own_bfloat16(tmp_path: Path):
