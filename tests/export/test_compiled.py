@@ -1,0 +1,106 @@
+"""What XLA:CPU makes of decode and generate: weights read where they lie, caches written in place.
+
+Speed hangs on this and shows nowhere else: one careless form and every step first writes a
+converted copy of a weight, or of a whole cache, ten times slower with the same numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from typing import NamedTuple
+
+import jax
+import pytest
+from gemma3_export.artifacts.manifest import Bucket, ProgramName
+from gemma3_export.export.lower import Job, lower
+from gemma3_export.export.options import parse_mesh
+from gemma3_export.model.config import Gemma3TextConfig
+
+CONFIG = Gemma3TextConfig(
+    vocab_size=4096, hidden_size=256, intermediate_size=1024, num_hidden_layers=3,
+    num_attention_heads=4, num_key_value_heads=1, head_dim=64, query_pre_attn_scalar=64,
+    sliding_window=48, sliding_window_pattern=3, max_position_embeddings=4096,
+)  # fmt: skip
+CACHE = 192  # no cache has as many numbers as a weight or as the logits
+
+# These make no new array: they name, choose or pass on one that is there.
+_NAMING = ("parameter", "get-tuple-element", "bitcast", "tuple", "while", "conditional", "call")
+
+
+class Compiled(NamedTuple):
+    text: str
+    weights: set[int]
+    """Numbers in each matrix."""
+    caches: set[int]
+    """Numbers in each key or value of a layer."""
+    cache_bytes: int
+    aliased_bytes: int
+
+
+@functools.lru_cache
+def compiled(name: ProgramName, dtype: str, batch: int) -> Compiled:
+    """The program as the runtime compiles it: for one device, from the exported bytes."""
+    bucket = Bucket(name, batch, 1 if name == ProgramName.DECODE else 16, CACHE)
+    lowered = lower(
+        Job(config=CONFIG, dtype=dtype, mesh=parse_mesh("1x1"), platform="cpu", bucket=bucket)
+    )
+    exported = jax.export.deserialize(bytearray(lowered.jaxexport))
+    arguments = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
+    result = jax.jit(exported.call, donate_argnums=(2,)).lower(*shapes).compile()
+    weights, _, cache = shapes
+    return Compiled(
+        result.as_text(),
+        {math.prod(w.shape) for w in weights if len(w.shape) == 2},
+        {math.prod(c.shape) for c in cache},
+        sum(math.prod(c.shape) * c.dtype.itemsize for c in cache),
+        result.memory_analysis().alias_size_in_bytes,
+    )
+
+
+def made(program: Compiled, sizes: set[int]) -> list[str]:
+    """Instructions outside fusions that make an array of one of these sizes."""
+    found, inside_fusion = [], False
+    for line in program.text.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            inside_fusion = re.match(r"%?(fused|wrapped)_\w*computation", line) is not None
+        match = re.match(r"\s+(?:ROOT )?(%\S+) = \w+\[([\d,]+)\]\S* ([\w-]+)\(", line)
+        if match is None or inside_fusion or match[3] in _NAMING:
+            continue
+        if math.prod(map(int, match[2].split(","))) in sizes:
+            found.append(f"{match[1]} = [{match[2]}] {match[3]}")
+    return found
+
+
+STEPS = [ProgramName.DECODE, ProgramName.GENERATE]
+CASES = [(dtype, batch) for dtype in ("bfloat16", "float32") for batch in (1, 8)]
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(("dtype", "batch"), CASES)
+def test_no_weight_is_converted_transposed_or_copied(name: ProgramName, dtype: str, batch: int):
+    program = compiled(name, dtype, batch)
+    assert program.weights == {4096 * 256, 1024 * 256, 256 * 256, 64 * 256}
+    assert not program.weights & program.caches
+    assert made(program, program.weights) == []
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(("dtype", "batch"), CASES)
+def test_no_cache_is_copied(name: ProgramName, dtype: str, batch: int):
+    program = compiled(name, dtype, batch)
+    assert [line for line in made(program, program.caches) if line.endswith(" copy")] == []
+    assert program.aliased_bytes == program.cache_bytes
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_for_one_row_nothing_as_large_as_a_cache_is_made_but_its_update_in_place(
+    name: ProgramName, dtype: str
+):
+    program = compiled(name, dtype, 1)
+    updates = made(program, program.caches)
+    assert len(updates) == 2 * CONFIG.num_hidden_layers
+    assert all("dynamic-update-slice" in line for line in updates), updates
