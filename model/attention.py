@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 class Visibility(NamedTuple):
-    """Masks of one kind of layer: old [B,T,S] and new [T,T], both bool."""
+    """Masks of one kind of layer: old [B,T,S] and new [B,T,T] or [1,T,T], both bool."""
 
     old: Array
     new: Array
@@ -42,7 +42,7 @@ def attend(
     # Query heads of one KV head become rows of one product. [B,K,G*T,H]
     rows = (query * scale).reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
     old_scores = _masked(_scores(rows, old.key, cap), visible.old[:, None, None], G)
-    new_scores = _masked(_scores(rows, new.key, cap), visible.new[None, None, None], G)
+    new_scores = _masked(_scores(rows, new.key, cap), visible.new[:, None, None], G)
     peak = jnp.maximum(old_scores.max(-1, keepdims=True), new_scores.max(-1, keepdims=True))
     old_weights, new_weights = jnp.exp(old_scores - peak), jnp.exp(new_scores - peak)
     total = old_weights.sum(-1, keepdims=True) + new_weights.sum(-1, keepdims=True)

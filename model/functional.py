@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from .cache import KVCache
 from .config import Gemma3TextConfig
 from .context import LoweringContext
+from .image_mask import SoftTokens
 from .pure import ParameterSpec, Params, PureModule
 from .text import Gemma3ForCausalLM
 
@@ -23,7 +24,7 @@ class CausalLM:
 
     def parameters(self) -> list[ParameterSpec]:
         """Every weight, in the order of the weight store."""
-        return sorted(self._module.parameters(), key=lambda spec: _store_order(spec.name))
+        return sorted(self._module.parameters(), key=lambda spec: store_order(spec.name))
 
     def init(self, seed: int) -> dict[str, Array]:
         """Random weights with the config's initializer_range, for tests and shape studies."""
@@ -31,13 +32,13 @@ class CausalLM:
 
     def forward(
         self, params: Params, tokens: Array, start: Array, length: Array | None, cache: KVCache,
-        context: LoweringContext,
+        context: LoweringContext, soft: SoftTokens | None = None,
     ) -> tuple[Array, KVCache]:  # fmt: skip
         """Hidden states [B,T,D] after the final norm, and the updated cache.
 
         tokens [B,T], start [B] and length [B] are int32; see Gemma3TextModel.
         """
-        return self._module.bind(params)(tokens, start, length, cache, context)
+        return self._module.bind(params)(tokens, start, length, cache, context, soft)
 
     def logits(self, params: Params, hidden: Array, context: LoweringContext) -> Array:
         """hidden [...,D] -> logits [...,V] float32."""
@@ -52,7 +53,7 @@ _WITHIN_LAYER = (
 )  # fmt: skip
 
 
-def _store_order(name: str) -> tuple[int, int, int, int]:
+def store_order(name: str) -> tuple[int, int, int, int]:
     """Embeddings, then layers in order, then the rest.
 
     q, k, v and gate, up are neighbours with their weights ahead of any biases, so that a

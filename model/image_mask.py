@@ -18,6 +18,8 @@ call's own keys are attended directly and the ring takes the last W of them afte
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -27,6 +29,18 @@ from .config import LayerType
 Array = jax.Array
 
 NO_GROUP = -1
+
+
+class SoftTokens(NamedTuple):
+    """The images of a chunk: what they are, and where.
+
+    values: [M,D] float32, soft tokens of all images that a call brings, end to end.
+    index: [B,T] int32, which of them stands at each place; negative for text and padding. A run
+      of places that are not negative is an image, and must be whole in the chunk.
+    """
+
+    values: Array
+    index: Array
 
 
 def image_groups(is_soft: Array) -> Array:
@@ -54,13 +68,7 @@ def visible_new_with_images(layer_type: LayerType, window: int, groups: Array) -
     return visible_new(layer_type, window, tokens)[None] | ahead
 
 
-def merge_soft_tokens(embeddings: Array, soft: Array, index: Array) -> Array:
-    """Put soft tokens in the place of embedded ones: [B,T,D] float32.
-
-    Args:
-      embeddings: [B,T,D] float32, already scaled.
-      soft: [M,D] float32, the soft tokens a call brings, of all its images.
-      index: [B,T] int32, which of them stands at each place; negative keeps the embedding.
-    """
-    taken = soft[jnp.maximum(index, 0)]
-    return jnp.where((index >= 0)[:, :, None], taken, embeddings)
+def merge_soft_tokens(embeddings: Array, soft: SoftTokens) -> Array:
+    """Embedded tokens [B,T,D] float32, already scaled, with soft tokens in their places."""
+    taken = soft.values[jnp.maximum(soft.index, 0)]
+    return jnp.where((soft.index >= 0)[:, :, None], taken, embeddings)

@@ -13,6 +13,7 @@ from .attention import Visibility, attend
 from .cache import KVCache, LayerCache, init_cache, update_layer, visible_new, visible_slots
 from .config import Gemma3TextConfig, LayerType
 from .context import LoweringContext, softcap
+from .image_mask import SoftTokens, image_groups, merge_soft_tokens, visible_new_with_images
 from .rope import apply_rope, default_frequencies, rope_tables
 
 Array = jax.Array
@@ -201,6 +202,7 @@ class Step:
         length: Array | None,
         tokens: int,
         cache: KVCache,
+        soft: SoftTokens | None = None,
     ):
         self.start, self.length = start, length
         positions = start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]  # [B,T]
@@ -213,7 +215,9 @@ class Step:
             slots, window = layer.key.shape[2], config.sliding_window
             self.visible[kind] = Visibility(
                 visible_slots(kind, slots, window, start, positions),
-                visible_new(kind, window, tokens),
+                visible_new(kind, window, tokens)[None]
+                if soft is None
+                else visible_new_with_images(kind, window, image_groups(soft.index >= 0)),
             )
             self.rope[kind] = rope_tables(config, kind, positions, last)
 
@@ -241,6 +245,7 @@ class Gemma3TextModel(nnx.Module):
         length: Array | None,
         cache: KVCache,
         context: LoweringContext,
+        soft: SoftTokens | None = None,
     ) -> tuple[Array, KVCache]:
         """Run a chunk of tokens.
 
@@ -249,12 +254,15 @@ class Gemma3TextModel(nnx.Module):
           start: [B] int32, position of each row's first token; 0..start-1 are in the cache.
           length: [B] int32, valid tokens of each row; the rest of the chunk is padding. None
             when the chunk is one token and every row has it.
+          soft: the chunk's images; their tokens see each other. Not while decoding.
 
         Returns:
           Hidden states after the final norm [B,T,D] float32, and the cache with the chunk.
         """
-        step = Step(self.config, start, length, tokens.shape[1], cache)
-        x = context.constrain(self.embed_tokens(tokens), ("batch", "tokens", "norm"))
+        step = Step(self.config, start, length, tokens.shape[1], cache, soft)
+        x = self.embed_tokens(tokens)
+        x = x if soft is None else merge_soft_tokens(x, soft)
+        x = context.constrain(x, ("batch", "tokens", "norm"))
         updated = []
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             x, layer_cache = layer(x, step, layer_cache, context)
@@ -279,9 +287,10 @@ class Gemma3ForCausalLM(nnx.Module):
         length: Array | None,
         cache: KVCache,
         context: LoweringContext,
+        soft: SoftTokens | None = None,
     ) -> tuple[Array, KVCache]:
         """Hidden states of a chunk, as Gemma3TextModel; logits come from `apply_lm_head`."""
-        return self.model(tokens, start, length, cache, context)
+        return self.model(tokens, start, length, cache, context, soft)
 
     def apply_lm_head(self, hidden: Array, context: LoweringContext) -> Array:
         """hidden [...,D] -> logits [...,V] float32, with final_logit_softcapping where set."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gemma3_export.model.config import LayerType
 from gemma3_export.model.image_mask import (
+    SoftTokens,
     image_groups,
     merge_soft_tokens,
     visible_new_with_images,
@@ -72,6 +73,8 @@ def test_two_images_do_not_see_ahead_into_each_other(layer_type: LayerType):
 
 def test_soft_tokens_replace_embeddings_where_the_index_says():
     embeddings = jnp.arange(12, dtype=jnp.float32).reshape(2, 3, 2)
-    soft = jnp.asarray([[-1, -2], [-3, -4], [-5, -6]], jnp.float32)
-    merged = merge_soft_tokens(embeddings, soft, jnp.asarray([[-1, 2, -1], [0, -1, 1]]))
+    values = jnp.asarray([[-1, -2], [-3, -4], [-5, -6]], jnp.float32)
+    merged = merge_soft_tokens(
+        embeddings, SoftTokens(values, jnp.asarray([[-1, 2, -1], [0, -1, 1]]))
+    )
     assert merged.tolist() == [[[0, 1], [-5, -6], [4, 5]], [[-1, -2], [8, 9], [-3, -4]]]
