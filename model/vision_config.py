@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from .config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
+from .config import PUBLISHED_SIZES, Gemma3TextConfig
+from .config_fields import ConfigError, is_count
 from .sharding import NAMED_AXES, PartitionRules, get_partition_rules
 
 
@@ -39,6 +40,12 @@ class SiglipVisionConfig:
             "num_channels", "image_size", "patch_size",
         ):  # fmt: skip
             _require_positive(f"vision_config.{name}", getattr(self, name))
+        eps = self.layer_norm_eps
+        if not isinstance(eps, float | int) or isinstance(eps, bool) or not 0 < eps < 1:
+            raise ConfigError(
+                f"config.json vision_config.layer_norm_eps: expected a number between 0 and 1, "
+                f"got {eps!r}"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"config.json vision_config.hidden_size: expected a multiple of "
@@ -103,7 +110,10 @@ class Gemma3Config:
     }
 
     def __post_init__(self) -> None:
-        _require_positive("mm_tokens_per_image", self.mm_tokens_per_image)
+        for name in (
+            "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index",
+        ):  # fmt: skip
+            _require_positive(name, getattr(self, name))
         if self.tokens_per_side**2 != self.mm_tokens_per_image:
             raise ConfigError(
                 f"config.json mm_tokens_per_image: expected a square, "
@@ -179,7 +189,7 @@ def _known(cls: type, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_positive(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not is_count(value):
         raise ConfigError(f"config.json {name}: expected a positive integer, got {value!r}")
 
 

@@ -104,6 +104,7 @@ def test_null_sections_and_new_names_of_token_ids_are_read():
         ({"image_size": [224, 224]}, r"vision_config.image_size: .* got \[224, 224\]"),
         ({"hidden_size": 770}, "vision_config.hidden_size: expected a multiple of .*12.*770"),
         ({"patch_size": 512}, "vision_config.patch_size: expected at most image_size .*224"),
+        ({"layer_norm_eps": "small"}, "vision_config.layer_norm_eps: expected a number .*'small'"),
         ({"hidden_act": "relu"}, "vision_config.hidden_act: expected gelu_pytorch_tanh"),
     ],
 )
@@ -117,6 +118,7 @@ def test_impossible_vision_config_is_refused_by_name(section: dict, message: str
     [
         ({"mm_tokens_per_image": 250}, "mm_tokens_per_image: expected a square, got 250"),
         ({"mm_tokens_per_image": -4}, "mm_tokens_per_image: expected a positive integer"),
+        ({"image_token_index": "5"}, "image_token_index: expected a positive integer, got '5'"),
         ({"vision_config": 7}, "vision_config: expected an object, got int"),
     ],
 )
