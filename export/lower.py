@@ -140,12 +140,12 @@ class _Ports(NamedTuple):
 
 def _record(job: Job, sharder: Sharder, ports: _Ports, weights: int) -> Program:
     stem = program_stem(job.mesh, job.platform, job.bucket)
-    tensors = [tuple(_tensor(sharder, port) for port in group) for group in ports]
-    first = weights + len(ports.inputs)
+    inputs, outputs, cache = (tuple(_tensor(sharder, port) for port in group) for group in ports)
+    first = weights + len(inputs)
     return Program(
         job.mesh.name, job.platform, job.bucket, f"{stem}.mlirbc", f"{stem}.jaxexport",
-        TEXT_WEIGHTS, *tensors,
-        tuple(Alias(first + i, len(ports.outputs) + i) for i in range(len(ports.cache))),
+        TEXT_WEIGHTS, inputs, outputs, cache,
+        tuple(Alias(first + i, len(outputs) + i) for i in range(len(cache))),
     )  # fmt: skip
 
 

@@ -104,7 +104,10 @@ class Gemma3TextConfig:
         check_fields(text)
         known = {field.name for field in dataclasses.fields(cls)}
         optional = {"rope_scaling", "final_logit_softcapping", "attn_logit_softcapping"}
-        values = {k: v for k, v in text.items() if k in known and (v is not None or k in optional)}
+        values: dict[str, Any] = {}
+        for name, value in text.items():
+            if name in known and (value is not None or name in optional):
+                values[name] = value
         pattern = text.get("sliding_window_pattern") or text.get("_sliding_window_pattern")
         if pattern is not None:
             values["sliding_window_pattern"] = pattern
