@@ -187,7 +187,7 @@ def _check_signature(
     bucket = program.bucket
     expected = {
         "inputs": program_inputs(bucket),
-        "outputs": program_outputs(bucket, manifest.model.vocab_size),
+        "outputs": program_outputs(bucket, manifest.model.vocab_size, len(manifest.model.labels)),
         "cache": cache_tensors(layout, bucket.batch),
     }
     for field, ports in expected.items():

@@ -51,11 +51,17 @@ def program_inputs(bucket: Bucket) -> tuple[Port, ...]:
                 Port("length", rows, "int32"),
                 Port("labels", chunk, "int32"),
             )
+        case ProgramName.CLASSIFY:
+            return (
+                Port("tokens", chunk, "int32"),
+                Port("start", rows, "int32"),
+                Port("length", rows, "int32"),
+            )
     return tokens + sampling_inputs(bucket.batch)
 
 
 def sampling_inputs(batch: int) -> tuple[Port, ...]:
-    """The sampling parameters of each row, the last inputs of every program but score."""
+    """The sampling parameters of each row, the last inputs of programs that draw tokens."""
     return (
         Port("temperature", (batch,), "float32"),
         Port("top_k", (batch,), "int32"),
@@ -65,8 +71,8 @@ def sampling_inputs(batch: int) -> tuple[Port, ...]:
     )
 
 
-def program_outputs(bucket: Bucket, vocab_size: int) -> tuple[Port, ...]:
-    """The outputs of a program, in order; before the cache."""
+def program_outputs(bucket: Bucket, vocab_size: int, labels: int = 0) -> tuple[Port, ...]:
+    """The outputs of a program, in order; before the cache. `labels` counts the classes."""
     rows, chunk = (bucket.batch,), (bucket.batch, bucket.tokens)
     match bucket.program:
         case ProgramName.PREFILL | ProgramName.DECODE:
@@ -84,6 +90,8 @@ def program_outputs(bucket: Bucket, vocab_size: int) -> tuple[Port, ...]:
             )
         case ProgramName.SCORE:
             return (Port("logprobs", chunk, "float32"),)
+        case ProgramName.CLASSIFY:
+            return (Port("scores", (bucket.batch, labels), "float32"),)
 
 
 def cache_tensors(layout: CacheLayout, batch: int) -> tuple[Port, ...]:

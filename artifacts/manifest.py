@@ -26,6 +26,7 @@ class ProgramName(enum.StrEnum):
     DECODE = "decode"
     GENERATE = "generate"
     SCORE = "score"
+    CLASSIFY = "classify"
 
 
 class LayerKind(enum.StrEnum):
@@ -105,8 +106,8 @@ class Weight:
 class Bucket:
     """One point of the grid of fixed shapes.
 
-    `tokens` is the chunk length of prefill and score, 1 for decode, and the most tokens one
-    call of generate can emit. `cache` is the number of positions a row can hold.
+    `tokens` is the chunk length of prefill, score and classify, 1 for decode, and the most tokens
+    one call of generate can emit. `cache` is the number of positions a row can hold.
     """
 
     program: ProgramName
@@ -225,6 +226,8 @@ class ModelRecord:
     pad_token_id: int
     eos_token_ids: tuple[int, ...]
     """Tokens that end a text."""
+    labels: tuple[str, ...]
+    """Names of the classes that `classify` scores, in order; empty when there are none."""
     config: dict[str, Any]
     """The normalised configuration; for people and tools, hosts need none of it."""
 

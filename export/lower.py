@@ -30,12 +30,12 @@ from ..model.cache import cache_slots
 from ..model.config import Gemma3TextConfig, LayerType
 from ..model.context import LoweringContext
 from ..model.forms import Platform
-from ..model.functional import CausalLM
 from ..model.sharding import Sharder
 from .programs import ProgramFunction, define
+from .purpose import GENERATING, Model, Purpose, label_names, make_model
 
 TEXT_WEIGHTS = "text"
-"""The weight set that every text program takes."""
+"""The weight set that every program takes."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Job:
     mesh: Mesh
     platform: str
     bucket: Bucket
+    purpose: Purpose = GENERATING
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def make_sharder(mesh: Mesh) -> Sharder:
     return Sharder({axis.name: axis.size for axis in mesh.axes})
 
 
-def weight_specs(model: CausalLM, sharder: Sharder) -> dict[str, PartitionSpec]:
+def weight_specs(model: Model, sharder: Sharder) -> dict[str, PartitionSpec]:
     """Where each weight goes on the mesh, in the order of the weight store."""
     return {p.name: sharder.spec(p.name, p.axes, p.counts) for p in model.parameters()}
 
@@ -88,7 +89,7 @@ def lower(job: Job) -> Lowered:
     """Trace and lower the job's program. Deterministic: the same job gives the same bytes."""
     started = time.perf_counter()
     _quiet_locations()
-    model = CausalLM(job.config, jnp.dtype(job.dtype))
+    model = make_model(job.config, job.purpose, jnp.dtype(job.dtype))
     sharder = make_sharder(job.mesh)
     context = LoweringContext(Platform(job.platform), sharder)
     names = tuple(p.name for p in model.parameters())
@@ -101,7 +102,7 @@ def lower(job: Job) -> Lowered:
     layout = cache_layout(job.config, job.bucket.cache, job.dtype)
     ports = _Ports(
         program_inputs(job.bucket),
-        program_outputs(job.bucket, job.config.vocab_size),
+        program_outputs(job.bucket, job.config.vocab_size, len(label_names(job.purpose))),
         cache_tensors(layout, job.bucket.batch),
     )
     exported = _export(function, sharder, job.platform, weights, ports)

@@ -45,7 +45,7 @@ class ExportOptions:
             raise UsageError("--abstract lowers without weights: give it or --checkpoint, not both")
 
     def buckets(self) -> Iterator[Bucket]:
-        """The grid of one mesh and platform."""
+        """The grid of one mesh and platform for a model that generates."""
         for batch in self.batch:
             for cache in self.cache:
                 for tokens in self.prefill:
@@ -54,6 +54,13 @@ class ExportOptions:
                 yield Bucket(ProgramName.GENERATE, batch, min(self.generate, cache), cache)
                 for tokens in self.prefill:
                     yield Bucket(ProgramName.SCORE, batch, tokens, cache)
+
+    def classifying_buckets(self) -> Iterator[Bucket]:
+        """The grid of one mesh and platform for a classifier."""
+        for batch in self.batch:
+            for cache in self.cache:
+                for tokens in self.prefill:
+                    yield Bucket(ProgramName.CLASSIFY, batch, tokens, cache)
 
 
 def parse_mesh(text: str) -> Mesh:

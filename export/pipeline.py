@@ -18,6 +18,7 @@ from ..artifacts.atomic import check_free_space
 from ..artifacts.errors import ArtifactError, UsageError
 from ..artifacts.manifest import (
     FORMAT_VERSION,
+    Bucket,
     Manifest,
     MeshRecord,
     ModelRecord,
@@ -29,7 +30,6 @@ from ..artifacts.store import Planned, plan_weights, store_bytes, write_weights
 from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
 from ..model.config_fields import is_token_id
-from ..model.functional import CausalLM
 from .checkpoint import Checkpoint, blocks, check_tensors, demo_checkpoint, open_checkpoint
 from .lower import (
     TEXT_WEIGHTS,
@@ -41,6 +41,15 @@ from .lower import (
     weight_specs,
 )
 from .options import ExportOptions
+from .purpose import (
+    GENERATING,
+    Classifying,
+    Model,
+    Purpose,
+    label_names,
+    make_model,
+    read_purpose,
+)
 from .workers import lower_all
 
 TOKENIZER_PATH = "tokenizer/tokenizer.model"
@@ -68,6 +77,7 @@ class _Source:
 
     name: str
     config: Gemma3TextConfig
+    purpose: Purpose
     eos_token_ids: tuple[int, ...]
     checkpoint: Checkpoint | None
 
@@ -82,12 +92,12 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     if options.out is not None:
         check_target(options.out, options.force)
     source = _open_source(options)
-    model = CausalLM(source.config, jnp.dtype(options.dtype))
+    model = make_model(source.config, source.purpose, jnp.dtype(options.dtype))
     notes = _check_request(source, model, options)
     out = options.out or Path(default_out(source.name))
     planned = [(p.name, p.shape, str(p.dtype)) for p in model.parameters()]
     with BundleWriter(out, options.force) as writer:
-        jobs = _jobs(source.config, options)
+        jobs = _jobs(source, options)
         stored = 0 if source.checkpoint is None else store_bytes(planned)
         check_free_space(out, stored + len(jobs) * _PROGRAM_BYTES_GUESS)
         lowered: list[Lowered] = []
@@ -116,7 +126,8 @@ def _open_source(options: ExportOptions) -> _Source:
                 f"--abstract: expected one of {', '.join(PUBLISHED_SIZES)}; got {size!r}"
             )
         config = PUBLISHED_SIZES[size]
-        return _Source(f"gemma-3-{size}-abstract", config, config.eos_token_ids, None)
+        eos = config.eos_token_ids
+        return _Source(f"gemma-3-{size}-abstract", config, GENERATING, eos, None)
     checkpoint = open_checkpoint(options.checkpoint or demo_checkpoint())
     try:
         config = Gemma3TextConfig.from_dict(checkpoint.config)
@@ -133,10 +144,10 @@ def _open_source(options: ExportOptions) -> _Source:
             f"{checkpoint.path}: eos_token_id: expected a token id or a list of them, "
             f"got {list(eos)}; mend generation_config.json or config.json"
         )
-    return _Source(checkpoint.name, config, eos, checkpoint)
+    return _Source(checkpoint.name, config, read_purpose(checkpoint), eos, checkpoint)
 
 
-def _check_request(source: _Source, model: CausalLM, options: ExportOptions) -> tuple[str, ...]:
+def _check_request(source: _Source, model: Model, options: ExportOptions) -> tuple[str, ...]:
     """Hold the request against the model; returns notes worth telling the user."""
     notes = []
     if source.checkpoint is not None:
@@ -151,13 +162,19 @@ def _check_request(source: _Source, model: CausalLM, options: ExportOptions) -> 
     return tuple(notes)
 
 
-def _jobs(config: Gemma3TextConfig, options: ExportOptions) -> list[Job]:
+def _jobs(source: _Source, options: ExportOptions) -> list[Job]:
     return [
-        Job(config, options.dtype, mesh, platform, bucket)
+        Job(source.config, options.dtype, mesh, platform, bucket, source.purpose)
         for mesh in options.meshes
         for platform in options.platforms
-        for bucket in options.buckets()
+        for bucket in _buckets(source.purpose, options)
     ]
+
+
+def _buckets(purpose: Purpose, options: ExportOptions) -> Iterable[Bucket]:
+    if isinstance(purpose, Classifying):
+        return options.classifying_buckets()
+    return options.buckets()
 
 
 def _write_weights(
@@ -184,7 +201,7 @@ def _write_tokenizer(writer: BundleWriter, checkpoint: Checkpoint | None) -> Tok
 
 
 def _manifest(
-    source: _Source, options: ExportOptions, model: CausalLM, lowered: list[Lowered],
+    source: _Source, options: ExportOptions, model: Model, lowered: list[Lowered],
     weights: tuple[Weight, ...], tokenizer: TokenizerRecord | None,
 ) -> Manifest:  # fmt: skip
     config, parameters = source.config, model.parameters()
@@ -192,7 +209,7 @@ def _manifest(
         format_version=FORMAT_VERSION,
         abstract=source.checkpoint is None,
         model=ModelRecord(
-            architecture="Gemma3ForCausalLM",
+            architecture=source.purpose.architecture,
             name=source.name,
             parameters=sum(math.prod(p.shape) for p in parameters),
             dtype=options.dtype,
@@ -202,6 +219,7 @@ def _manifest(
             bos_token_id=config.bos_token_id,
             pad_token_id=config.pad_token_id,
             eos_token_ids=source.eos_token_ids,
+            labels=label_names(source.purpose),
             config=config.to_dict(),
         ),
         versions=_versions(lowered[0]),
@@ -216,7 +234,7 @@ def _manifest(
 
 
 def _mesh_records(
-    options: ExportOptions, model: CausalLM, lowered: Iterable[Lowered]
+    options: ExportOptions, model: Model, lowered: Iterable[Lowered]
 ) -> tuple[MeshRecord, ...]:
     records = []
     for mesh in options.meshes:

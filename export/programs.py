@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ..artifacts.convention import IGNORED_LABEL
 from ..artifacts.manifest import Bucket, ProgramName
 from ..model.cache import KVCache, LayerCache
+from ..model.classification import SequenceClassifier
 from ..model.context import LoweringContext
 from ..model.functional import CausalLM
 from .sampling import SamplingInputs, sample
@@ -28,9 +29,15 @@ _SCORE_ROWS = 64
 
 
 def define(
-    bucket: Bucket, model: CausalLM, names: tuple[str, ...], context: LoweringContext
+    bucket: Bucket,
+    model: CausalLM | SequenceClassifier,
+    names: tuple[str, ...],
+    context: LoweringContext,
 ) -> ProgramFunction:
     """The function of the bucket's program; `names` orders the weights tuple."""
+    if isinstance(model, SequenceClassifier):
+        assert bucket.program is ProgramName.CLASSIFY
+        return _classify(model, names, context)
     build = {
         ProgramName.PREFILL: _prefill,
         ProgramName.DECODE: _decode,
@@ -137,6 +144,20 @@ def _generate(bucket: Bucket, net: _Net) -> ProgramFunction:
         return (tokens, count, stopped, token, position), cache
 
     return generate
+
+
+def _classify(
+    model: SequenceClassifier, names: tuple[str, ...], context: LoweringContext
+) -> ProgramFunction:
+    def classify(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
+        tokens, start, length = inputs
+        params = dict(zip(names, weights, strict=True))
+        scores, updated = model.scores(
+            params, tokens, start, length, unflatten_cache(cache), context
+        )
+        return (scores,), flatten_cache(updated)
+
+    return classify
 
 
 def _score(bucket: Bucket, net: _Net) -> ProgramFunction:

@@ -28,6 +28,8 @@ DATA_MODEL_RULES: Rules = {
     "ffw": ("model",),
     "embed": (),
     "norm": (),
+    "labels": (),
+    "pooled": ("model",),
     # weights of the vision tower and the projector
     "vision_heads": ("model",),
     "vision_ffw": ("model",),
@@ -51,6 +53,8 @@ NAMED_AXES_RULES: Rules = {
     "ffw": ("tp",),
     "embed": ("fsdp", "sp"),
     "norm": (),
+    "labels": ("fsdp", "sp"),
+    "pooled": ("tp",),
     "vision_heads": ("tp",),
     "vision_ffw": ("tp",),
     "vision_embed": ("fsdp", "sp"),
@@ -120,6 +124,7 @@ def get_partition_rules(axis_names: Sequence[str] = NAMED_AXES) -> PartitionRule
         (r"mlp\.(gate|up)_proj\.weight$", spec("ffw", "embed")),
         (r"mlp\.down_proj\.weight$", spec("embed", "ffw")),
         (r"lm_head\.weight$", spec("vocab_out", "embed")),
+        (r"^score\.weight$", spec("labels", "pooled")),
         (r"(norm\.weight|bias)$", spec("norm")),
     )
 

@@ -95,6 +95,10 @@ class Grid:
         """Shapes that can give the log-probabilities of a text."""
         return self._shapes(ProgramName.SCORE)
 
+    def classifying(self) -> frozenset[Shape]:
+        """Shapes that can give the scores of the classes for a text."""
+        return self._shapes(ProgramName.CLASSIFY)
+
     def _shapes(self, program: ProgramName) -> frozenset[Shape]:
         return frozenset(
             Shape(bucket.batch, bucket.cache)

@@ -153,6 +153,8 @@ def run(options: Options) -> None:
         model = load_model(bundle, options.mesh, options.platform, status)
         if options.score:
             _score(options, model, prompts, status)
+        elif options.classify:
+            _classify(options, model, prompts, status)
         else:
             _generate(options, model, prompts, sampling, stop_tokens, status)
 
@@ -175,12 +177,18 @@ def _check_flags(options: Options) -> None:
         "--logprobs": options.logprobs is not None,
         "--temperature": options.temperature != 0,
     }
-    for flag in [flag for flag, given in generating.items() if given and options.score]:
-        raise UsageError(f"--score and {flag} exclude each other: scoring generates nothing")
+    other = "--score" if options.score else "--classify" if options.classify else None
+    for flag in [flag for flag, given in generating.items() if given and other]:
+        raise UsageError(f"{other} and {flag} exclude each other: {other} generates nothing")
 
 
 def _refuse_missing_programs(options: Options, bundle: Bundle) -> None:
     names = {str(program.bucket.program) for program in bundle.manifest.programs}
+    if "classify" in names and "prefill" not in names and not options.classify:
+        raise UsageError(
+            f"{bundle.root} holds a classifier, which generates and scores no text: pass "
+            "--classify, or export a checkpoint that generates"
+        )
     for flag, given, program in (
         ("--image", bool(options.image), "encode_image"),
         ("--classify", options.classify, "classify"),
@@ -273,6 +281,24 @@ def _score(
     else:
         for score in scores:
             print(json.dumps(score_json(score)))
+
+
+def _classify(
+    options: Options, model: LoadedModel, texts: list[list[int]], status: StatusLine
+) -> None:
+    from .classify import classify_buckets, plan_classify, run_classify
+    from .report import classify_json, classify_lines
+
+    groups = plan_classify(model, texts)
+    compile_ahead(model, classify_buckets(model, texts, groups), status)
+    status.say("classifying")
+    results = run_classify(model, texts, groups)
+    status.say("")
+    if _prints_text(options):
+        print("\n".join(classify_lines(model.bundle.manifest.model.labels, results[0])))
+    else:
+        for scores in results:
+            print(json.dumps(classify_json(scores)))
 
 
 def _prints_text(options: Options) -> bool:

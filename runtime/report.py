@@ -36,6 +36,16 @@ def score_json(score: Score) -> dict[str, Any]:
     return {"loss": score.loss, "logprobs": score.logprobs}
 
 
+def classify_json(scores: Sequence[float]) -> dict[str, Any]:
+    """The object that `gemma3-run --classify --json` prints for one text."""
+    return {"scores": list(scores)}
+
+
+def classify_lines(labels: Sequence[str], scores: Sequence[float]) -> list[str]:
+    """A table of the classes of a text: score and name, in the model's order."""
+    return [f"{score:10.4f}  {label}" for label, score in zip(labels, scores, strict=True)]
+
+
 def run_stats(timings: Sequence[Timing], loaded_at: float) -> dict[str, float | int | None]:
     """Seconds from the start of the process, tokens per second, and bytes; None: not measured."""
     started_at = process_started_at()

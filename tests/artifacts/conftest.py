@@ -46,6 +46,7 @@ TENSORS = (
 """Two of the sizes are not multiples of 64 bytes, and stand before others."""
 
 WINDOW, CACHE, VOCAB = 8, 16, 32
+LABELS = ("bad", "good")
 LAYOUT = CacheLayout(
     CACHE,
     (
@@ -58,6 +59,7 @@ BUCKETS = (
     Bucket(ProgramName.DECODE, 2, 1, CACHE),
     Bucket(ProgramName.GENERATE, 2, 3, CACHE),
     Bucket(ProgramName.SCORE, 2, 4, CACHE),
+    Bucket(ProgramName.CLASSIFY, 2, 4, CACHE),
 )
 MESHES = (
     Mesh("1x1", (Axis("data", 1), Axis("model", 1))),
@@ -81,7 +83,7 @@ def make_program(mesh: Mesh, bucket: Bucket) -> Program:
         )
 
     inputs = place(program_inputs(bucket))
-    outputs = place(program_outputs(bucket, VOCAB))
+    outputs = place(program_outputs(bucket, VOCAB, len(LABELS)))
     cache = place(cache_tensors(LAYOUT, bucket.batch))
     first = len(TENSORS) + len(inputs)
     path = program_path(mesh, bucket)
@@ -117,6 +119,7 @@ def make_manifest(weights: tuple[Weight, ...], abstract: bool = False) -> Manife
             bos_token_id=2,
             pad_token_id=0,
             eos_token_ids=(1, 106),
+            labels=LABELS,
             config={"hidden_size": 8, "rope_theta": 1e6, "layer_types": ["sliding", "full"]},
         ),
         versions=Versions("0.1.0", "0.10.2", "0.10.2", "1.15.0", 10),

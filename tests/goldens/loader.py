@@ -212,3 +212,38 @@ def processor_goldens() -> ProcessorGoldens:
         boxes=boxes,
         texts={entry["crops"]: entry["text"] for entry in content["prompts"]},
     )
+
+
+@dataclass(frozen=True)
+class ClassifiedText:
+    """A text and the logits of its classes."""
+
+    tokens: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ClassifierCase:
+    """The goldens of one tiny classifier of `tiny_heads.CLASSIFIERS`."""
+
+    name: str
+    sha256: str
+    """`tiny.fingerprint` of the checkpoint."""
+    rows: tuple[ClassifiedText, ...]
+    """Of unequal lengths; computed in one batch."""
+
+
+@functools.cache
+def classifier_cases() -> dict[str, ClassifierCase]:
+    """Every tiny classifier's goldens by name."""
+    content = json.loads((DATA / "heads.json").read_text(encoding="utf-8"))
+    return {
+        entry["name"]: ClassifierCase(
+            entry["name"],
+            entry["sha256"],
+            tuple(
+                ClassifiedText(tuple(row["tokens"]), tuple(row["scores"])) for row in entry["rows"]
+            ),
+        )
+        for entry in content["classifiers"]
+    }

@@ -1,4 +1,5 @@
-"""Makes the goldens: `python -m tests.goldens.make tiny`, `real`, `vision` or `processor`.
+"""Makes the goldens: `python -m tests.goldens.make tiny`, `real`, `vision`, `processor` or
+`heads`.
 
 See README.md.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 
+from .make_heads import make_heads
 from .make_processor import make_processor
 from .make_real import make_real
 from .make_tiny import make_tiny
@@ -40,7 +42,7 @@ def write(path: Path, content: dict[str, Any], limit: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["tiny", "real", "vision", "processor"])
+    parser.add_argument("what", choices=["tiny", "real", "vision", "processor", "heads"])
     what = parser.parse_args().what
     torch.set_num_threads(2)
     transformers.logging.set_verbosity_error()
@@ -49,6 +51,8 @@ def main() -> None:
         write(DATA / "tiny.json", make_tiny(), limit=400_000)
     elif what == "vision":
         write(DATA / "vision.json", make_vision(), limit=300_000)
+    elif what == "heads":
+        write(DATA / "heads.json", make_heads(), limit=100_000)
     elif what == "processor":
         write(DATA / "processor.json", make_processor(), limit=100_000)
     else:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .loader import real_goldens, tiny_cases, vision_cases
+from .loader import classifier_cases, real_goldens, tiny_cases, vision_cases
 from .texts import TEXTS
 from .tiny import TINY, fingerprint, shapes, weights, write_checkpoint
+from .tiny_heads import CLASSIFIERS, label_count, write_classifier
 from .tiny_vision import LAYOUTS, TINY_VISION, pixels, vision_shapes
 from .tiny_vision import write_checkpoint as write_vision_checkpoint
 
@@ -138,3 +139,11 @@ def test_layouts_differ_in_names_alone(tmp_path: Path):
     text = shapes(TINY_VISION["image"]["text_config"])
     assert len(sizes) == 1
     assert sizes.pop()[1] == 1 + len(text) + len(vision_shapes(TINY_VISION["image"]))
+
+
+def test_classifiers_are_those_the_goldens_were_made_from(tmp_path: Path):
+    assert list(classifier_cases()) == list(CLASSIFIERS)
+    for name, case in classifier_cases().items():
+        assert fingerprint(write_classifier(name, tmp_path / name)) == case.sha256
+        assert len({len(row.tokens) for row in case.rows}) == len(case.rows) == 4
+        assert {len(row.scores) for row in case.rows} == {label_count(CLASSIFIERS[name])}

@@ -52,10 +52,16 @@ EMBED = 16
 WINDOW = 8
 PAD, EOS, BOS, END_OF_TURN = 0, 1, 2, 5
 TOKENIZER_PIECES = 320
+LABELS = ("bad", "so so", "good")
 VOCAB = 384  # more ids than pieces, as the larger Gemma 3 models have
 
 Weights = tuple[jax.Array, ...]
 Cache = tuple[jax.Array, ...]
+
+
+GENERATING = (
+    ProgramName.PREFILL, ProgramName.DECODE, ProgramName.GENERATE, ProgramName.SCORE,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Toy:
     platforms: tuple[str, ...] = ("cpu",)
     abstract: bool = False
     tokenizer: bool = True
-    programs: tuple[ProgramName, ...] = tuple(ProgramName)
+    programs: tuple[ProgramName, ...] = GENERATING
     eos_token_ids: tuple[int, ...] = (EOS, END_OF_TURN)
 
 
@@ -196,6 +202,17 @@ def _sample(logits, position, temperature, top_k, top_p, min_p, seed):
 
 
 def _prefill(weights: Weights, inputs: Weights, cache: Cache):
+    logits, cache = _read(weights, inputs, cache)
+    return (_sample(logits, inputs[1] + inputs[2], *inputs[3:]), logits), cache
+
+
+def _classify(weights: Weights, inputs: Weights, cache: Cache):
+    logits, cache = _read(weights, inputs, cache)
+    return (logits[:, : len(LABELS)],), cache  # the classes are the first tokens
+
+
+def _read(weights: Weights, inputs: Weights, cache: Cache):
+    """Feed a chunk; logits [B,V] after its last valid token, and the cache."""
     tokens, start, length = inputs[:3]
 
     def body(carry, column):
@@ -208,7 +225,7 @@ def _prefill(weights: Weights, inputs: Weights, cache: Cache):
     first = (jnp.zeros((tokens.shape[0], VOCAB), jnp.float32), cache)
     columns = (jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.T)
     (logits, cache), _ = jax.lax.scan(body, first, columns)
-    return (_sample(logits, start + length, *inputs[3:]), logits), cache
+    return logits, cache
 
 
 def _decode(weights: Weights, inputs: Weights, cache: Cache):
@@ -262,6 +279,7 @@ def _function(bucket: Bucket) -> Callable:
         ProgramName.DECODE: _decode,
         ProgramName.GENERATE: functools.partial(_generate, bucket.tokens),
         ProgramName.SCORE: _score,
+        ProgramName.CLASSIFY: _classify,
     }[bucket.program]
 
 
@@ -271,6 +289,7 @@ def _buckets(toy: Toy) -> list[Bucket]:
         ProgramName.DECODE: (1,),
         ProgramName.GENERATE: (toy.generate,),
         ProgramName.SCORE: toy.prefill,
+        ProgramName.CLASSIFY: toy.prefill,
     }
     return [
         Bucket(program, batch, size, cache)
@@ -308,7 +327,7 @@ def _add_program(writer: BundleWriter, mesh_name: str, platform: str, bucket: Bu
     mesh, layout = _mesh(mesh_name), _layout(bucket.cache)
     rows = ("data",) if bucket.batch % mesh.axes[0].size == 0 else ()
     inputs = tuple(_tensor(port, rows) for port in program_inputs(bucket))
-    outputs = tuple(_tensor(port, ()) for port in program_outputs(bucket, VOCAB))
+    outputs = tuple(_tensor(port, ()) for port in program_outputs(bucket, VOCAB, len(LABELS)))
     cache = tuple(_tensor(port, rows) for port in cache_tensors(layout, bucket.batch))
     name = f"{bucket.program}-b{bucket.batch}-t{bucket.tokens}-c{bucket.cache}"
     stem = f"programs/{mesh_name}/{platform}/{name}"
@@ -371,6 +390,7 @@ def _model_record(toy: Toy) -> ModelRecord:
         bos_token_id=BOS,
         pad_token_id=PAD,
         eos_token_ids=toy.eos_token_ids,
+        labels=LABELS if ProgramName.CLASSIFY in toy.programs else (),
         config={},
     )
 
