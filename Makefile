@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO := build/demo
 PACKAGES := model export artifacts runtime
 
-.PHONY: demo test check bench native clean setup
+.PHONY: demo test check bench clean setup
 
 setup: $(VENV)/.installed
 
