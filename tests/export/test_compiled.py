@@ -104,3 +104,19 @@ def test_for_one_row_nothing_as_large_as_a_cache_is_made_but_its_update_in_place
     updates = made(program, program.caches)
     assert len(updates) == 2 * CONFIG.num_hidden_layers
     assert all("dynamic-update-slice" in line for line in updates), updates
+
+
+_MOVES = {"dot", "parameter", "bitcast", "convert", "copy", "transpose"}
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_o_proj_and_down_proj_do_not_recompute_their_operand_for_every_output(
+    name: ProgramName, dtype: str
+):
+    """XLA:CPU pulls the producer of a vector into its product, where it runs once per row."""
+    computations = re.split(r"\n(?=%?\w[^\n]*\{\n)", compiled(name, dtype, 1).text)
+    fused = [text for text in computations if re.match(r"%?fused_computation", text)]
+    operations = [set(re.findall(r"\]\S* ([\w-]+)\(", text)) for text in fused]
+    plain = [found for found in operations if {"dot", "transpose"} <= found <= _MOVES]
+    assert len(plain) >= 2 * CONFIG.num_hidden_layers
