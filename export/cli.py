@@ -15,6 +15,9 @@ from ..artifacts.errors import UsageError, run_command
 if TYPE_CHECKING:
     from .options import ExportOptions
 
+# With as many workers an export stays within 1.5 GB beside its tensors, on any machine.
+_DEFAULT_JOBS = 4
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
@@ -62,8 +65,9 @@ if TYPE_CHECKING:
     help="Lower a published size (270m 1b 4b 12b 27b) without weights.",
 )
 @click.option(
-    "--jobs", type=click.IntRange(1, 256), metavar="N", help="Processes.  [default: one per core]"
-)
+    "--jobs", type=click.IntRange(1, 256), metavar="N",
+    help="Processes; each takes up to 300 MB.  [default: one per core, at most 4]",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing table as JSON.")
 @click.version_option(package_name="gemma3-export")
@@ -80,7 +84,7 @@ def command(as_json: bool, **flags: Any) -> None:
 
     with ExportProgress(Console(stderr=True)) as progress:
         result = export(options, progress.update)
-    data = result_data(result)
+    data = result_data(result, workers=min(options.jobs, len(result.lowered)))
     if as_json:
         click.echo(json.dumps(data, indent=2))
     else:
@@ -104,7 +108,7 @@ def _options(
         prefill=parse_sizes("--prefill", prefill),
         cache=parse_sizes("--cache", cache),
         platforms=parse_names("--platform", platform, PLATFORMS),
-        jobs=jobs or os.cpu_count() or 1,
+        jobs=jobs or min(os.cpu_count() or 1, _DEFAULT_JOBS),
         **rest,
     )
 

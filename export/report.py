@@ -14,8 +14,11 @@ from ..artifacts.summary import format_bytes
 from .pipeline import ExportResult
 
 
-def result_data(result: ExportResult) -> dict[str, Any]:
-    """The export as JSON values: one entry per program, sizes in bytes, times in seconds."""
+def result_data(result: ExportResult, workers: int) -> dict[str, Any]:
+    """The export as JSON values: one entry per program, sizes in bytes, times in seconds.
+
+    `workers` is how many processes lowered at a time, this one when it is 1.
+    """
     manifest = result.manifest
     return {
         "bundle": str(result.out),
@@ -28,7 +31,7 @@ def result_data(result: ExportResult) -> dict[str, Any]:
         "fallbacks": {record.mesh.name: list(record.fallbacks) for record in manifest.meshes},
         "notes": list(result.notes),
         "seconds": round(result.seconds, 3),
-        "peak_rss_bytes": _peak_rss_bytes(),
+        "peak_rss_bytes": _peak_rss_bytes(workers),
     }
 
 
@@ -99,10 +102,8 @@ def _tensor_bytes(tensor: Tensor, mesh: Mesh) -> int:
     return device_bytes(tensor.shape, tensor.dtype, tensor.spec, mesh)
 
 
-def _peak_rss_bytes() -> int:
-    """Peak resident memory of this process plus that of its largest worker."""
-    usage = [
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    ]
-    return sum(usage) * 1024
+def _peak_rss_bytes(workers: int) -> int:
+    """Peak resident memory of this process and its workers, each as large as the largest."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return (own + (workers * largest if workers > 1 else 0)) * 1024
