@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from .codec import INT64, refuse
-from .convention import Port, cache_tensors, program_inputs, program_outputs
+from .convention import Port, cache_tensors, keeps_cache, program_inputs, program_outputs
 from .errors import ArtifactError
 from .manifest import (
     ITEMSIZE,
@@ -70,6 +70,7 @@ def _check_model(manifest: Manifest, where: str) -> None:
     model = manifest.model
     for name in ("vocab_size", "max_position_embeddings", "parameters"):
         _check_at_least(where, f"model.{name}", 1, getattr(model, name))
+    _check_at_least(where, "model.embedding_size", 0, model.embedding_size)
     _check_dtype(where, "model.dtype", model.dtype)
 
 
@@ -162,12 +163,13 @@ def _check_programs(manifest: Manifest, where: str) -> None:
         bucket = program.bucket
         _check_at_least(where, f"{path}.bucket.batch", 1, bucket.batch)
         _check_at_least(where, f"{path}.bucket.tokens", 1, bucket.tokens)
-        if bucket.cache not in layouts:
-            refuse(where, f"{path}.bucket.cache", _one_of(map(str, layouts)), str(bucket.cache))
+        known = layouts if keeps_cache(bucket.program) else {0: CacheLayout(0, ())}
+        if bucket.cache not in known:
+            refuse(where, f"{path}.bucket.cache", _one_of(map(str, known)), str(bucket.cache))
         most = 1 if bucket.program is ProgramName.DECODE else bucket.cache
-        if bucket.tokens > most:
+        if bucket.tokens > most and keeps_cache(bucket.program):
             refuse(where, f"{path}.bucket.tokens", f"at most {most}", str(bucket.tokens))
-        _check_signature(manifest, program, layouts[bucket.cache], where, path)
+        _check_signature(manifest, program, known[bucket.cache], where, path)
         _check_placement(program, meshes[program.mesh], where, path)
         _check_aliases(program, len(manifest.weight_sets[program.weights]), where, path)
         # A cache goes from program to program, so all must split it alike.
@@ -184,10 +186,12 @@ def _describe(program: Program) -> str:
 def _check_signature(
     manifest: Manifest, program: Program, layout: CacheLayout, where: str, path: str
 ) -> None:
-    bucket = program.bucket
+    bucket, model = program.bucket, manifest.model
     expected = {
         "inputs": program_inputs(bucket),
-        "outputs": program_outputs(bucket, manifest.model.vocab_size, len(manifest.model.labels)),
+        "outputs": program_outputs(
+            bucket, model.vocab_size, len(model.labels), model.embedding_size
+        ),
         "cache": cache_tensors(layout, bucket.batch),
     }
     for field, ports in expected.items():

@@ -57,7 +57,14 @@ def program_inputs(bucket: Bucket) -> tuple[Port, ...]:
                 Port("start", rows, "int32"),
                 Port("length", rows, "int32"),
             )
+        case ProgramName.EMBED:
+            return (Port("tokens", chunk, "int32"), Port("length", rows, "int32"))
     return tokens + sampling_inputs(bucket.batch)
+
+
+def keeps_cache(program: ProgramName) -> bool:
+    """Whether a program takes and gives a cache; without one its bucket has `cache` 0."""
+    return program is not ProgramName.EMBED
 
 
 def sampling_inputs(batch: int) -> tuple[Port, ...]:
@@ -71,8 +78,13 @@ def sampling_inputs(batch: int) -> tuple[Port, ...]:
     )
 
 
-def program_outputs(bucket: Bucket, vocab_size: int, labels: int = 0) -> tuple[Port, ...]:
-    """The outputs of a program, in order; before the cache. `labels` counts the classes."""
+def program_outputs(
+    bucket: Bucket, vocab_size: int, labels: int = 0, embedding: int = 0
+) -> tuple[Port, ...]:
+    """The outputs of a program, in order; before the cache.
+
+    `labels` counts the classes of a classifier, `embedding` the numbers of a vector.
+    """
     rows, chunk = (bucket.batch,), (bucket.batch, bucket.tokens)
     match bucket.program:
         case ProgramName.PREFILL | ProgramName.DECODE:
@@ -92,6 +104,8 @@ def program_outputs(bucket: Bucket, vocab_size: int, labels: int = 0) -> tuple[P
             return (Port("logprobs", chunk, "float32"),)
         case ProgramName.CLASSIFY:
             return (Port("scores", (bucket.batch, labels), "float32"),)
+        case ProgramName.EMBED:
+            return (Port("embedding", (bucket.batch, embedding), "float32"),)
 
 
 def cache_tensors(layout: CacheLayout, batch: int) -> tuple[Port, ...]:

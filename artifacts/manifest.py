@@ -27,6 +27,7 @@ class ProgramName(enum.StrEnum):
     GENERATE = "generate"
     SCORE = "score"
     CLASSIFY = "classify"
+    EMBED = "embed"
 
 
 class LayerKind(enum.StrEnum):
@@ -106,8 +107,9 @@ class Weight:
 class Bucket:
     """One point of the grid of fixed shapes.
 
-    `tokens` is the chunk length of prefill, score and classify, 1 for decode, and the most tokens
-    one call of generate can emit. `cache` is the number of positions a row can hold.
+    `tokens` is the chunk length of prefill, score and classify, the longest text of embed, 1 for
+    decode, and the most tokens one call of generate can emit. `cache` is the number of positions
+    a row can hold, 0 where the program keeps none.
     """
 
     program: ProgramName
@@ -116,7 +118,7 @@ class Bucket:
     tokens: int
     """Tokens of a row in one call."""
     cache: int
-    """Positions a row can hold; names one of the manifest's cache layouts."""
+    """Positions a row can hold; names one of the manifest's cache layouts. 0: no cache."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,8 @@ class ModelRecord:
     """Tokens that end a text."""
     labels: tuple[str, ...]
     """Names of the classes that `classify` scores, in order; empty when there are none."""
+    embedding_size: int
+    """Numbers in the vector that `embed` gives; 0 when the bundle has no such program."""
     config: dict[str, Any]
     """The normalised configuration; for people and tools, hosts need none of it."""
 
@@ -242,6 +246,8 @@ class TokenizerRecord:
     """Always `sentencepiece` in this version."""
     add_bos: bool = True
     """True when a prompt of text starts with the model's bos token."""
+    add_eos: bool = False
+    """True when a text to be classified or embedded ends with the first of `eos_token_ids`."""
     chat_template: str | None = None
     """Bundle path of the Jinja chat template that came with the checkpoint, for reference."""
 

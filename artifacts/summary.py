@@ -113,13 +113,15 @@ def _facts(summary: dict[str, Any]) -> dict[str, str]:
         prompts = "none, token ids only"
     else:
         prompts = f"{tokenizer['path']}, {'bos' if tokenizer['add_bos'] else 'no bos'} added"
-    labels = {"classes": ", ".join(model["labels"])} if model["labels"] else {}
+    heads = {"classes": ", ".join(model["labels"])} if model["labels"] else {}
+    if model["embedding_size"]:
+        heads["embedding"] = f"{model['embedding_size']} numbers"
     return {
         "model": f"{model['name']} ({model['architecture']})",
         "parameters": f"{model['parameters']:,}, {model['dtype']}",
         "vocabulary": f"{model['vocab_size']:,} tokens, stops at {model['eos_token_ids']}",
         "window": f"{model['sliding_window']} of {model['max_position_embeddings']:,} positions",
-        **labels,
+        **heads,
         "weights": stored,
         "tokenizer": prompts,
         "files": f"{files['count']} files, {format_bytes(files['bytes'])}",

@@ -38,7 +38,7 @@ _DEFAULT_JOBS = 4
 )
 @click.option(
     "--prefill", default="32,128,512", show_default=True, metavar="N,...",
-    help="Chunk lengths of prefill and score.",
+    help="Chunk lengths of prefill, score and classify; text lengths of embed.",
 )  # fmt: skip
 @click.option(
     "--cache", default="2048", show_default=True, metavar="N,...",

@@ -14,7 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from ..artifacts.convention import Port, cache_tensors, program_inputs, program_outputs
+from ..artifacts.convention import (
+    Port,
+    cache_tensors,
+    keeps_cache,
+    program_inputs,
+    program_outputs,
+)
 from ..artifacts.manifest import (
     Alias,
     Bucket,
@@ -32,7 +38,7 @@ from ..model.context import LoweringContext
 from ..model.forms import Platform
 from ..model.sharding import Sharder
 from .programs import ProgramFunction, define
-from .purpose import GENERATING, Model, Purpose, label_names, make_model
+from .purpose import GENERATING, Model, Purpose, embedding_size, label_names, make_model
 
 TEXT_WEIGHTS = "text"
 """The weight set that every program takes."""
@@ -99,11 +105,15 @@ def lower(job: Job) -> Lowered:
         jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharder.sharding(specs[p.name]))
         for p in model.parameters()
     )
-    layout = cache_layout(job.config, job.bucket.cache, job.dtype)
     ports = _Ports(
         program_inputs(job.bucket),
-        program_outputs(job.bucket, job.config.vocab_size, len(label_names(job.purpose))),
-        cache_tensors(layout, job.bucket.batch),
+        program_outputs(
+            job.bucket,
+            job.config.vocab_size,
+            len(label_names(job.purpose)),
+            embedding_size(job.purpose, job.config),
+        ),
+        _cache_ports(job),
     )
     exported = _export(function, sharder, job.platform, weights, ports)
     module = bytes(exported.mlir_module_serialized)
@@ -112,6 +122,13 @@ def lower(job: Job) -> Lowered:
         tuple(sorted(sharder.fallbacks)), time.perf_counter() - started,
         exported.calling_convention_version, _stablehlo_version(module),
     )  # fmt: skip
+
+
+def _cache_ports(job: Job) -> tuple[Port, ...]:
+    if not keeps_cache(job.bucket.program):
+        return ()
+    layout = cache_layout(job.config, job.bucket.cache, job.dtype)
+    return cache_tensors(layout, job.bucket.batch)
 
 
 def _stablehlo_version(module: bytes) -> str:

@@ -62,6 +62,12 @@ class ExportOptions:
                 for tokens in self.prefill:
                     yield Bucket(ProgramName.CLASSIFY, batch, tokens, cache)
 
+    def embedding_buckets(self) -> Iterator[Bucket]:
+        """The grid of one mesh and platform for an embedding model, which has no cache."""
+        for batch in self.batch:
+            for tokens in self.prefill:
+                yield Bucket(ProgramName.EMBED, batch, tokens, 0)
+
 
 def parse_mesh(text: str) -> Mesh:
     """`2x4` is data=2, model=4; `dp=1,fsdp=2,tp=4,sp=1` names axes. Raises UsageError."""

@@ -19,6 +19,7 @@ from ..artifacts.errors import ArtifactError, UsageError
 from ..artifacts.manifest import (
     FORMAT_VERSION,
     Bucket,
+    CacheLayout,
     Manifest,
     MeshRecord,
     ModelRecord,
@@ -44,8 +45,10 @@ from .options import ExportOptions
 from .purpose import (
     GENERATING,
     Classifying,
+    Embedding,
     Model,
     Purpose,
+    embedding_size,
     label_names,
     make_model,
     read_purpose,
@@ -133,18 +136,13 @@ def _open_source(options: ExportOptions) -> _Source:
         config = Gemma3TextConfig.from_dict(checkpoint.config)
     except ConfigError as error:
         raise ArtifactError(f"{checkpoint.path}: {error}; mend the configuration") from error
-    if config.use_bidirectional_attention:
-        raise UsageError(
-            f"{checkpoint.path}: config.json use_bidirectional_attention: an embedding model, "
-            "which generates no text; expected a generating Gemma 3"
-        )
     eos = checkpoint.eos_token_ids
     if not all(map(is_token_id, eos)):
         raise ArtifactError(
             f"{checkpoint.path}: eos_token_id: expected a token id or a list of them, "
             f"got {list(eos)}; mend generation_config.json or config.json"
         )
-    return _Source(checkpoint.name, config, read_purpose(checkpoint), eos, checkpoint)
+    return _Source(checkpoint.name, config, read_purpose(checkpoint, config), eos, checkpoint)
 
 
 def _check_request(source: _Source, model: Model, options: ExportOptions) -> tuple[str, ...]:
@@ -155,7 +153,7 @@ def _check_request(source: _Source, model: Model, options: ExportOptions) -> tup
         if unused:
             notes.append(f"{len(unused)} tensors outside the text stack are not in the bundle")
     longest = source.config.max_position_embeddings
-    if max(options.cache) > longest:
+    if not isinstance(source.purpose, Embedding) and max(options.cache) > longest:
         notes.append(
             f"--cache {max(options.cache)} is beyond the model's max_position_embeddings {longest}"
         )
@@ -174,6 +172,8 @@ def _jobs(source: _Source, options: ExportOptions) -> list[Job]:
 def _buckets(purpose: Purpose, options: ExportOptions) -> Iterable[Bucket]:
     if isinstance(purpose, Classifying):
         return options.classifying_buckets()
+    if isinstance(purpose, Embedding):
+        return options.embedding_buckets()
     return options.buckets()
 
 
@@ -195,9 +195,11 @@ def _write_tokenizer(writer: BundleWriter, checkpoint: Checkpoint | None) -> Tok
         return None
     writer.add_file(TOKENIZER_PATH, checkpoint.tokenizer)
     if checkpoint.chat_template is None:
-        return TokenizerRecord(TOKENIZER_PATH)
+        return TokenizerRecord(TOKENIZER_PATH, add_eos=checkpoint.add_eos)
     writer.add_file(CHAT_TEMPLATE_PATH, checkpoint.chat_template.encode())
-    return TokenizerRecord(TOKENIZER_PATH, chat_template=CHAT_TEMPLATE_PATH)
+    return TokenizerRecord(
+        TOKENIZER_PATH, add_eos=checkpoint.add_eos, chat_template=CHAT_TEMPLATE_PATH
+    )
 
 
 def _manifest(
@@ -215,22 +217,35 @@ def _manifest(
             dtype=options.dtype,
             vocab_size=config.vocab_size,
             max_position_embeddings=config.max_position_embeddings,
-            sliding_window=config.sliding_window,
+            sliding_window=_keys_seen(source),
             bos_token_id=config.bos_token_id,
             pad_token_id=config.pad_token_id,
             eos_token_ids=source.eos_token_ids,
             labels=label_names(source.purpose),
+            embedding_size=embedding_size(source.purpose, config),
             config=config.to_dict(),
         ),
         versions=_versions(lowered[0]),
         meshes=_mesh_records(options, model, lowered),
         platforms=options.platforms,
-        caches=tuple(cache_layout(config, cache, options.dtype) for cache in options.cache),
+        caches=_cache_layouts(source, options),
         programs=tuple(result.program for result in lowered),
         weights=weights,
         weight_sets={TEXT_WEIGHTS: tuple(p.name for p in parameters)},
         tokenizer=tokenizer,
     )
+
+
+def _keys_seen(source: _Source) -> int:
+    """Keys a local layer sees; both ways, those less than W // 2 + 1 away on either side."""
+    window = source.config.sliding_window
+    return window // 2 * 2 + 1 if isinstance(source.purpose, Embedding) else window
+
+
+def _cache_layouts(source: _Source, options: ExportOptions) -> tuple[CacheLayout, ...]:
+    if isinstance(source.purpose, Embedding):
+        return ()
+    return tuple(cache_layout(source.config, cache, options.dtype) for cache in options.cache)
 
 
 def _mesh_records(

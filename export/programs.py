@@ -17,6 +17,7 @@ from ..artifacts.manifest import Bucket, ProgramName
 from ..model.cache import KVCache, LayerCache
 from ..model.classification import SequenceClassifier
 from ..model.context import LoweringContext
+from ..model.embedding import TextEmbedder
 from ..model.functional import CausalLM
 from .sampling import SamplingInputs, sample
 
@@ -30,7 +31,7 @@ _SCORE_ROWS = 64
 
 def define(
     bucket: Bucket,
-    model: CausalLM | SequenceClassifier,
+    model: CausalLM | SequenceClassifier | TextEmbedder,
     names: tuple[str, ...],
     context: LoweringContext,
 ) -> ProgramFunction:
@@ -38,6 +39,9 @@ def define(
     if isinstance(model, SequenceClassifier):
         assert bucket.program is ProgramName.CLASSIFY
         return _classify(model, names, context)
+    if isinstance(model, TextEmbedder):
+        assert bucket.program is ProgramName.EMBED
+        return _embed(model, names, context)
     build = {
         ProgramName.PREFILL: _prefill,
         ProgramName.DECODE: _decode,
@@ -158,6 +162,17 @@ def _classify(
         return (scores,), flatten_cache(updated)
 
     return classify
+
+
+def _embed(
+    model: TextEmbedder, names: tuple[str, ...], context: LoweringContext
+) -> ProgramFunction:
+    def embed(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
+        tokens, length = inputs
+        params = dict(zip(names, weights, strict=True))
+        return (model.embed(params, tokens, length, context),), cache
+
+    return embed
 
 
 def _score(bucket: Bucket, net: _Net) -> ProgramFunction:

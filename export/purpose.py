@@ -7,9 +7,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ..artifacts.errors import ArtifactError
+from ..artifacts.errors import ArtifactError, UsageError
 from ..model.classification import SequenceClassifier
 from ..model.config import Gemma3TextConfig
+from ..model.embedding import DenseLayer, TextEmbedder
 from ..model.functional import CausalLM
 from .checkpoint import Checkpoint
 
@@ -34,20 +35,37 @@ class Classifying:
     architecture = "Gemma3ForSequenceClassification"
 
 
-Purpose = Generating | Classifying
+@dataclass(frozen=True)
+class Embedding:
+    """Texts become vectors: Gemma3TextModel, read in both directions, pooled."""
+
+    dense: tuple[DenseLayer, ...]
+    """The dense layers after the pooling, in order."""
+    architecture = "Gemma3TextModel"
+
+
+Purpose = Generating | Classifying | Embedding
 GENERATING = Generating()
-Model = CausalLM | SequenceClassifier
+Model = CausalLM | SequenceClassifier | TextEmbedder
 
 
-def read_purpose(checkpoint: Checkpoint) -> Purpose:
-    """What the architecture in config.json says; texts go on where it says nothing else.
+def read_purpose(checkpoint: Checkpoint, config: Gemma3TextConfig) -> Purpose:
+    """What config.json says; texts go on where it says nothing else.
 
     Raises:
         ArtifactError: the classes of a classifier cannot be read.
+        UsageError: a classifier that reads in both directions.
     """
     names = checkpoint.config.get("architectures")
     if isinstance(names, list) and any(name in _CLASSIFIERS for name in names):
+        if config.use_bidirectional_attention:
+            raise UsageError(
+                f"{checkpoint.path}: config.json use_bidirectional_attention: expected false for a "
+                "classifier, got true; export a classifier that reads from left to right"
+            )
         return Classifying(_labels(checkpoint))
+    if config.use_bidirectional_attention:
+        return Embedding(_dense_layers(checkpoint))
     return GENERATING
 
 
@@ -58,11 +76,27 @@ def make_model(config: Gemma3TextConfig, purpose: Purpose, dtype: jnp.dtype) -> 
             return CausalLM(config, dtype)
         case Classifying(labels):
             return SequenceClassifier(config, len(labels), dtype)
+        case Embedding(dense):
+            return TextEmbedder(config, dense, dtype)
 
 
 def label_names(purpose: Purpose) -> tuple[str, ...]:
     """Names of the classes, none for a model without."""
     return purpose.labels if isinstance(purpose, Classifying) else ()
+
+
+def embedding_size(purpose: Purpose, config: Gemma3TextConfig) -> int:
+    """Numbers in the vector of a text, 0 for a model without."""
+    if not isinstance(purpose, Embedding):
+        return 0
+    return purpose.dense[-1].size if purpose.dense else config.hidden_size
+
+
+def _dense_layers(checkpoint: Checkpoint) -> tuple[DenseLayer, ...]:
+    tensors, layers = checkpoint.tensors, []
+    while (name := f"dense.{len(layers)}") + ".weight" in tensors:
+        layers.append(DenseLayer(tensors[f"{name}.weight"].shape[0], f"{name}.bias" in tensors))
+    return tuple(layers)
 
 
 def _labels(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -36,11 +36,8 @@ def attend(
     Returns:
       [B,T,N,H] float32.
     """
-    B, T, N, H = query.shape
-    K = new.key.shape[1]
-    G = N // K
-    # Query heads of one KV head become rows of one product. [B,K,G*T,H]
-    rows = (query * scale).reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
+    rows = _rows(query * scale, new.key.shape[1])  # [B,K,G*T,H]
+    G = query.shape[2] // new.key.shape[1]
     old_scores = _masked(_scores(rows, old.key, cap), visible.old[:, None, None], G)
     new_scores = _masked(_scores(rows, new.key, cap), visible.new[:, None, None], G)
     peak = jnp.maximum(old_scores.max(-1, keepdims=True), new_scores.max(-1, keepdims=True))
@@ -50,7 +47,33 @@ def attend(
         lambda a, b: (a + b) / total, "norm",
         _mix(old_weights, old.value), _mix(new_weights, new.value),
     )  # fmt: skip
-    return mixed.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+    return _heads(mixed, query.shape)
+
+
+def attend_within(
+    query: Array, new: LayerCache, visible: Array, scale: float, cap: float | None
+) -> Array:
+    """Softmax attention in float32 among the tokens of one call, without a cache.
+
+    Args as in `attend`; visible is [B,T,T] bool. Returns [B,T,N,H] float32.
+    """
+    groups = query.shape[2] // new.key.shape[1]
+    scores = _scores(_rows(query * scale, new.key.shape[1]), new.key, cap)
+    weights = jax.nn.softmax(_masked(scores, visible[:, None, None], groups), axis=-1)
+    return _heads(_mix(weights, new.value), query.shape)
+
+
+def _rows(query: Array, kv_heads: int) -> Array:
+    """Query heads of one KV head become rows of one product: [B,T,N,H] -> [B,K,G*T,H]."""
+    B, T, N, H = query.shape
+    K, G = kv_heads, N // kv_heads
+    return query.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
+
+
+def _heads(rows: Array, shape: tuple[int, ...]) -> Array:
+    """The inverse of `_rows`, for a query of `shape`."""
+    (B, T, N, H), K = shape, rows.shape[1]
+    return rows.reshape(B, K, N // K, T, H).transpose(0, 3, 1, 2, 4).reshape(shape)
 
 
 def _scores(rows: Array, key: Array, cap: float | None) -> Array:

@@ -78,6 +78,21 @@ def visible_new(layer_type: LayerType, window: int, tokens: int) -> Array:
     return visible & (key > query - window) if layer_type == LayerType.SLIDING else visible
 
 
+def visible_both_ways(layer_type: LayerType, window: int, tokens: int, length: Array) -> Array:
+    """Which tokens each token of a whole text may see, ahead and behind: [B,T,T] bool.
+
+    On sliding layers those less than W' = W // 2 + 1 away, where W is the config's
+    sliding_window: transformers halves it as it reads the config, and doubles it again as it
+    writes one. `length` [B] int32 counts the valid tokens; padding is seen by none.
+    """
+    place = jnp.arange(tokens, dtype=jnp.int32)
+    valid = (place[None, :] < length[:, None])[:, None, :]  # [B,1,T]
+    if layer_type == LayerType.FULL:
+        return jnp.broadcast_to(valid, (length.shape[0], tokens, tokens))
+    near = jnp.abs(place[:, None] - place[None, :]) < window // 2 + 1
+    return valid & near[None]
+
+
 def update_layer(
     layer_type: LayerType, cache: LayerCache, new: LayerCache, start: Array, length: Array | None
 ) -> LayerCache:

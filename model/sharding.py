@@ -124,6 +124,10 @@ def get_partition_rules(axis_names: Sequence[str] = NAMED_AXES) -> PartitionRule
         (r"mlp\.(gate|up)_proj\.weight$", spec("ffw", "embed")),
         (r"mlp\.down_proj\.weight$", spec("embed", "ffw")),
         (r"lm_head\.weight$", spec("vocab_out", "embed")),
+        (r"^dense\.0\.weight$", spec("ffw", "embed")),
+        (r"^dense\.0\.bias$", spec("ffw")),
+        (r"^dense\.1\.weight$", spec("embed", "ffw")),
+        (r"^dense\.1\.bias$", spec("embed")),
         (r"^score\.weight$", spec("labels", "pooled")),
         (r"(norm\.weight|bias)$", spec("norm")),
     )

@@ -9,8 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .attention import Visibility, attend
-from .cache import KVCache, LayerCache, init_cache, update_layer, visible_new, visible_slots
+from .attention import Visibility, attend, attend_within
+from .cache import (
+    KVCache,
+    LayerCache,
+    init_cache,
+    update_layer,
+    visible_both_ways,
+    visible_new,
+    visible_slots,
+)
 from .config import Gemma3TextConfig, LayerType
 from .context import LoweringContext, softcap
 from .image_mask import SoftTokens, image_groups, merge_soft_tokens, visible_new_with_images
@@ -134,9 +142,30 @@ class Gemma3Attention(nnx.Module):
         self, x: Array, step: Step, cache: LayerCache, context: LoweringContext
     ) -> tuple[Array, LayerCache]:
         """x [B,T,D] -> ([B,T,D] float32, the layer's cache with the chunk written)."""
+        query, new = self._project(x, step.rope[self.layer_type], cache.key.dtype, context)
+        mixed = attend(
+            query, new, cache, step.visible[self.layer_type],
+            self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping, context,
+        )  # fmt: skip
+        start = context.after(mixed, step.start)
+        cache = update_layer(self.layer_type, cache, new, start, step.length)
+        return self._output(mixed, context), cache
+
+    def encode(
+        self, x: Array, rope: tuple[Array, Array], visible: Array, context: LoweringContext
+    ) -> Array:
+        """Without a cache: x [B,T,D], visible [B,T,T] bool -> [B,T,D] float32."""
+        query, new = self._project(x, rope, self.q_proj.weight[...].dtype, context)
+        scale, cap = self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping
+        return self._output(attend_within(query, new, visible, scale, cap), context)
+
+    def _project(
+        self, x: Array, rope: tuple[Array, Array], dtype: jnp.dtype, context: LoweringContext
+    ) -> tuple[Array, LayerCache]:
+        """Rotated queries [B,T,N,H] float32, and keys and values [B,K,T,H] of `dtype`."""
         B, T, _ = x.shape
         H = self.config.head_dim
-        cos, sin = step.rope[self.layer_type]
+        cos, sin = rope
         query = self.q_norm(self.q_proj(x, context).reshape(B, T, -1, H))
         key = self.k_norm(self.k_proj(x, context).reshape(B, T, -1, H))
         value = self.v_proj(x, context).reshape(B, T, -1, H)
@@ -144,18 +173,15 @@ class Gemma3Attention(nnx.Module):
         kv_axes = ("batch", "tokens", "kv_heads", "norm")
         key = context.constrain(apply_rope(key, cos, sin), kv_axes)
         value = context.constrain(value, kv_axes)
-        dtype = cache.key.dtype
-        new = LayerCache(  # [B,K,T,H]
+        new = LayerCache(
             key.astype(dtype).transpose(0, 2, 1, 3), value.astype(dtype).transpose(0, 2, 1, 3)
         )
-        mixed = attend(
-            query, new, cache, step.visible[self.layer_type],
-            self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping, context,
-        )  # fmt: skip
-        start = context.after(mixed, step.start)
-        cache = update_layer(self.layer_type, cache, new, start, step.length)
+        return query, new
+
+    def _output(self, mixed: Array, context: LoweringContext) -> Array:
+        """mixed [B,T,N,H] -> [B,T,D] float32."""
         mixed = context.constrain(mixed, ("batch", "tokens", "heads", "norm"))
-        return self.o_proj(mixed.reshape(B, T, -1), context), cache
+        return self.o_proj(mixed.reshape(*mixed.shape[:2], -1), context)
 
 
 class Gemma3DecoderLayer(nnx.Module):
@@ -181,11 +207,21 @@ class Gemma3DecoderLayer(nnx.Module):
     ) -> tuple[Array, LayerCache]:
         """x [B,T,D] -> ([B,T,D], cache)."""
         attention, cache = self.self_attn(self.input_layernorm(x), step, cache, context)
+        return self._finish(x, attention, context), cache
+
+    def encode(
+        self, x: Array, rope: tuple[Array, Array], visible: Array, context: LoweringContext
+    ) -> Array:
+        """Without a cache: x [B,T,D], visible [B,T,T] bool -> [B,T,D]."""
+        attention = self.self_attn.encode(self.input_layernorm(x), rope, visible, context)
+        return self._finish(x, attention, context)
+
+    def _finish(self, x: Array, attention: Array, context: LoweringContext) -> Array:
         x = x + self.post_attention_layernorm(attention)
         x = x + self.post_feedforward_layernorm(
             self.mlp(self.pre_feedforward_layernorm(x), context)
         )
-        return context.constrain(x, ("batch", "tokens", "norm")), cache
+        return context.constrain(x, ("batch", "tokens", "norm"))
 
 
 class Step:
@@ -268,6 +304,27 @@ class Gemma3TextModel(nnx.Module):
             x, layer_cache = layer(x, step, layer_cache, context)
             updated.append(layer_cache)
         return self.norm(x), tuple(updated)
+
+    def encode(self, tokens: Array, length: Array, context: LoweringContext) -> Array:
+        """Read whole texts in both directions, as use_bidirectional_attention asks.
+
+        Args:
+          tokens: [B,T] int32.
+          length: [B] int32, valid tokens of each row; the rest is padding that none of them sees.
+
+        Returns:
+          Hidden states after the final norm [B,T,D] float32; those of padding mean nothing.
+        """
+        size, window = tokens.shape[1], self.config.sliding_window
+        positions = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), tokens.shape)
+        last = jnp.maximum(length, 1) - 1
+        kinds = sorted(set(self.config.layer_types))
+        rope = {kind: rope_tables(self.config, kind, positions, last) for kind in kinds}
+        visible = {kind: visible_both_ways(kind, window, size, length) for kind in kinds}
+        x = context.constrain(self.embed_tokens(tokens), ("batch", "tokens", "norm"))
+        for layer, kind in zip(self.layers, self.config.layer_types, strict=True):
+            x = layer.encode(x, rope[kind], visible[kind], context)
+        return self.norm(x)
 
 
 class Gemma3ForCausalLM(nnx.Module):

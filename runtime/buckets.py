@@ -99,6 +99,10 @@ class Grid:
         """Shapes that can give the scores of the classes for a text."""
         return self._shapes(ProgramName.CLASSIFY)
 
+    def embedding(self) -> frozenset[Shape]:
+        """Shapes, of no cache, that can give the vector of a text."""
+        return self._shapes(ProgramName.EMBED)
+
     def _shapes(self, program: ProgramName) -> frozenset[Shape]:
         return frozenset(
             Shape(bucket.batch, bucket.cache)

@@ -44,6 +44,7 @@ class Options:
     logprobs: int | None
     score: bool
     classify: bool
+    embed: bool
     mesh: str | None
     platform: str | None
     as_json: bool
@@ -120,6 +121,7 @@ class Options:
 )
 @click.option("--score", is_flag=True, help="Log-probabilities of the prompt instead of new text.")
 @click.option("--classify", is_flag=True, help="Class scores of the prompt.")
+@click.option("--embed", is_flag=True, help="The vector of the prompt.")
 @click.option("--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default.")
 @click.option("--platform", metavar="cpu", help="Platform to run on; JAX's own by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt.")
@@ -155,6 +157,8 @@ def run(options: Options) -> None:
             _score(options, model, prompts, status)
         elif options.classify:
             _classify(options, model, prompts, status)
+        elif options.embed:
+            _embed(options, model, prompts, status)
         else:
             _generate(options, model, prompts, sampling, stop_tokens, status)
 
@@ -166,8 +170,10 @@ def _check_flags(options: Options) -> None:
         raise UsageError("nothing to go on from: pass --prompt TEXT or --tokens 2,17,18")
     if options.chat and options.tokens:
         raise UsageError("--chat needs --prompt: --tokens are used exactly as given")
-    if options.score and options.classify:
-        raise UsageError("--score and --classify exclude each other: pass only one of them")
+    others = {"--score": options.score, "--classify": options.classify, "--embed": options.embed}
+    asked = [flag for flag, given in others.items() if given]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} exclude each other: pass only one of them")
     if options.logprobs is not None and options.logprobs < 1:
         raise UsageError(f"--logprobs: expected at least 1, got {options.logprobs}")
     generating = {
@@ -177,21 +183,25 @@ def _check_flags(options: Options) -> None:
         "--logprobs": options.logprobs is not None,
         "--temperature": options.temperature != 0,
     }
-    other = "--score" if options.score else "--classify" if options.classify else None
-    for flag in [flag for flag, given in generating.items() if given and other]:
-        raise UsageError(f"{other} and {flag} exclude each other: {other} generates nothing")
+    for flag in [flag for flag, given in generating.items() if given and asked]:
+        raise UsageError(f"{asked[0]} and {flag} exclude each other: {asked[0]} generates nothing")
 
 
 def _refuse_missing_programs(options: Options, bundle: Bundle) -> None:
     names = {str(program.bucket.program) for program in bundle.manifest.programs}
-    if "classify" in names and "prefill" not in names and not options.classify:
-        raise UsageError(
-            f"{bundle.root} holds a classifier, which generates and scores no text: pass "
-            "--classify, or export a checkpoint that generates"
-        )
+    for program, kind, asked in (
+        ("classify", "a classifier", options.classify),
+        ("embed", "an embedding model", options.embed),
+    ):
+        if names == {program} and not asked:
+            raise UsageError(
+                f"{bundle.root} holds {kind} and has no other program than {program}: pass "
+                f"--{program}, or export another checkpoint"
+            )
     for flag, given, program in (
         ("--image", bool(options.image), "encode_image"),
         ("--classify", options.classify, "classify"),
+        ("--embed", options.embed, "embed"),
     ):
         if given and program not in names:
             raise UsageError(
@@ -210,7 +220,10 @@ def _read_prompts(options: Options, bundle: Bundle) -> tuple[list[list[int]], li
         return chats, [] if options.ignore_eos else [tokenizer.steering_id(END_OF_TURN)]
     record = bundle.manifest.tokenizer
     add_bos = record is not None and record.add_bos
-    return [tokenizer.encode(text, add_bos) for text in options.prompt], []
+    # An end token would end a text that is to go on.
+    whole = (options.classify or options.embed) and record is not None and record.add_eos
+    end = list(bundle.manifest.model.eos_token_ids[:1]) if whole else []
+    return [tokenizer.encode(text, add_bos) + end for text in options.prompt], []
 
 
 def _parse_tokens(text: str) -> list[int]:
@@ -299,6 +312,24 @@ def _classify(
     else:
         for scores in results:
             print(json.dumps(classify_json(scores)))
+
+
+def _embed(
+    options: Options, model: LoadedModel, texts: list[list[int]], status: StatusLine
+) -> None:
+    from .embed import plan_embed, run_embed
+    from .report import embed_json, embed_line
+
+    groups = plan_embed(model, texts)
+    compile_ahead(model, {group.bucket for group in groups}, status)
+    status.say("embedding")
+    vectors = run_embed(model, texts, groups)
+    status.say("")
+    if _prints_text(options):
+        print(embed_line(vectors[0]))
+    else:
+        for vector in vectors:
+            print(json.dumps(embed_json(vector)))
 
 
 def _prints_text(options: Options) -> bool:

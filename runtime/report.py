@@ -46,6 +46,16 @@ def classify_lines(labels: Sequence[str], scores: Sequence[float]) -> list[str]:
     return [f"{score:10.4f}  {label}" for label, score in zip(labels, scores, strict=True)]
 
 
+def embed_json(vector: Sequence[float]) -> dict[str, Any]:
+    """The object that `gemma3-run --embed --json` prints for one text."""
+    return {"embedding": list(vector)}
+
+
+def embed_line(vector: Sequence[float]) -> str:
+    """The numbers of a vector on one line."""
+    return " ".join(f"{value:.6f}" for value in vector)
+
+
 def run_stats(timings: Sequence[Timing], loaded_at: float) -> dict[str, float | int | None]:
     """Seconds from the start of the process, tokens per second, and bytes; None: not measured."""
     started_at = process_started_at()

@@ -27,10 +27,12 @@ class Checkpoint:
         config: content of a Hugging Face config.json; fields it leaves out stay out.
         tensors: by canonical name. Text tensors have text-only names whatever the layout of
             the files; vision tensors begin with `vision_tower.vision_model.` and
-            `multi_modal_projector.`.
+            `multi_modal_projector.`; those of sentence-transformers' Dense layers with
+            `dense.0.` and `dense.1.`.
         tokenizer: a serialised SentencePiece ModelProto, or None if the checkpoint has none.
         chat_template: Jinja source, or None.
         generation_config: content of generation_config.json, or {}.
+        add_eos: whether its tokenizer ends a text with the end token.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class Checkpoint:
     tokenizer: bytes | None
     chat_template: str | None
     generation_config: dict[str, Any]
+    add_eos: bool = False
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

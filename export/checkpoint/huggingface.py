@@ -9,6 +9,7 @@ from ...artifacts.errors import ArtifactError
 from .base import MODEL_TYPES, Checkpoint, read_bytes, read_json
 from .names import canonical_name
 from .safetensors_header import check_dtype, read_safetensors
+from .sentence_transformers import dense_tensors
 from .tensors import TensorSource
 from .tokenizer import check_sentencepiece
 from .tokenizer_json import sentencepiece_from_tokenizer_json
@@ -37,10 +38,13 @@ def open_huggingface(folder: Path) -> Checkpoint:
         path=folder,
         name=folder.resolve().name,
         config=config,
-        tensors=_canonical(folder, _stored_tensors(folder), _is_tied(config)),
+        tensors=_canonical(
+            folder, _stored_tensors(folder) | dense_tensors(folder), _is_tied(config)
+        ),
         tokenizer=_tokenizer(folder),
         chat_template=_chat_template(folder),
         generation_config=read_json(generation) if generation.is_file() else {},
+        add_eos=_adds_eos(folder),
     )
 
 
@@ -129,6 +133,11 @@ def _tokenizer(folder: Path) -> bytes | None:
     if converted.is_file():
         return sentencepiece_from_tokenizer_json(read_json(converted), converted)
     return None
+
+
+def _adds_eos(folder: Path) -> bool:
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and read_json(settings).get("add_eos_token") is True
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -47,6 +47,7 @@ TENSORS = (
 
 WINDOW, CACHE, VOCAB = 8, 16, 32
 LABELS = ("bad", "good")
+EMBEDDING = 6
 LAYOUT = CacheLayout(
     CACHE,
     (
@@ -60,6 +61,7 @@ BUCKETS = (
     Bucket(ProgramName.GENERATE, 2, 3, CACHE),
     Bucket(ProgramName.SCORE, 2, 4, CACHE),
     Bucket(ProgramName.CLASSIFY, 2, 4, CACHE),
+    Bucket(ProgramName.EMBED, 2, 4, 0),
 )
 MESHES = (
     Mesh("1x1", (Axis("data", 1), Axis("model", 1))),
@@ -83,8 +85,8 @@ def make_program(mesh: Mesh, bucket: Bucket) -> Program:
         )
 
     inputs = place(program_inputs(bucket))
-    outputs = place(program_outputs(bucket, VOCAB, len(LABELS)))
-    cache = place(cache_tensors(LAYOUT, bucket.batch))
+    outputs = place(program_outputs(bucket, VOCAB, len(LABELS), EMBEDDING))
+    cache = place(cache_tensors(LAYOUT, bucket.batch) if bucket.cache else ())
     first = len(TENSORS) + len(inputs)
     path = program_path(mesh, bucket)
     return Program(
@@ -120,6 +122,7 @@ def make_manifest(weights: tuple[Weight, ...], abstract: bool = False) -> Manife
             pad_token_id=0,
             eos_token_ids=(1, 106),
             labels=LABELS,
+            embedding_size=EMBEDDING,
             config={"hidden_size": 8, "rope_theta": 1e6, "layer_types": ["sliding", "full"]},
         ),
         versions=Versions("0.1.0", "0.10.2", "0.10.2", "1.15.0", 10),

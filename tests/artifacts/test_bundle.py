@@ -141,7 +141,7 @@ def reverse_files(manifest: dict[str, Any]) -> None:
 
 def split_one_cache_otherwise(manifest: dict[str, Any]) -> None:
     for index in range(4):
-        manifest["programs"][5]["cache"][index]["spec"] = [[], [], [], []]
+        manifest["programs"][7]["cache"][index]["spec"] = [[], [], [], []]
 
 
 WEIGHTS, MESH, LAYER = ("weights", 1), ("meshes", 1), ("caches", 0, "layers", 1)
@@ -219,7 +219,7 @@ REFUSED = {
     ),
     "program twice": (repeat("programs"), "programs: expected each name once"),
     "program of unknown name": (
-        setter(*PROGRAM, "bucket", "program", "embed"),
+        setter(*PROGRAM, "bucket", "program", "dance"),
         "expected one of prefill, decode, generate, score",
     ),
     "program for unknown mesh": (setter(*PROGRAM, "mesh", "8x8"), "mesh: expected one of 1x1"),
@@ -251,6 +251,16 @@ REFUSED = {
     "chunk longer than the cache": (
         setter(*PROGRAM, "bucket", "tokens", 17),
         "tokens: expected at most 16, got 17",
+    ),
+    "classes that have no name": (setter("model", "labels", []), "scores float32[2,0]"),
+    "embedding of nothing": (setter("model", "embedding_size", 0), "embedding float32[2,0]"),
+    "embedding of less than nothing": (
+        setter("model", "embedding_size", -1),
+        "model.embedding_size: expected at least 0",
+    ),
+    "embed with a cache": (
+        setter("programs", 5, "bucket", "cache", 16),
+        "bucket.cache: expected one of 0, got 16",
     ),
     "decode of two tokens": (
         setter("programs", 1, "bucket", "tokens", 2),

@@ -22,7 +22,7 @@ RECORDS = [
     for _, record in inspect.getmembers(manifest, dataclasses.is_dataclass)
     if isinstance(record, type)
 ]
-SIZES = {"B": 3, "T": 5, "V": 7, "C": 2, str(STOP_TOKENS): STOP_TOKENS}
+SIZES = {"B": 3, "T": 5, "V": 7, "C": 2, "E": 6, str(STOP_TOKENS): STOP_TOKENS}
 
 
 def table(heading: str) -> list[list[str]]:
@@ -53,7 +53,9 @@ def test_programs_take_and_give_what_their_tables_say(program: ProgramName):
     drawing = program in (ProgramName.PREFILL, ProgramName.DECODE, ProgramName.GENERATE)
     sampling = ports("sampling inputs") if drawing else ()
     assert ports(f"{program} inputs") + sampling == program_inputs(bucket)
-    assert ports(f"{program} outputs") == program_outputs(bucket, SIZES["V"], SIZES["C"])
+    assert ports(f"{program} outputs") == program_outputs(
+        bucket, SIZES["V"], SIZES["C"], SIZES["E"]
+    )
 
 
 def test_sampling_inputs_are_what_their_table_says():

@@ -1,19 +1,24 @@
-"""Which checkpoints are classifiers, and what their classes are called."""
+"""Which checkpoints are classifiers or embedding models, and what they say of their heads."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gemma3_export.artifacts.errors import ArtifactError
-from gemma3_export.export.checkpoint import Checkpoint
-from gemma3_export.export.purpose import Classifying, Generating, read_purpose
+from gemma3_export.export.checkpoint import Checkpoint, open_checkpoint
+from gemma3_export.export.purpose import Classifying, Embedding, Generating, read_purpose
+from gemma3_export.model.config import Gemma3TextConfig
+from gemma3_export.model.embedding import DenseLayer
 
-from ..goldens.tiny_heads import write_classifier
+from ..goldens.tiny_heads import write_classifier, write_embedder
 from .conftest import Command
 
+CONFIG = Gemma3TextConfig()
 CLASSIFIER = "Gemma3ForSequenceClassification"
 
 
@@ -28,13 +33,13 @@ def checkpoint(**config: Any) -> Checkpoint:
      {"architectures": ["Gemma3ForConditionalGeneration"]}],
 )  # fmt: skip
 def test_a_checkpoint_generates_unless_its_architecture_says_otherwise(config: dict[str, Any]):
-    assert read_purpose(checkpoint(**config)) == Generating()
+    assert read_purpose(checkpoint(**config), CONFIG) == Generating()
 
 
 @pytest.mark.parametrize("name", [CLASSIFIER, "Gemma3TextForSequenceClassification"])
 def test_classes_are_named_by_number_whatever_their_order_in_the_file(name: str):
     labels = {"10": "k", **{str(n): chr(97 + n) for n in range(10)}}
-    found = read_purpose(checkpoint(architectures=[name], id2label=labels))
+    found = read_purpose(checkpoint(architectures=[name], id2label=labels), CONFIG)
     assert found == Classifying(tuple("abcdefghijk"))
 
 
@@ -50,7 +55,9 @@ def test_classes_are_named_by_number_whatever_their_order_in_the_file(name: str)
 def test_classes_without_names_get_those_of_transformers(
     config: dict[str, Any], labels: tuple[str, ...]
 ):
-    assert read_purpose(checkpoint(architectures=[CLASSIFIER], **config)) == Classifying(labels)
+    assert read_purpose(checkpoint(architectures=[CLASSIFIER], **config), CONFIG) == Classifying(
+        labels
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +75,7 @@ def test_classes_without_names_get_those_of_transformers(
 )
 def test_classes_that_cannot_be_read_are_refused(config: dict[str, Any], message: str):
     with pytest.raises(ArtifactError, match=r"config\.json") as raised:
-        read_purpose(checkpoint(architectures=[CLASSIFIER], **config))
+        read_purpose(checkpoint(architectures=[CLASSIFIER], **config), CONFIG)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -82,3 +89,53 @@ def test_a_head_of_another_number_of_classes_than_the_config_names_is_refused(
     status, out, err = gemma3_export("--mesh", "1x1", "--checkpoint", folder)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "score.weight has a wrong shape: expected 2x64 by the config, got 3x64" in err
+
+
+def test_a_checkpoint_that_reads_both_ways_embeds_with_the_dense_layers_beside_it(tmp_path: Path):
+    both_ways = Gemma3TextConfig(use_bidirectional_attention=True)
+    with_dense = open_checkpoint(write_embedder("embedder", tmp_path / "embedder"))
+    assert read_purpose(with_dense, both_ways) == Embedding(
+        (DenseLayer(96, bias=False), DenseLayer(48, bias=True))
+    )
+    bare = open_checkpoint(write_embedder("bare", tmp_path / "bare"))
+    assert read_purpose(bare, both_ways) == Embedding(())
+
+
+@pytest.mark.parametrize("setting", [True, False, None])
+def test_the_tokenizer_says_whether_a_text_ends_with_the_end_token(
+    tmp_path: Path, setting: bool | None
+):
+    folder = write_embedder("bare", tmp_path / "bare")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"add_eos_token": setting}))
+    assert open_checkpoint(folder).add_eos is (setting is True)
+
+
+def change(path: Path, **values: Any) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | values))
+
+
+DAMAGE = [
+    (lambda f: change(f / "2_Dense" / "config.json", activation_function="torch.nn.Tanh"),
+     "2_Dense/config.json: activation_function: expected Identity, got 'torch.nn.Tanh'"),
+    (lambda f: (f / "2_Dense" / "config.json").write_text("{}"), "expected Identity, got"),
+    (lambda f: change(f / "1_Pooling" / "config.json", pooling_mode_cls_token=True),
+     "expected pooling_mode_mean_tokens alone, got pooling_mode_cls_token, pooling_mode_mean"),
+    (lambda f: (f / "3_Dense" / "model.safetensors").unlink(),
+     "3_Dense: expected model.safetensors, got no such file"),
+    (lambda f: shutil.copy(f / "model.safetensors", f / "3_Dense"),
+     "expected a matrix linear.weight and at most a vector linear.bias, got"),
+    (lambda f: shutil.copytree(f / "2_Dense", f / "3_Dense", dirs_exist_ok=True),
+     "dense.1.weight has a wrong shape: expected 96x96 by the config, got 96x64"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE)
+def test_dense_layers_that_are_not_as_expected_are_refused(
+    gemma3_export: Command, tmp_path: Path, damage: Callable[[Path], object], message: str
+):
+    folder = write_embedder("embedder", tmp_path / "checkpoint")
+    damage(folder)
+    status, out, err = gemma3_export("--mesh", "1x1", "--checkpoint", folder)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err

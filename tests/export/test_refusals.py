@@ -113,7 +113,13 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
     ("a bad field", change_config(head_dim="16"), "config.json head_dim: expected a whole number"),
     ("a bad rope", change_config(rope_scaling={"rope_type": "mrope"}), "rope_scaling.rope_type"),
     ("text config no object", change_config(text_config=[1]), "text_config must be an object"),
-    ("an embedding model", change_config(use_bidirectional_attention=True), "generates no text"),
+    (
+        "a classifier both ways",
+        change_config(
+            architectures=["Gemma3ForSequenceClassification"], use_bidirectional_attention=True
+        ),
+        "use_bidirectional_attention: expected false for a classifier",
+    ),
     ("stop tokens no ids", stop_at_a_name, "eos_token_id"),
 ]
 

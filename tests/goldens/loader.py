@@ -247,3 +247,38 @@ def classifier_cases() -> dict[str, ClassifierCase]:
         )
         for entry in content["classifiers"]
     }
+
+
+@dataclass(frozen=True)
+class EmbeddedText:
+    """A text and its vector."""
+
+    tokens: tuple[int, ...]
+    embedding: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EmbedderCase:
+    """The goldens of one tiny embedding model of `tiny_heads.EMBEDDERS`."""
+
+    name: str
+    sha256: str
+    """`tiny.fingerprint` of the checkpoint without its dense layers."""
+    rows: tuple[EmbeddedText, ...]
+    """Of unequal lengths; computed in one batch."""
+
+
+@functools.cache
+def embedder_cases() -> dict[str, EmbedderCase]:
+    """Every tiny embedding model's goldens by name."""
+    content = json.loads((DATA / "heads.json").read_text(encoding="utf-8"))
+    return {
+        entry["name"]: EmbedderCase(
+            entry["name"],
+            entry["sha256"],
+            tuple(
+                EmbeddedText(tuple(row["tokens"]), tuple(row["embedding"])) for row in entry["rows"]
+            ),
+        )
+        for entry in content["embedders"]
+    }

@@ -1,4 +1,4 @@
-"""Goldens of tiny classifiers, and proof that they would notice what they are there for."""
+"""Goldens of tiny classifiers and embedding models, and proof that they notice mistakes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Gemma3TextForSequenceClassification
+from transformers import Gemma3TextConfig, Gemma3TextForSequenceClassification, Gemma3TextModel
 
 from .reference import significant, versions
 from .tiny import fingerprint
-from .tiny_heads import CLASSIFIERS, write_classifier
+from .tiny_heads import (
+    CLASSIFIERS,
+    DENSE,
+    EMBEDDERS,
+    dense_weights,
+    write_classifier,
+    write_embedder,
+)
 
 LENGTHS = (1, 5, 23, 40)
 NOTICED = 1e-2
@@ -23,7 +30,8 @@ def make_heads() -> dict[str, Any]:
     """Content of data/heads.json."""
     with tempfile.TemporaryDirectory() as folder:
         classifiers = [_classifier(name, Path(folder) / name) for name in CLASSIFIERS]
-    return {"versions": versions(), "classifiers": classifiers}
+        embedders = [_embedder(name, Path(folder) / name) for name in EMBEDDERS]
+    return {"versions": versions(), "classifiers": classifiers, "embedders": embedders}
 
 
 def texts(name: str, vocab: int, pad: int) -> list[list[int]]:
@@ -79,3 +87,64 @@ def _check_sensitive(name: str, scores: torch.Tensor, whole: torch.Tensor) -> No
         for place in {length, length - 2, whole.shape[1] - 1, 19} - {-1, length - 1}:
             moved = (whole[row, place] - scores[row]).abs().max().item()
             assert moved > NOTICED, f"{name}: row {row}, place {place}: {moved}"
+
+
+def _load_embedder(folder: Path, config: Gemma3TextConfig | None = None) -> Gemma3TextModel:
+    model, info = Gemma3TextModel.from_pretrained(
+        folder, config=config, dtype=torch.float32, attn_implementation="eager",
+        output_loading_info=True,
+    )  # fmt: skip
+    assert not any(info.values()), info
+    return model.eval()
+
+
+def _vectors(name: str, model: Gemma3TextModel, rows: list[list[int]]) -> torch.Tensor:
+    """What sentence-transformers computes: Pooling (mean), Dense, Dense, Normalize."""
+    batch = padded(rows, 0)
+    mask = torch.tensor([[1] * len(row) + [0] * (batch.shape[1] - len(row)) for row in rows])
+    with torch.no_grad():
+        hidden = model(batch, attention_mask=mask).last_hidden_state
+        x = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+        for number in range(len(DENSE[name])):
+            linear = {k: torch.from_numpy(v) for k, v in dense_weights(name, number).items()}
+            x = torch.nn.functional.linear(x, linear["linear.weight"], linear.get("linear.bias"))
+        return torch.nn.functional.normalize(x, p=2, dim=1)
+
+
+def _embedder(name: str, folder: Path) -> dict[str, Any]:
+    write_embedder(name, folder)
+    model = _load_embedder(folder)
+    assert model.config.sliding_window == EMBEDDERS[name]["sliding_window"] // 2 + 1
+    rows = texts(name, model.config.vocab_size, 0)
+    vectors = _vectors(name, model, rows)
+    alone = torch.cat([_vectors(name, model, [row]) for row in rows])
+    assert (vectors - alone).abs().max() < 2e-5
+    _check_windows(name, folder, rows, vectors)
+    return {
+        "name": name,
+        "sha256": fingerprint(folder),
+        "rows": [
+            {"tokens": row, "embedding": [significant(value) for value in vector]}
+            for row, vector in zip(rows, vectors.tolist(), strict=True)
+        ],
+    }
+
+
+def _check_windows(name: str, folder: Path, rows: list[list[int]], vectors: torch.Tensor) -> None:
+    """A window off by one, not halved, halved twice, or a causal mask would show."""
+    right = EMBEDDERS[name]["sliding_window"] // 2 + 1
+    for label, window in {
+        "one narrower": right - 1,
+        "one wider": right + 1,
+        "not halved": EMBEDDERS[name]["sliding_window"],
+        "halved twice": right // 2 + 1,
+        "causal": None,
+    }.items():
+        wrong = Gemma3TextConfig.from_pretrained(folder)
+        if window is None:
+            wrong.use_bidirectional_attention = False
+        else:
+            wrong.sliding_window = window
+        moved = (_vectors(name, _load_embedder(folder, wrong), rows) - vectors).abs().max().item()
+        print(f"{name}: {label}: moves {moved:.3g}", flush=True)
+        assert moved > NOTICED, f"{name}: {label}: {moved}"

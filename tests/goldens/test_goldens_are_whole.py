@@ -9,10 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .loader import classifier_cases, real_goldens, tiny_cases, vision_cases
+from .loader import classifier_cases, embedder_cases, real_goldens, tiny_cases, vision_cases
 from .texts import TEXTS
 from .tiny import TINY, fingerprint, shapes, weights, write_checkpoint
-from .tiny_heads import CLASSIFIERS, label_count, write_classifier
+from .tiny_heads import (
+    CLASSIFIERS,
+    EMBEDDERS,
+    label_count,
+    write_classifier,
+    write_embedder,
+)
 from .tiny_vision import LAYOUTS, TINY_VISION, pixels, vision_shapes
 from .tiny_vision import write_checkpoint as write_vision_checkpoint
 
@@ -147,3 +153,12 @@ def test_classifiers_are_those_the_goldens_were_made_from(tmp_path: Path):
         assert fingerprint(write_classifier(name, tmp_path / name)) == case.sha256
         assert len({len(row.tokens) for row in case.rows}) == len(case.rows) == 4
         assert {len(row.scores) for row in case.rows} == {label_count(CLASSIFIERS[name])}
+
+
+def test_embedding_models_are_those_the_goldens_were_made_from(tmp_path: Path):
+    assert list(embedder_cases()) == list(EMBEDDERS)
+    for name, case in embedder_cases().items():
+        assert fingerprint(write_embedder(name, tmp_path / name)) == case.sha256
+        assert len({len(row.tokens) for row in case.rows}) == len(case.rows) == 4
+        for row in case.rows:
+            assert np.linalg.norm(row.embedding) == pytest.approx(1.0, abs=1e-5)

@@ -82,8 +82,9 @@ def test_one_text_is_a_table_of_scores_and_labels(classifier: Path, gemma3_run: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "holds a classifier, which generates and scores no text: pass --classify"),
-        (["--score"], "holds a classifier, which generates and scores no text: pass --classify"),
+        ([], "holds a classifier and has no other program than classify: pass --classify"),
+        (["--score"], "holds a classifier and has no other program than classify: pass --classify"),
+        (["--embed"], "holds a classifier and has no other program than classify: pass --classify"),
         (["--classify", "--stop", "x"], "--classify and --stop exclude each other"),
         (["--classify", "--logprobs", "2"], "--classify and --logprobs exclude each other"),
     ],

@@ -179,6 +179,7 @@ def check_refusal(result: tuple[int, str, str], message: str) -> None:
         (["--tokens", "2", "--platform", "tpu"], "expected a platform of mesh 1x1 (cpu), got tpu"),
         (["--tokens", "2", "--image", "a.png"], "has no encode_image program"),
         (["--tokens", "2", "--classify"], "has no classify program"),
+        (["--tokens", "2", "--embed"], "has no embed program"),
         (["--tokens", "2", "--score"], "prompt 1 has one token: a score needs at least 2"),
         (["--tokens", "2", "--score", "--classify"], "--score and --classify exclude each other"),
         (["--tokens", "2,3", "--score", "--stop", "x"], "--score and --stop exclude each other"),

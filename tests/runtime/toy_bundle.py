@@ -21,6 +21,7 @@ from gemma3_export.artifacts.convention import (
     IGNORED_LABEL,
     Port,
     cache_tensors,
+    keeps_cache,
     program_inputs,
     program_outputs,
 )
@@ -76,6 +77,7 @@ class Toy:
     platforms: tuple[str, ...] = ("cpu",)
     abstract: bool = False
     tokenizer: bool = True
+    add_eos: bool = False
     programs: tuple[ProgramName, ...] = GENERATING
     eos_token_ids: tuple[int, ...] = (EOS, END_OF_TURN)
 
@@ -111,7 +113,9 @@ def make_toy_bundle(out: Path, toy: Toy) -> Path:
                 ),
                 weights=records,
                 weight_sets={"all": tuple(weights)},
-                tokenizer=TokenizerRecord("tokenizer/tokenizer.model") if toy.tokenizer else None,
+                tokenizer=TokenizerRecord("tokenizer/tokenizer.model", add_eos=toy.add_eos)
+                if toy.tokenizer
+                else None,
             )
         )
     return out
@@ -211,6 +215,14 @@ def _classify(weights: Weights, inputs: Weights, cache: Cache):
     return (logits[:, : len(LABELS)],), cache  # the classes are the first tokens
 
 
+def _embed(weights: Weights, inputs: Weights, cache: Cache):
+    """The mean of the embedded tokens, of length 1."""
+    tokens, length = inputs
+    valid = jnp.arange(tokens.shape[1])[None, :] < length[:, None]
+    total = jnp.where(valid[:, :, None], weights[0][tokens], 0.0).sum(1)
+    return (total / jnp.maximum(jnp.linalg.norm(total, axis=-1, keepdims=True), 1e-12),), cache
+
+
 def _read(weights: Weights, inputs: Weights, cache: Cache):
     """Feed a chunk; logits [B,V] after its last valid token, and the cache."""
     tokens, start, length = inputs[:3]
@@ -280,6 +292,7 @@ def _function(bucket: Bucket) -> Callable:
         ProgramName.GENERATE: functools.partial(_generate, bucket.tokens),
         ProgramName.SCORE: _score,
         ProgramName.CLASSIFY: _classify,
+        ProgramName.EMBED: _embed,
     }[bucket.program]
 
 
@@ -290,14 +303,15 @@ def _buckets(toy: Toy) -> list[Bucket]:
         ProgramName.GENERATE: (toy.generate,),
         ProgramName.SCORE: toy.prefill,
         ProgramName.CLASSIFY: toy.prefill,
+        ProgramName.EMBED: toy.prefill,
     }
     return [
         Bucket(program, batch, size, cache)
         for program in toy.programs
         for batch in toy.batch
-        for cache in toy.caches
+        for cache in (toy.caches if keeps_cache(program) else (0,))
         for size in tokens[program]
-        if size <= cache
+        if size <= cache or cache == 0
     ]
 
 
@@ -327,8 +341,11 @@ def _add_program(writer: BundleWriter, mesh_name: str, platform: str, bucket: Bu
     mesh, layout = _mesh(mesh_name), _layout(bucket.cache)
     rows = ("data",) if bucket.batch % mesh.axes[0].size == 0 else ()
     inputs = tuple(_tensor(port, rows) for port in program_inputs(bucket))
-    outputs = tuple(_tensor(port, ()) for port in program_outputs(bucket, VOCAB, len(LABELS)))
-    cache = tuple(_tensor(port, rows) for port in cache_tensors(layout, bucket.batch))
+    outputs = tuple(
+        _tensor(port, ()) for port in program_outputs(bucket, VOCAB, len(LABELS), EMBED)
+    )
+    ports = cache_tensors(layout, bucket.batch) if bucket.cache else ()
+    cache = tuple(_tensor(port, rows) for port in ports)
     name = f"{bucket.program}-b{bucket.batch}-t{bucket.tokens}-c{bucket.cache}"
     stem = f"programs/{mesh_name}/{platform}/{name}"
     exported = _export(mesh, platform, bucket, inputs, outputs, cache)
@@ -391,6 +408,7 @@ def _model_record(toy: Toy) -> ModelRecord:
         pad_token_id=PAD,
         eos_token_ids=toy.eos_token_ids,
         labels=LABELS if ProgramName.CLASSIFY in toy.programs else (),
+        embedding_size=EMBED if ProgramName.EMBED in toy.programs else 0,
         config={},
     )
 
