@@ -97,7 +97,8 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
         table.add_row(name, value)
     console.print(table)
     _print_meshes(console, summary["meshes"])
-    _print_caches(console, summary["caches"])
+    if summary["caches"]:
+        _print_caches(console, summary["caches"])
     _print_programs(console, summary["programs"])
 
 
