@@ -44,6 +44,7 @@ def attend(
     old_weights, new_weights = jnp.exp(old_scores - peak), jnp.exp(new_scores - peak)
     total = old_weights.sum(-1, keepdims=True) + new_weights.sum(-1, keepdims=True)
     mixed = context.in_halves(  # [B,K,G*T,H]
+        query.shape[0] * query.shape[1],
         lambda a, b: (a + b) / total, "norm",
         _mix(old_weights, old.value), _mix(new_weights, new.value),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from .forms import Platform, choose_product, row_product
+from .forms import ONE_BY_ONE, Platform, choose_product, row_product
 from .sharding import ACTIVATION, Sharder
 
 Array = jax.Array
@@ -42,8 +42,12 @@ class LoweringContext:
         assert sharding is not None
         return jax.lax.with_sharding_constraint(x, sharding)
 
-    def in_halves(self, function: Callable[..., Array], axis: str, *operands: Array) -> Array:
+    def in_halves(
+        self, rows: int, function: Callable[..., Array], axis: str, *operands: Array
+    ) -> Array:
         """function(*operands), elementwise on [...,size], computed as two halves and joined.
+
+        For the operand of a product of `rows` rows; with many rows it is computed plainly.
 
         XLA:CPU pulls the producer of a product's vector operand into the product and
         recomputes it for every output element; it does not pull a concatenation of halves
@@ -51,7 +55,7 @@ class LoweringContext:
         mesh each device halves its own part, so that nothing moves; `axis` names the last
         dimension.
         """
-        if self.platform != Platform.CPU:
+        if self.platform != Platform.CPU or rows >= ONE_BY_ONE:
             return function(*operands)
         shape = operands[0].shape
         shards = 1 if self.sharder is None else self.sharder.shards(axis, shape[-1])

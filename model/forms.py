@@ -25,6 +25,8 @@ class Platform(enum.StrEnum):
     TPU = "tpu"
 
 
+# Fewer rows than this are multiplied one at a time on CPU.
+ONE_BY_ONE = 4
 # XLA:CPU fuses the weight's conversion into a one-row product only while the vector operand
 # is under 16 KB; longer contractions are cut into pieces of this many floats.
 _FUSED_ROW_LIMIT = 2048
@@ -78,6 +80,6 @@ def choose_product(platform: Platform, rows: int, dtype: jnp.dtype) -> Product:
     """
     if dtype == jnp.float32:
         return float_product
-    if platform == Platform.CPU and rows < 4:
+    if platform == Platform.CPU and rows < ONE_BY_ONE:
         return row_product
     return narrow_product

@@ -73,9 +73,22 @@ class Gemma3RMSNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x [...,size] -> same shape, float32."""
+        return self._scaled(x, self._scale(x), self.weight[...])
+
+    def operand(self, x: Array, context: LoweringContext) -> Array:
+        """The same, written to be the operand of a product; x [B,T,size]."""
+        scale = self._scale(x)
+        return context.in_halves(
+            x.shape[0] * x.shape[1], lambda x, w: self._scaled(x, scale, w), "norm", x,
+            self.weight[...],
+        )  # fmt: skip
+
+    def _scale(self, x: Array) -> Array:
         x = x.astype(jnp.float32)
-        scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
-        return x * scale * (1.0 + self.weight[...].astype(jnp.float32))
+        return jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+
+    def _scaled(self, x: Array, scale: Array, weight: Array) -> Array:
+        return x.astype(jnp.float32) * scale * (1.0 + weight.astype(jnp.float32))
 
 
 class Gemma3TextScaledWordEmbedding(nnx.Module):
@@ -104,7 +117,7 @@ class Gemma3MLP(nnx.Module):
     def __call__(self, x: Array, context: LoweringContext) -> Array:
         """x [B,T,D] -> [B,T,D] float32."""
         gate, up = self.gate_proj(x, context), self.up_proj(x, context)
-        wide = context.in_halves(_gated, "ffw", gate, up)
+        wide = context.in_halves(x.shape[0] * x.shape[1], _gated, "ffw", gate, up)
         return self.down_proj(context.constrain(wide, ("batch", "tokens", "ffw")), context)
 
 
@@ -148,7 +161,7 @@ class Gemma3Attention(nnx.Module):
             self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping, context,
         )  # fmt: skip
         start = context.after(mixed, step.start)
-        cache = update_layer(self.layer_type, cache, new, start, step.length)
+        cache = update_layer(self.layer_type, cache, new, start, step.length, context.platform)
         return self._output(mixed, context), cache
 
     def encode(
@@ -206,7 +219,9 @@ class Gemma3DecoderLayer(nnx.Module):
         self, x: Array, step: Step, cache: LayerCache, context: LoweringContext
     ) -> tuple[Array, LayerCache]:
         """x [B,T,D] -> ([B,T,D], cache)."""
-        attention, cache = self.self_attn(self.input_layernorm(x), step, cache, context)
+        attention, cache = self.self_attn(
+            self.input_layernorm.operand(x, context), step, cache, context
+        )
         return self._finish(x, attention, context), cache
 
     def encode(
@@ -219,7 +234,7 @@ class Gemma3DecoderLayer(nnx.Module):
     def _finish(self, x: Array, attention: Array, context: LoweringContext) -> Array:
         x = x + self.post_attention_layernorm(attention)
         x = x + self.post_feedforward_layernorm(
-            self.mlp(self.pre_feedforward_layernorm(x), context)
+            self.mlp(self.pre_feedforward_layernorm.operand(x, context), context)
         )
         return context.constrain(x, ("batch", "tokens", "norm"))
 

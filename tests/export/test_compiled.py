@@ -66,11 +66,11 @@ def made(program: Compiled, sizes: set[int]) -> list[str]:
     for line in program.text.splitlines():
         if line.endswith("{") and not line.startswith(" "):
             inside_fusion = re.match(r"%?(fused|wrapped)_\w*computation", line) is not None
-        match = re.match(r"\s+(?:ROOT )?(%\S+) = \w+\[([\d,]+)\]\S* ([\w-]+)\(", line)
-        if match is None or inside_fusion or match[3] in _NAMING:
+        match = re.match(r"\s+(?:ROOT )?(%\S+) = (\w+)\[([\d,]+)\]\S* ([\w-]+)\(", line)
+        if match is None or inside_fusion or match[4] in _NAMING:
             continue
-        if math.prod(map(int, match[2].split(","))) in sizes:
-            found.append(f"{match[1]} = [{match[2]}] {match[3]}")
+        if math.prod(map(int, match[3].split(","))) in sizes:
+            found.append(f"{match[1]} = {match[2]}[{match[3]}] {match[4]}")
     return found
 
 
@@ -104,6 +104,13 @@ def test_for_one_row_nothing_as_large_as_a_cache_is_made_but_its_update_in_place
     updates = made(program, program.caches)
     assert len(updates) == 2 * CONFIG.num_hidden_layers
     assert all("dynamic-update-slice" in line for line in updates), updates
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_no_cache_of_several_rows_is_converted_whole(name: ProgramName):
+    """A scatter into a bfloat16 cache would be: to float32 and back, in every layer."""
+    program = compiled(name, "bfloat16", 8)
+    assert [line for line in made(program, program.caches) if "= f32[" in line] == []
 
 
 _MOVES = {"dot", "parameter", "bitcast", "convert", "copy", "transpose"}
