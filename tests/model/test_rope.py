@@ -143,7 +143,7 @@ def tables(scaling: dict[str, Any] | None, kind: LayerType, lengths: list[int]):
 LENGTHS = [2, 64, 65, 255, 256, 257, 1000]
 
 
-@pytest.mark.parametrize(("scaling", "formula"), VARIANTS, ids=lambda value: str(value)[:70])
+@pytest.mark.parametrize(("scaling", "formula"), VARIANTS, ids=[str(s)[:70] for s, _ in VARIANTS])
 def test_global_layers_turn_by_the_formula_of_their_variant(
     scaling: dict[str, Any] | None, formula: Formula
 ):
