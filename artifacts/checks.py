@@ -12,10 +12,18 @@ import re
 from collections.abc import Iterable, Sequence
 
 from .codec import INT64, refuse
-from .convention import Port, cache_tensors, keeps_cache, program_inputs, program_outputs
+from .convention import (
+    Port,
+    cache_tensors,
+    keeps_cache,
+    program_inputs,
+    program_outputs,
+    sees_images,
+)
 from .errors import ArtifactError
 from .manifest import (
     ITEMSIZE,
+    Bucket,
     CacheLayout,
     LayerKind,
     Manifest,
@@ -48,6 +56,7 @@ def check_manifest(manifest: Manifest, where: str) -> None:
     _check_caches(manifest, where)
     _check_unique(where, "platforms", manifest.platforms)
     _check_tokenizer(manifest, where)
+    _check_vision(manifest, where)
     _check_programs(manifest, where)
 
 
@@ -146,6 +155,23 @@ def _check_tokenizer(manifest: Manifest, where: str) -> None:
         _check_known(where, "tokenizer.chat_template", tokenizer.chat_template, files)
 
 
+def _check_vision(manifest: Manifest, where: str) -> None:
+    vision = manifest.vision
+    if vision is None:
+        return
+    for name in ("image_size", "tokens_per_image", "soft_token_size"):
+        _check_at_least(where, f"vision.{name}", 1, getattr(vision, name))
+    if vision.channels != "RGB":
+        refuse(where, "vision.channels", "RGB", vision.channels)
+    for name, values in (("mean", vision.mean), ("std", vision.std)):
+        if len(values) != len(vision.channels):
+            refuse(where, f"vision.{name}", "a number for each channel", str(len(values)))
+    if min(vision.std) <= 0:
+        refuse(where, "vision.std", "numbers above 0", str(min(vision.std)))
+    for name in ("begin_token_id", "soft_token_id", "end_token_id"):
+        _check_at_least(where, f"vision.{name}", 0, getattr(vision, name))
+
+
 def _check_programs(manifest: Manifest, where: str) -> None:
     meshes = {record.mesh.name: record.mesh for record in manifest.meshes}
     layouts = {layout.cache: layout for layout in manifest.caches}
@@ -169,6 +195,7 @@ def _check_programs(manifest: Manifest, where: str) -> None:
         most = 1 if bucket.program is ProgramName.DECODE else bucket.cache
         if bucket.tokens > most and keeps_cache(bucket.program):
             refuse(where, f"{path}.bucket.tokens", f"at most {most}", str(bucket.tokens))
+        _check_images(manifest, bucket, where, path)
         _check_signature(manifest, program, known[bucket.cache], where, path)
         _check_placement(program, meshes[program.mesh], where, path)
         _check_aliases(program, len(manifest.weight_sets[program.weights]), where, path)
@@ -176,6 +203,16 @@ def _check_programs(manifest: Manifest, where: str) -> None:
         row = (program.mesh, program.platform, bucket.batch, bucket.cache)
         if shared.setdefault(row, program.cache) != program.cache:
             refuse(where, f"{path}.cache", "the specs of the other programs", "other specs")
+
+
+def _check_images(manifest: Manifest, bucket: Bucket, where: str, path: str) -> None:
+    if not sees_images(bucket.program):
+        return
+    if manifest.vision is None:
+        refuse(where, "vision", f"an object, for program {bucket.program}", "null")
+    tokens = manifest.vision.tokens_per_image
+    if bucket.program is ProgramName.ENCODE_IMAGE and bucket.tokens != tokens:
+        refuse(where, f"{path}.bucket.tokens", str(tokens), str(bucket.tokens))
 
 
 def _describe(program: Program) -> str:
@@ -188,9 +225,9 @@ def _check_signature(
 ) -> None:
     bucket, model = program.bucket, manifest.model
     expected = {
-        "inputs": program_inputs(bucket),
+        "inputs": program_inputs(bucket, manifest.vision),
         "outputs": program_outputs(
-            bucket, model.vocab_size, len(model.labels), model.embedding_size
+            bucket, model.vocab_size, len(model.labels), model.embedding_size, manifest.vision
         ),
         "cache": cache_tensors(layout, bucket.batch),
     }

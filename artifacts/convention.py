@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .manifest import Bucket, CacheLayout, ProgramName
+from .manifest import Bucket, CacheLayout, ProgramName, VisionRecord
 
 STOP_TOKENS = 8
 """Stop tokens a row of `generate` takes; unused ones are -1."""
@@ -25,16 +25,27 @@ class Port(NamedTuple):
     dtype: str
 
 
-def program_inputs(bucket: Bucket) -> tuple[Port, ...]:
-    """The inputs of a program, in order; between the weights and the cache."""
+def program_inputs(bucket: Bucket, vision: VisionRecord | None = None) -> tuple[Port, ...]:
+    """The inputs of a program, in order; between the weights and the cache.
+
+    `vision` must be there for the programs that have to do with images.
+    """
     rows, chunk = (bucket.batch,), (bucket.batch, bucket.tokens)
     match bucket.program:
-        case ProgramName.PREFILL:
+        case ProgramName.PREFILL | ProgramName.PREFILL_IMAGES:
             tokens = (
                 Port("tokens", chunk, "int32"),
                 Port("start", rows, "int32"),
                 Port("length", rows, "int32"),
             )
+            if bucket.program is ProgramName.PREFILL_IMAGES:
+                assert vision is not None
+                # Room for as many soft tokens as the call has places: no call needs more.
+                room = (bucket.batch * bucket.tokens, vision.soft_token_size)
+                tokens += (
+                    Port("soft_tokens", room, "float32"),
+                    Port("soft_index", chunk, "int32"),
+                )
         case ProgramName.DECODE:
             tokens = (Port("token", rows, "int32"), Port("position", rows, "int32"))
         case ProgramName.GENERATE:
@@ -59,12 +70,22 @@ def program_inputs(bucket: Bucket) -> tuple[Port, ...]:
             )
         case ProgramName.EMBED:
             return (Port("tokens", chunk, "int32"), Port("length", rows, "int32"))
+        case ProgramName.ENCODE_IMAGE:
+            assert vision is not None
+            side = vision.image_size
+            shape = (bucket.batch, len(vision.channels), side, side)
+            return (Port("pixels", shape, "float32"),)
     return tokens + sampling_inputs(bucket.batch)
 
 
 def keeps_cache(program: ProgramName) -> bool:
     """Whether a program takes and gives a cache; without one its bucket has `cache` 0."""
-    return program is not ProgramName.EMBED
+    return program not in (ProgramName.EMBED, ProgramName.ENCODE_IMAGE)
+
+
+def sees_images(program: ProgramName) -> bool:
+    """Whether a program is only in bundles that take images."""
+    return program in (ProgramName.ENCODE_IMAGE, ProgramName.PREFILL_IMAGES)
 
 
 def sampling_inputs(batch: int) -> tuple[Port, ...]:
@@ -79,15 +100,16 @@ def sampling_inputs(batch: int) -> tuple[Port, ...]:
 
 
 def program_outputs(
-    bucket: Bucket, vocab_size: int, labels: int = 0, embedding: int = 0
-) -> tuple[Port, ...]:
+    bucket: Bucket, vocab_size: int, labels: int = 0, embedding: int = 0,
+    vision: VisionRecord | None = None,
+) -> tuple[Port, ...]:  # fmt: skip
     """The outputs of a program, in order; before the cache.
 
     `labels` counts the classes of a classifier, `embedding` the numbers of a vector.
     """
     rows, chunk = (bucket.batch,), (bucket.batch, bucket.tokens)
     match bucket.program:
-        case ProgramName.PREFILL | ProgramName.DECODE:
+        case ProgramName.PREFILL | ProgramName.PREFILL_IMAGES | ProgramName.DECODE:
             return (
                 Port("token", rows, "int32"),
                 Port("logits", (bucket.batch, vocab_size), "float32"),
@@ -106,6 +128,9 @@ def program_outputs(
             return (Port("scores", (bucket.batch, labels), "float32"),)
         case ProgramName.EMBED:
             return (Port("embedding", (bucket.batch, embedding), "float32"),)
+        case ProgramName.ENCODE_IMAGE:
+            assert vision is not None
+            return (Port("soft_tokens", (*chunk, vision.soft_token_size), "float32"),)
 
 
 def cache_tensors(layout: CacheLayout, batch: int) -> tuple[Port, ...]:

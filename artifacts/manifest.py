@@ -28,6 +28,8 @@ class ProgramName(enum.StrEnum):
     SCORE = "score"
     CLASSIFY = "classify"
     EMBED = "embed"
+    ENCODE_IMAGE = "encode_image"
+    PREFILL_IMAGES = "prefill_images"
 
 
 class LayerKind(enum.StrEnum):
@@ -109,7 +111,8 @@ class Bucket:
 
     `tokens` is the chunk length of prefill, score and classify, the longest text of embed, 1 for
     decode, and the most tokens one call of generate can emit. `cache` is the number of positions
-    a row can hold, 0 where the program keeps none.
+    a row can hold, 0 where the program keeps none. For encode_image `batch` counts images and
+    `tokens` is what each becomes.
     """
 
     program: ProgramName
@@ -237,6 +240,30 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
+class VisionRecord:
+    """What images must look like, and how they stand in a prompt.
+
+    An image is `begin_token_id`, `tokens_per_image` times `soft_token_id`, `end_token_id`. The
+    programs put what encode_image made of it in the place of the soft tokens.
+    """
+
+    image_size: int
+    """Pixels along each side; pictures are resized to it, aspect not kept."""
+    channels: str
+    """Order of the planes of `pixels`: always `RGB` in this version."""
+    mean: tuple[float, ...]
+    """Subtracted from each channel, which is between 0 and 1."""
+    std: tuple[float, ...]
+    """What each channel is divided by afterwards."""
+    tokens_per_image: int
+    soft_token_size: int
+    """Numbers of one soft token."""
+    begin_token_id: int
+    soft_token_id: int
+    end_token_id: int
+
+
+@dataclass(frozen=True)
 class TokenizerRecord:
     """The SentencePiece model of the bundle, and how prompts are prepared with it."""
 
@@ -297,5 +324,7 @@ class Manifest:
     """Named lists of weights; a program takes one of them as its first arguments."""
     tokenizer: TokenizerRecord | None
     """Null when the checkpoint came without one: token ids are then the only interface."""
+    vision: VisionRecord | None = None
+    """Null when the bundle takes no images."""
     files: tuple[FileRecord, ...] = field(default_factory=tuple)
     """Every file of the bundle but manifest.json itself, in the order of their paths."""

@@ -35,6 +35,7 @@ def summarize(bundle: Bundle) -> dict[str, Any]:
             "files": [] if manifest.abstract else list(bundle.weight_files),
         },
         "tokenizer": encode(manifest.tokenizer),
+        "vision": encode(manifest.vision),
         "files": {
             "count": len(manifest.files),
             "bytes": sum(record.bytes for record in manifest.files),
@@ -123,6 +124,7 @@ def _facts(summary: dict[str, Any]) -> dict[str, str]:
         "vocabulary": f"{model['vocab_size']:,} tokens, stops at {model['eos_token_ids']}",
         "window": f"{model['sliding_window']} of {model['max_position_embeddings']:,} positions",
         **heads,
+        **_vision_fact(summary["vision"]),
         "weights": stored,
         "tokenizer": prompts,
         "files": f"{files['count']} files, {format_bytes(files['bytes'])}",
@@ -130,6 +132,13 @@ def _facts(summary: dict[str, Any]) -> dict[str, str]:
         f"jaxlib {versions['jaxlib']}, StableHLO {versions['stablehlo']}, "
         f"format {summary['format_version']}",
     }
+
+
+def _vision_fact(vision: dict[str, Any] | None) -> dict[str, str]:
+    if vision is None:
+        return {}
+    size = f"{vision['image_size']} x {vision['image_size']} {vision['channels']}"
+    return {"images": f"{size}, {vision['tokens_per_image']} tokens each"}
 
 
 def _print_meshes(console: Console, meshes: list[dict[str, Any]]) -> None:

@@ -65,6 +65,11 @@ _DEFAULT_JOBS = 4
     help="Lower a published size (270m 1b 4b 12b 27b) without weights.",
 )
 @click.option(
+    "--images", metavar="N,...",
+    help="Images of one encode_image call, e.g. 1,4; 0 leaves images out.  "
+    "[default: 1 where the checkpoint sees images]",
+)  # fmt: skip
+@click.option(
     "--jobs", type=click.IntRange(1, 256), metavar="N",
     help="Processes; each takes up to 300 MB.  [default: one per core, at most 4]",
 )  # fmt: skip
@@ -94,9 +99,16 @@ def command(as_json: bool, **flags: Any) -> None:
 
 def _options(
     meshes: tuple[str, ...], batch: str, prefill: str, cache: str, platform: str,
-    jobs: int | None, **rest: Any,
+    jobs: int | None, images: str | None, **rest: Any,
 ) -> ExportOptions:  # fmt: skip
-    from .options import PLATFORMS, ExportOptions, parse_mesh, parse_names, parse_sizes
+    from .options import (
+        PLATFORMS,
+        ExportOptions,
+        parse_images,
+        parse_mesh,
+        parse_names,
+        parse_sizes,
+    )
 
     parsed = tuple(parse_mesh(text) for text in meshes)
     names = [mesh.name for mesh in parsed]
@@ -109,6 +121,7 @@ def _options(
         cache=parse_sizes("--cache", cache),
         platforms=parse_names("--platform", platform, PLATFORMS),
         jobs=jobs or min(os.cpu_count() or 1, _DEFAULT_JOBS),
+        images=parse_images(images),
         **rest,
     )
 

@@ -29,19 +29,32 @@ from ..artifacts.manifest import (
     LayerKind,
     Mesh,
     Program,
+    ProgramName,
     Spec,
     Tensor,
+    VisionRecord,
 )
 from ..model.cache import cache_slots
 from ..model.config import Gemma3TextConfig, LayerType
 from ..model.context import LoweringContext
 from ..model.forms import Platform
 from ..model.sharding import Sharder
+from ..model.vision_config import Gemma3Config
 from .programs import ProgramFunction, define
-from .purpose import GENERATING, Model, Purpose, embedding_size, label_names, make_model
+from .purpose import (
+    GENERATING,
+    TEXT_WEIGHTS,
+    VISION_WEIGHTS,
+    Model,
+    Purpose,
+    embedding_size,
+    label_names,
+    make_models,
+    vision_of,
+)
 
-TEXT_WEIGHTS = "text"
-"""The weight set that every program takes."""
+_MEAN = _STD = (0.5, 0.5, 0.5)
+"""Of Gemma 3's image processor."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,8 @@ def lower(job: Job) -> Lowered:
     """Trace and lower the job's program. Deterministic: the same job gives the same bytes."""
     started = time.perf_counter()
     _quiet_locations()
-    model = make_model(job.config, job.purpose, jnp.dtype(job.dtype))
+    models = make_models(job.config, job.purpose, jnp.dtype(job.dtype))
+    model = models[_weight_set(job.bucket)]
     sharder = make_sharder(job.mesh)
     context = LoweringContext(Platform(job.platform), sharder)
     names = tuple(p.name for p in model.parameters())
@@ -105,16 +119,7 @@ def lower(job: Job) -> Lowered:
         jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharder.sharding(specs[p.name]))
         for p in model.parameters()
     )
-    ports = _Ports(
-        program_inputs(job.bucket),
-        program_outputs(
-            job.bucket,
-            job.config.vocab_size,
-            len(label_names(job.purpose)),
-            embedding_size(job.purpose, job.config),
-        ),
-        _cache_ports(job),
-    )
+    ports = _ports(job)
     exported = _export(function, sharder, job.platform, weights, ports)
     module = bytes(exported.mlir_module_serialized)
     return Lowered(
@@ -150,10 +155,32 @@ def cache_layout(config: Gemma3TextConfig, cache: int, dtype: str) -> CacheLayou
     return CacheLayout(cache, layers)
 
 
+def vision_record(vision: Gemma3Config | None) -> VisionRecord | None:
+    """What the manifest says of images."""
+    if vision is None:
+        return None
+    return VisionRecord(
+        vision.vision_config.image_size, "RGB", _MEAN, _STD, vision.mm_tokens_per_image,
+        vision.text_config.hidden_size, vision.boi_token_index, vision.image_token_index,
+        vision.eoi_token_index,
+    )  # fmt: skip
+
+
+def _weight_set(bucket: Bucket) -> str:
+    return VISION_WEIGHTS if bucket.program is ProgramName.ENCODE_IMAGE else TEXT_WEIGHTS
+
+
 class _Ports(NamedTuple):
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     cache: tuple[Port, ...]
+
+
+def _ports(job: Job) -> _Ports:
+    bucket, vision = job.bucket, vision_record(vision_of(job.purpose))
+    labels, embedding = len(label_names(job.purpose)), embedding_size(job.purpose, job.config)
+    outputs = program_outputs(bucket, job.config.vocab_size, labels, embedding, vision)
+    return _Ports(program_inputs(bucket, vision), outputs, _cache_ports(job))
 
 
 def _record(job: Job, sharder: Sharder, ports: _Ports, weights: int) -> Program:
@@ -162,7 +189,7 @@ def _record(job: Job, sharder: Sharder, ports: _Ports, weights: int) -> Program:
     first = weights + len(inputs)
     return Program(
         job.mesh.name, job.platform, job.bucket, f"{stem}.mlirbc", f"{stem}.jaxexport",
-        TEXT_WEIGHTS, inputs, outputs, cache,
+        _weight_set(job.bucket), inputs, outputs, cache,
         tuple(Alias(first + i, len(outputs) + i) for i in range(len(cache))),
     )  # fmt: skip
 
@@ -197,11 +224,19 @@ _CACHE_AXES = ("batch", "kv_heads", "slots", "norm")
 
 
 def _port_spec(sharder: Sharder, port: Port) -> PartitionSpec:
-    """Rows over the batch axes, logits over the vocabulary, the cache over its heads."""
-    if len(port.shape) == 4:
+    """Rows over the batch axes, logits over the vocabulary, the cache over its heads.
+
+    Images lie over the batch axes where they are encoded; every row may need any of their soft
+    tokens.
+    """
+    if port.name.startswith("cache."):
         return sharder.spec("cache", _CACHE_AXES, port.shape)
-    second = "vocab_out" if port.name == "logits" else "norm"
-    axes = ("batch", second)[: len(port.shape)]
+    rank, first, second = len(port.shape), "batch", "norm"
+    if port.name == "logits":
+        second = "vocab_out"
+    if port.name in ("pixels", "soft_tokens"):
+        first = "images" if rank > 2 else "norm"
+    axes = (first, second, "norm", "norm")[:rank]
     return sharder.spec("inputs and outputs", axes, port.shape)
 
 

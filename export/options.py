@@ -16,6 +16,7 @@ from ..model.sharding import DATA_MODEL_AXES, NAMED_AXES
 DTYPES = ("bfloat16", "float32")
 MAX_DEVICES = 1 << 20
 MAX_BUCKET = 1 << 24
+DEFAULT_IMAGES = (1,)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class ExportOptions:
     force: bool
     checkpoint: Path | None
     abstract: str | None
+    images: tuple[int, ...] | None = None
+    """Images of one encode_image call; () switches images off, None is 1 where they are seen."""
 
     def __post_init__(self) -> None:
         if max(self.prefill) > min(self.cache):
@@ -54,6 +57,27 @@ class ExportOptions:
                 yield Bucket(ProgramName.GENERATE, batch, min(self.generate, cache), cache)
                 for tokens in self.prefill:
                     yield Bucket(ProgramName.SCORE, batch, tokens, cache)
+
+    def image_buckets(self, tokens_per_image: int) -> Iterator[Bucket]:
+        """What a model that sees images has besides `buckets`; empty when images are off.
+
+        Raises UsageError when no prefill bucket holds an image, which must not be split.
+        """
+        if self.images == ():
+            return
+        sizes = [tokens for tokens in self.prefill if tokens >= tokens_per_image]
+        if not sizes:
+            raise UsageError(
+                f"--prefill: expected a size that holds an image of {tokens_per_image} tokens, "
+                f"got {','.join(map(str, self.prefill))}; add {tokens_per_image} or more, or pass "
+                "--images 0"
+            )
+        for images in self.images or DEFAULT_IMAGES:
+            yield Bucket(ProgramName.ENCODE_IMAGE, images, tokens_per_image, 0)
+        for batch in self.batch:
+            for cache in self.cache:
+                for tokens in sizes:
+                    yield Bucket(ProgramName.PREFILL_IMAGES, batch, tokens, cache)
 
     def classifying_buckets(self) -> Iterator[Bucket]:
         """The grid of one mesh and platform for a classifier."""
@@ -113,6 +137,13 @@ def parse_sizes(flag: str, text: str) -> tuple[int, ...]:
             )
         sizes.add(int(part))
     return tuple(sorted(sizes))
+
+
+def parse_images(text: str | None) -> tuple[int, ...] | None:
+    """`1,4` as parse_sizes does; `0` and `none` are (), no images. Raises UsageError."""
+    if text is None:
+        return None
+    return () if text.strip() in ("0", "none") else parse_sizes("--images", text)
 
 
 def parse_names(flag: str, text: str, known: Sequence[str]) -> tuple[str, ...]:

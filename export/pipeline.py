@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import itertools
 import math
 import re
 import time
@@ -31,14 +32,16 @@ from ..artifacts.store import Planned, plan_weights, store_bytes, write_weights
 from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
 from ..model.config_fields import is_token_id
+from ..model.pure import ParameterSpec
+from ..model.vision_config import PUBLISHED_MULTIMODAL
 from .checkpoint import Checkpoint, blocks, check_tensors, demo_checkpoint, open_checkpoint
 from .lower import (
-    TEXT_WEIGHTS,
     Job,
     Lowered,
     cache_layout,
     make_sharder,
     manifest_spec,
+    vision_record,
     weight_specs,
 )
 from .options import ExportOptions
@@ -46,12 +49,15 @@ from .purpose import (
     GENERATING,
     Classifying,
     Embedding,
+    Generating,
     Model,
     Purpose,
     embedding_size,
     label_names,
-    make_model,
+    make_models,
     read_purpose,
+    vision_of,
+    with_images,
 )
 from .workers import lower_all
 
@@ -95,12 +101,12 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     if options.out is not None:
         check_target(options.out, options.force)
     source = _open_source(options)
-    model = make_model(source.config, source.purpose, jnp.dtype(options.dtype))
-    notes = _check_request(source, model, options)
+    models = make_models(source.config, source.purpose, jnp.dtype(options.dtype))
+    notes = _check_request(source, models, options)
     out = options.out or Path(default_out(source.name))
-    planned = [(p.name, p.shape, str(p.dtype)) for p in model.parameters()]
+    planned = [(p.name, p.shape, str(p.dtype)) for p in _parameters(models)]
+    jobs = _jobs(source, options)
     with BundleWriter(out, options.force) as writer:
-        jobs = _jobs(source, options)
         stored = 0 if source.checkpoint is None else store_bytes(planned)
         check_free_space(out, stored + len(jobs) * _PROGRAM_BYTES_GUESS)
         lowered: list[Lowered] = []
@@ -111,7 +117,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
             lowered.append(dataclasses.replace(result, stablehlo=b"", jaxexport=b""))
         weights = _write_weights(writer, source.checkpoint, planned, progress)
         tokenizer = _write_tokenizer(writer, source.checkpoint)
-        manifest = _manifest(source, options, model, lowered, weights, tokenizer)
+        manifest = _manifest(source, options, models, lowered, weights, tokenizer)
         manifest = writer.commit(manifest)
     return ExportResult(out, manifest, tuple(lowered), notes, time.perf_counter() - started)
 
@@ -130,7 +136,13 @@ def _open_source(options: ExportOptions) -> _Source:
             )
         config = PUBLISHED_SIZES[size]
         eos = config.eos_token_ids
-        return _Source(f"gemma-3-{size}-abstract", config, GENERATING, eos, None)
+        purpose = GENERATING
+        if size in PUBLISHED_MULTIMODAL and options.images != ():
+            purpose = Generating(PUBLISHED_MULTIMODAL[size])
+        elif options.images:
+            known = ", ".join(PUBLISHED_MULTIMODAL)
+            raise UsageError(f"--images: {size} sees no images, {known} do; leave the option out")
+        return _Source(f"gemma-3-{size}-abstract", config, purpose, eos, None)
     checkpoint = open_checkpoint(options.checkpoint or demo_checkpoint())
     try:
         config = Gemma3TextConfig.from_dict(checkpoint.config)
@@ -142,14 +154,29 @@ def _open_source(options: ExportOptions) -> _Source:
             f"{checkpoint.path}: eos_token_id: expected a token id or a list of them, "
             f"got {list(eos)}; mend generation_config.json or config.json"
         )
-    return _Source(checkpoint.name, config, read_purpose(checkpoint, config), eos, checkpoint)
+    purpose = read_purpose(checkpoint, config)
+    if options.images != ():
+        purpose = with_images(purpose, checkpoint, config)
+    if options.images and vision_of(purpose) is None:
+        raise UsageError(
+            f"--images: {checkpoint.path} sees no images: expected a checkpoint with "
+            "vision_config and a vision tower; leave the option out"
+        )
+    return _Source(checkpoint.name, config, purpose, eos, checkpoint)
 
 
-def _check_request(source: _Source, model: Model, options: ExportOptions) -> tuple[str, ...]:
+def _parameters(models: dict[str, Model]) -> list[ParameterSpec]:
+    """Every weight of the bundle, in the order of the store."""
+    return [parameter for model in models.values() for parameter in model.parameters()]
+
+
+def _check_request(
+    source: _Source, models: dict[str, Model], options: ExportOptions
+) -> tuple[str, ...]:
     """Hold the request against the model; returns notes worth telling the user."""
     notes = []
     if source.checkpoint is not None:
-        unused = check_tensors(source.checkpoint, {p.name: p.shape for p in model.parameters()})
+        unused = check_tensors(source.checkpoint, {p.name: p.shape for p in _parameters(models)})
         if unused:
             notes.append(f"{len(unused)} tensors outside the text stack are not in the bundle")
     longest = source.config.max_position_embeddings
@@ -174,7 +201,10 @@ def _buckets(purpose: Purpose, options: ExportOptions) -> Iterable[Bucket]:
         return options.classifying_buckets()
     if isinstance(purpose, Embedding):
         return options.embedding_buckets()
-    return options.buckets()
+    vision = vision_of(purpose)
+    if vision is None:
+        return options.buckets()
+    return itertools.chain(options.buckets(), options.image_buckets(vision.mm_tokens_per_image))
 
 
 def _write_weights(
@@ -203,17 +233,17 @@ def _write_tokenizer(writer: BundleWriter, checkpoint: Checkpoint | None) -> Tok
 
 
 def _manifest(
-    source: _Source, options: ExportOptions, model: Model, lowered: list[Lowered],
+    source: _Source, options: ExportOptions, models: dict[str, Model], lowered: list[Lowered],
     weights: tuple[Weight, ...], tokenizer: TokenizerRecord | None,
 ) -> Manifest:  # fmt: skip
-    config, parameters = source.config, model.parameters()
+    config, vision = source.config, vision_of(source.purpose)
     return Manifest(
         format_version=FORMAT_VERSION,
         abstract=source.checkpoint is None,
         model=ModelRecord(
             architecture=source.purpose.architecture,
             name=source.name,
-            parameters=sum(math.prod(p.shape) for p in parameters),
+            parameters=sum(math.prod(p.shape) for p in _parameters(models)),
             dtype=options.dtype,
             vocab_size=config.vocab_size,
             max_position_embeddings=config.max_position_embeddings,
@@ -223,16 +253,19 @@ def _manifest(
             eos_token_ids=source.eos_token_ids,
             labels=label_names(source.purpose),
             embedding_size=embedding_size(source.purpose, config),
-            config=config.to_dict(),
+            config=(vision or config).to_dict(),
         ),
         versions=_versions(lowered[0]),
-        meshes=_mesh_records(options, model, lowered),
+        meshes=_mesh_records(options, models, lowered),
         platforms=options.platforms,
         caches=_cache_layouts(source, options),
         programs=tuple(result.program for result in lowered),
         weights=weights,
-        weight_sets={TEXT_WEIGHTS: tuple(p.name for p in parameters)},
+        weight_sets={
+            name: tuple(p.name for p in model.parameters()) for name, model in models.items()
+        },
         tokenizer=tokenizer,
+        vision=vision_record(vision),
     )
 
 
@@ -249,13 +282,14 @@ def _cache_layouts(source: _Source, options: ExportOptions) -> tuple[CacheLayout
 
 
 def _mesh_records(
-    options: ExportOptions, model: Model, lowered: Iterable[Lowered]
+    options: ExportOptions, models: dict[str, Model], lowered: Iterable[Lowered]
 ) -> tuple[MeshRecord, ...]:
     records = []
     for mesh in options.meshes:
         sharder = make_sharder(mesh)
         specs = {
             p.name: manifest_spec(spec, len(p.shape))
+            for model in models.values()
             for p, spec in zip(
                 model.parameters(), weight_specs(model, sharder).values(), strict=True
             )

@@ -19,6 +19,8 @@ from ..model.classification import SequenceClassifier
 from ..model.context import LoweringContext
 from ..model.embedding import TextEmbedder
 from ..model.functional import CausalLM
+from ..model.image_encoder import ImageEncoder
+from ..model.image_mask import SoftTokens
 from .sampling import SamplingInputs, sample
 
 Array = jax.Array
@@ -31,7 +33,7 @@ _SCORE_ROWS = 64
 
 def define(
     bucket: Bucket,
-    model: CausalLM | SequenceClassifier | TextEmbedder,
+    model: CausalLM | SequenceClassifier | TextEmbedder | ImageEncoder,
     names: tuple[str, ...],
     context: LoweringContext,
 ) -> ProgramFunction:
@@ -42,8 +44,12 @@ def define(
     if isinstance(model, TextEmbedder):
         assert bucket.program is ProgramName.EMBED
         return _embed(model, names, context)
+    if isinstance(model, ImageEncoder):
+        assert bucket.program is ProgramName.ENCODE_IMAGE
+        return _encode_image(model, names, context)
     build = {
         ProgramName.PREFILL: _prefill,
+        ProgramName.PREFILL_IMAGES: _prefill_images,
         ProgramName.DECODE: _decode,
         ProgramName.GENERATE: _generate,
         ProgramName.SCORE: _score,
@@ -59,10 +65,13 @@ class _Net:
     names: tuple[str, ...]
     context: LoweringContext
 
-    def hidden(self, weights: Flat, tokens: Array, start: Array, length: Array | None, cache: Flat):
+    def hidden(
+        self, weights: Flat, tokens: Array, start: Array, length: Array | None, cache: Flat,
+        soft: SoftTokens | None = None,
+    ):  # fmt: skip
         params = dict(zip(self.names, weights, strict=True))
         hidden, updated = self.model.forward(
-            params, tokens, start, length, unflatten_cache(cache), self.context
+            params, tokens, start, length, unflatten_cache(cache), self.context, soft
         )
         return hidden, flatten_cache(updated)
 
@@ -94,13 +103,38 @@ def _prefill(bucket: Bucket, net: _Net) -> ProgramFunction:
     def prefill(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
         tokens, start, length, *sampling = inputs
         hidden, cache = net.hidden(weights, tokens, start, length, cache)
-        last = jnp.maximum(length, 1) - 1
-        row = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # [B,D]
-        logits = net.logits(weights, row)
-        token = sample(logits, start + length, SamplingInputs(*sampling))
-        return (token, logits), cache
+        return _next_token(net, weights, hidden, start, length, SamplingInputs(*sampling)), cache
 
     return prefill
+
+
+def _prefill_images(bucket: Bucket, net: _Net) -> ProgramFunction:
+    def prefill_images(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
+        tokens, start, length, values, index, *sampling = inputs
+        hidden, cache = net.hidden(weights, tokens, start, length, cache, SoftTokens(values, index))
+        return _next_token(net, weights, hidden, start, length, SamplingInputs(*sampling)), cache
+
+    return prefill_images
+
+
+def _next_token(
+    net: _Net, weights: Flat, hidden: Array, start: Array, length: Array, sampling: SamplingInputs
+) -> Flat:
+    """What follows each row's last valid token, of hidden [B,T,D]: token [B], logits [B,V]."""
+    last = jnp.maximum(length, 1) - 1
+    row = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # [B,D]
+    logits = net.logits(weights, row)
+    return sample(logits, start + length, sampling), logits
+
+
+def _encode_image(
+    model: ImageEncoder, names: tuple[str, ...], context: LoweringContext
+) -> ProgramFunction:
+    def encode_image(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
+        params = dict(zip(names, weights, strict=True))
+        return (model.encode(params, inputs[0], context),), cache
+
+    return encode_image
 
 
 def _decode(bucket: Bucket, net: _Net) -> ProgramFunction:

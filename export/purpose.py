@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 
 from ..artifacts.errors import ArtifactError, UsageError
 from ..model.classification import SequenceClassifier
-from ..model.config import Gemma3TextConfig
+from ..model.config import ConfigError, Gemma3TextConfig
 from ..model.embedding import DenseLayer, TextEmbedder
 from ..model.functional import CausalLM
+from ..model.image_encoder import ImageEncoder
+from ..model.vision_config import Gemma3Config
 from .checkpoint import Checkpoint
 
 _CLASSIFIERS = ("Gemma3ForSequenceClassification", "Gemma3TextForSequenceClassification")
@@ -21,9 +24,15 @@ _MAX_LABELS = 1 << 20
 
 @dataclass(frozen=True)
 class Generating:
-    """Texts go on: Gemma3ForCausalLM."""
+    """Texts go on: Gemma3ForCausalLM, or with images in them Gemma3ForConditionalGeneration."""
 
-    architecture = "Gemma3ForCausalLM"
+    vision: Gemma3Config | None = None
+    """How images are seen; None for a model of text."""
+
+    @property
+    def architecture(self) -> str:
+        """The Hugging Face class."""
+        return "Gemma3ForConditionalGeneration" if self.vision else "Gemma3ForCausalLM"
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,12 @@ class Embedding:
 
 Purpose = Generating | Classifying | Embedding
 GENERATING = Generating()
-Model = CausalLM | SequenceClassifier | TextEmbedder
+TextModel = CausalLM | SequenceClassifier | TextEmbedder
+Model = TextModel | ImageEncoder
+
+TEXT_WEIGHTS, VISION_WEIGHTS = "text", "vision"
+"""The weight sets: of every other program, and of encode_image."""
+_VISION_TENSORS = ("vision_tower.", "multi_modal_projector.")
 
 
 def read_purpose(checkpoint: Checkpoint, config: Gemma3TextConfig) -> Purpose:
@@ -69,8 +83,48 @@ def read_purpose(checkpoint: Checkpoint, config: Gemma3TextConfig) -> Purpose:
     return GENERATING
 
 
-def make_model(config: Gemma3TextConfig, purpose: Purpose, dtype: jnp.dtype) -> Model:
-    """The model as pure functions."""
+def with_images(purpose: Purpose, checkpoint: Checkpoint, config: Gemma3TextConfig) -> Purpose:
+    """`purpose` with the vision side of a checkpoint that has one; `config` is of its text.
+
+    A checkpoint has one when it configures it and has any of its tensors; whether it has all
+    is for check_tensors to say.
+
+    Raises:
+        ArtifactError: the configuration of the vision side makes no sense.
+    """
+    described = checkpoint.config.get("vision_config") is not None
+    stored = any(name.startswith(_VISION_TENSORS) for name in checkpoint.tensors)
+    if not (isinstance(purpose, Generating) and described and stored):
+        return purpose
+    try:
+        vision = dataclasses.replace(Gemma3Config.from_dict(checkpoint.config), text_config=config)
+        _ = vision.patches_per_token_side
+    except ConfigError as error:
+        raise ArtifactError(
+            f"{checkpoint.path}: {error}; mend the configuration, or pass --images 0"
+        ) from error
+    if vision.vision_config.num_channels != 3:
+        got = vision.vision_config.num_channels
+        raise _refusal(checkpoint, "vision_config.num_channels", "3, red, green and blue", got)
+    return Generating(vision)
+
+
+def vision_of(purpose: Purpose) -> Gemma3Config | None:
+    """The configuration of the vision side, None for a model without."""
+    return purpose.vision if isinstance(purpose, Generating) else None
+
+
+def make_models(config: Gemma3TextConfig, purpose: Purpose, dtype: jnp.dtype) -> dict[str, Model]:
+    """The models of the bundle by the name of their weight set, in the order of the store."""
+    models: dict[str, Model] = {TEXT_WEIGHTS: make_model(config, purpose, dtype)}
+    vision = vision_of(purpose)
+    if vision is not None:
+        models[VISION_WEIGHTS] = ImageEncoder(vision, dtype)
+    return models
+
+
+def make_model(config: Gemma3TextConfig, purpose: Purpose, dtype: jnp.dtype) -> TextModel:
+    """The text model as pure functions."""
     match purpose:
         case Generating():
             return CausalLM(config, dtype)

@@ -103,6 +103,15 @@ class Grid:
         """Shapes, of no cache, that can give the vector of a text."""
         return self._shapes(ProgramName.EMBED)
 
+    def taking_images(self) -> frozenset[Shape]:
+        """Shapes that can take in a prompt with images."""
+        return self._shapes(ProgramName.PREFILL_IMAGES)
+
+    def image_counts(self) -> tuple[int, ...]:
+        """How many images one call can encode, ascending; empty without such a program."""
+        encoding = (b for b in self.buckets if b.program == ProgramName.ENCODE_IMAGE)
+        return tuple(sorted(bucket.batch for bucket in encoding))
+
     def _shapes(self, program: ProgramName) -> frozenset[Shape]:
         return frozenset(
             Shape(bucket.batch, bucket.cache)

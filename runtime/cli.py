@@ -12,6 +12,8 @@ import click
 
 from ..artifacts.bundle import Bundle
 from ..artifacts.errors import UsageError, run_command
+from .image_prompt import encode_prompt, image_tokens
+from .images import Picture, load_images, pixels_of
 from .opening import open_tokenizer
 from .sampling import SamplingParameters
 from .startup import compile_ahead, interruptible, load_model, open_bundle
@@ -19,6 +21,8 @@ from .terminal import StatusLine
 from .tokenizer import END_OF_TURN
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .model import LoadedModel
 
 DEFAULT_NEW_TOKENS = 64
@@ -32,6 +36,7 @@ class Options:
     prompt: tuple[str, ...]
     tokens: tuple[str, ...]
     image: tuple[Path, ...]
+    pan_and_scan: bool
     chat: bool
     max_new_tokens: int | None
     temperature: float
@@ -65,8 +70,9 @@ class Options:
     multiple=True,
     metavar="F.png|F.npy",
     type=click.Path(path_type=Path),
-    help="Image of the prompt. Repeatable.",
+    help="Image of the prompt: a picture, or normalised pixels [N,3,H,W]. Repeatable.",
 )
+@click.option("--pan-and-scan", is_flag=True, help="Show long pictures in parts as well as whole.")
 @click.option("--chat", is_flag=True, help="Put each --prompt as a user's turn of a conversation.")
 @click.option(
     "--max-new-tokens",
@@ -150,7 +156,8 @@ def run(options: Options) -> None:
     sampling = SamplingParameters(
         options.temperature, options.top_k, options.top_p, options.min_p, options.seed
     )
-    prompts, stop_tokens = _read_prompts(options, bundle)
+    pictures = _read_images(options, bundle)
+    prompts, stop_tokens = _read_prompts(options, bundle, pictures)
     with StatusLine() as status:
         model = load_model(bundle, options.mesh, options.platform, status)
         if options.score:
@@ -160,7 +167,8 @@ def run(options: Options) -> None:
         elif options.embed:
             _embed(options, model, prompts, status)
         else:
-            _generate(options, model, prompts, sampling, stop_tokens, status)
+            images = pixels_of(pictures)
+            _generate(options, model, prompts, images, sampling, stop_tokens, status)
 
 
 def _check_flags(options: Options) -> None:
@@ -174,6 +182,10 @@ def _check_flags(options: Options) -> None:
     asked = [flag for flag, given in others.items() if given]
     if len(asked) > 1:
         raise UsageError(f"{' and '.join(asked)} exclude each other: pass only one of them")
+    if options.image and len(options.prompt or options.tokens) > 1:
+        raise UsageError("--image goes with one prompt: pass one --prompt or --tokens")
+    if options.pan_and_scan and not options.image:
+        raise UsageError("--pan-and-scan needs --image: it says how pictures are shown")
     if options.logprobs is not None and options.logprobs < 1:
         raise UsageError(f"--logprobs: expected at least 1, got {options.logprobs}")
     generating = {
@@ -182,6 +194,7 @@ def _check_flags(options: Options) -> None:
         "--ignore-eos": options.ignore_eos,
         "--logprobs": options.logprobs is not None,
         "--temperature": options.temperature != 0,
+        "--image": bool(options.image),
     }
     for flag in [flag for flag, given in generating.items() if given and asked]:
         raise UsageError(f"{asked[0]} and {flag} exclude each other: {asked[0]} generates nothing")
@@ -210,14 +223,30 @@ def _refuse_missing_programs(options: Options, bundle: Bundle) -> None:
             )
 
 
-def _read_prompts(options: Options, bundle: Bundle) -> tuple[list[list[int]], list[int]]:
+def _read_images(options: Options, bundle: Bundle) -> list[Picture]:
+    vision = bundle.manifest.vision
+    if not options.image or vision is None:
+        return []
+    return load_images(options.image, vision.image_size, options.pan_and_scan)
+
+
+def _read_prompts(
+    options: Options, bundle: Bundle, pictures: list[Picture]
+) -> tuple[list[list[int]], list[int]]:
     """Token ids of each prompt, and the stop tokens that their form brings with it."""
+    vision = bundle.manifest.vision
     if options.tokens:
         return [_parse_tokens(text) for text in options.tokens], []
     tokenizer = open_tokenizer(bundle)
+    stop_tokens = []
+    if options.chat and not options.ignore_eos:
+        stop_tokens = [tokenizer.steering_id(END_OF_TURN)]
+    if pictures and vision is not None:
+        crops, tokens = [picture.crops for picture in pictures], image_tokens(vision)
+        prompt = encode_prompt(tokenizer, options.prompt[0], crops, tokens, options.chat)
+        return [prompt], stop_tokens
     if options.chat:
-        chats = [tokenizer.chat(text) for text in options.prompt]
-        return chats, [] if options.ignore_eos else [tokenizer.steering_id(END_OF_TURN)]
+        return [tokenizer.chat(text) for text in options.prompt], stop_tokens
     record = bundle.manifest.tokenizer
     add_bos = record is not None and record.add_bos
     # An end token would end a text that is to go on.
@@ -239,6 +268,7 @@ def _generate(
     options: Options,
     model: LoadedModel,
     prompts: list[list[int]],
+    images: list[np.ndarray],
     sampling: SamplingParameters,
     stop_tokens: list[int],
     status: StatusLine,
@@ -248,13 +278,13 @@ def _generate(
 
     new_tokens = options.max_new_tokens
     if new_tokens is None:
-        fits = most_new_tokens(model, prompts, options.logprobs or 0)
+        fits = most_new_tokens(model, prompts, options.logprobs or 0, images)
         new_tokens = max(
             1, min(DEFAULT_NEW_TOKENS, fits)
         )  # where 1 does not fit, a refusal says so
     request = Request(
         prompts, new_tokens, sampling, stop_tokens, options.stop, options.ignore_eos,
-        options.logprobs or 0,
+        options.logprobs or 0, images,
     )  # fmt: skip
     groups = plan_request(model, request)
     compile_ahead(model, buckets_of(model, request, groups), status)

@@ -13,6 +13,7 @@ from .model import LoadedModel
 from .sampling import SamplingParameters, TopTokens
 from .session import Session, Step
 from .text import TextStream
+from .vision import Images, check_images, has_images, image_buckets, plan_calls
 
 # Tokens of one call of the device loop while somebody reads along or a stop text may end it.
 STREAM_TOKENS = 8
@@ -37,6 +38,8 @@ class Request:
     stop_texts: Sequence[str] = ()
     ignore_eos: bool = False
     logprobs: int = 0
+    images: Images = ()
+    """For each prompt the pixels of its images [n,3,size,size] float32; empty for none at all."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def generate(
     stop_texts: Sequence[str] = (),
     ignore_eos: bool = False,
     logprobs: int = 0,
+    images: Images = (),
     on_text: OnText | None = None,
 ) -> list[Completion]:
     """Completions of the prompts (lists of token ids), in their order; see `Request`.
@@ -86,7 +90,7 @@ def generate(
     Raises UsageError before anything runs when a prompt or value does not fit the model.
     """
     request = Request(
-        prompts, max_new_tokens, sampling, stop_token_ids, stop_texts, ignore_eos, logprobs
+        prompts, max_new_tokens, sampling, stop_token_ids, stop_texts, ignore_eos, logprobs, images
     )
     return list(run_request(model, request, plan_request(model, request), on_text))
 
@@ -102,9 +106,11 @@ def check_prompts(model: LoadedModel, prompts: Sequence[Sequence[int]]) -> None:
             _check_token(model, token, f"token {at + 1} of prompt {number}")
 
 
-def most_new_tokens(model: LoadedModel, prompts: Sequence[Sequence[int]], logprobs: int) -> int:
+def most_new_tokens(
+    model: LoadedModel, prompts: Sequence[Sequence[int]], logprobs: int, images: Images = ()
+) -> int:
     """How many tokens can follow the longest prompt; 0 or less when it does not fit."""
-    shapes, what = _usable_shapes(model, logprobs)
+    shapes, what = _usable_shapes(model, logprobs, images)
     return model.grid.longest(shapes, what) - max(map(len, prompts))
 
 
@@ -123,10 +129,15 @@ def plan_request(model: LoadedModel, request: Request) -> list[Group]:
         raise UsageError("stop text is empty: expected at least one character")
     if request.stop_texts:
         _ = model.tokenizer  # raises when the bundle has none to find stop texts with
-    shapes, what = _usable_shapes(model, request.logprobs)
+    check_images(model, request.prompts, request.images)
+    shapes, what = _usable_shapes(model, request.logprobs, request.images)
     lengths = [len(prompt) for prompt in request.prompts]
     model.grid.require_fit(shapes, what, lengths, request.max_new_tokens)
-    return model.grid.groups(shapes, len(lengths), max(lengths) + request.max_new_tokens)
+    groups = model.grid.groups(shapes, len(lengths), max(lengths) + request.max_new_tokens)
+    for group in groups:
+        if has_images(_images_of(request, group)):
+            plan_calls(model, group.shape, _prompts_of(request, group))  # refuses what is too long
+    return groups
 
 
 def buckets_of(model: LoadedModel, request: Request, groups: Sequence[Group]) -> set[Bucket]:
@@ -134,10 +145,13 @@ def buckets_of(model: LoadedModel, request: Request, groups: Sequence[Group]) ->
     buckets: set[Bucket] = set()
     for group in groups:
         batch, cache = group.shape.batch, group.shape.cache
-        longest = max(map(len, request.prompts[group.first : group.first + group.count]))
-        sizes = model.grid.tokens(ProgramName.PREFILL, group.shape)
-        for size in plan_prefill(longest, sizes):
-            buckets.add(Bucket(ProgramName.PREFILL, batch, size, cache))
+        prompts, images = _prompts_of(request, group), _images_of(request, group)
+        if has_images(images):
+            buckets |= image_buckets(model, group.shape, prompts, images)
+        else:
+            sizes = model.grid.tokens(ProgramName.PREFILL, group.shape)
+            for size in plan_prefill(max(map(len, prompts)), sizes):
+                buckets.add(Bucket(ProgramName.PREFILL, batch, size, cache))
         sizes = model.grid.tokens(ProgramName.GENERATE, group.shape)
         if request.max_new_tokens == 1:
             continue
@@ -201,7 +215,7 @@ class _Row:
 def _run_group(
     model: LoadedModel, request: Request, group: Group, on_text: OnText | None
 ) -> list[Completion]:
-    prompts = request.prompts[group.first : group.first + group.count]
+    prompts = _prompts_of(request, group)
     stop_tokens = _stop_tokens(model, request)
     rows = [_Row(model, frozenset(stop_tokens), request.stop_texts) for _ in prompts]
 
@@ -217,7 +231,7 @@ def _run_group(
 
     started = time.monotonic()
     session = Session(model, group.shape, request.sampling, stop_tokens, request.logprobs)
-    first = session.prefill(prompts, request.max_new_tokens)
+    first = session.prefill(prompts, request.max_new_tokens, _images_of(request, group))
     first_at = time.monotonic()
     take(first)
     for step in session.generate(STREAM_TOKENS if on_text or request.stop_texts else None):
@@ -234,16 +248,29 @@ def _run_group(
     return [row.completion(request.logprobs > 0, timing) for row in rows]
 
 
+def _prompts_of(request: Request, group: Group) -> Sequence[Sequence[int]]:
+    return request.prompts[group.first : group.first + group.count]
+
+
+def _images_of(request: Request, group: Group) -> Images:
+    return request.images[group.first : group.first + group.count]
+
+
 def _stop_tokens(model: LoadedModel, request: Request) -> tuple[int, ...]:
     own = () if request.ignore_eos else model.bundle.manifest.model.eos_token_ids
     return tuple(dict.fromkeys((*own, *request.stop_token_ids)))
 
 
-def _usable_shapes(model: LoadedModel, logprobs: int) -> tuple[frozenset[Shape], str]:
+def _usable_shapes(
+    model: LoadedModel, logprobs: int, images: Images
+) -> tuple[frozenset[Shape], str]:
     """Shapes a request can run in, and what to call that in a refusal."""
+    shapes, what = model.grid.generating(), "generate"
     if logprobs:
-        return model.grid.stepping(), "generate with log-probabilities"
-    return model.grid.generating(), "generate"
+        shapes, what = model.grid.stepping(), "generate with log-probabilities"
+    if has_images(images):
+        return shapes & model.grid.taking_images(), f"{what} from images"
+    return shapes, what
 
 
 def _check_token(model: LoadedModel, token: int, what: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..artifacts.errors import UsageError
+from ..artifacts.manifest import VisionRecord
 from .buckets import pick
 from .tokenizer import Tokenizer
 
@@ -32,6 +33,13 @@ class ImageTokens:
     def block(self) -> list[int]:
         """The ids of one image."""
         return [self.begin, *[self.soft] * self.per_image, self.end]
+
+
+def image_tokens(vision: VisionRecord) -> ImageTokens:
+    """How a bundle's prompts write an image."""
+    return ImageTokens(
+        vision.begin_token_id, vision.soft_token_id, vision.end_token_id, vision.tokens_per_image
+    )
 
 
 def encode_prompt(
@@ -82,6 +90,11 @@ def texts_around_images(text: str, crops: Sequence[int]) -> list[str]:
 def check_soft_tokens(prompt: Sequence[int], images: int, tokens: ImageTokens) -> None:
     """Refuse ids, as given by --tokens, that have not `per_image` soft tokens for each image."""
     soft = sum(token == tokens.soft for token in prompt)
+    if soft and not images:
+        raise UsageError(
+            f"--tokens has {soft} soft image tokens (id {tokens.soft}) but --image brings none; "
+            "pass the images, or leave the soft tokens out"
+        )
     if soft != images * tokens.per_image:
         raise UsageError(
             f"--tokens has {soft} soft image tokens (id {tokens.soft}) but {images} images need "

@@ -58,6 +58,11 @@ class Picture:
         return len(self.pixels) - 1
 
 
+def pixels_of(pictures: Sequence[Picture]) -> list[np.ndarray]:
+    """The pixels of one prompt's images, as a request takes them; none for none."""
+    return [np.concatenate([picture.pixels for picture in pictures])] if pictures else []
+
+
 def load_images(paths: Sequence[Path], size: int, pan_and_scan: bool = False) -> list[Picture]:
     """The images of files, in order; a `.npy` file may bring several.
 

@@ -10,10 +10,12 @@ import numpy as np
 
 from ..artifacts.convention import STOP_TOKENS
 from ..artifacts.manifest import Bucket, ProgramName
-from .buckets import Shape, pick, plan_prefill
+from .buckets import Shape, pick
+from .image_prompt import PrefillCall
 from .model import LoadedModel
 from .programs import Arrays, Inputs
 from .sampling import SamplingParameters, TopTokens, top_tokens
+from .vision import Images, SoftPrompts, encode_prompts, has_images, plan_calls, plan_text
 
 
 @dataclass(frozen=True)
@@ -63,28 +65,36 @@ class Session:
         self._positions = np.zeros(shape.batch, np.int32)
         self._remaining = np.zeros(shape.batch, np.int32)
 
-    def prefill(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> Step:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, images: Images = ()
+    ) -> Step:
         """Take in one prompt per row and draw the first token of each.
 
         Rows beyond the prompts stay idle. `new_tokens` is the most tokens each row is to get,
-        this first one included.
+        this first one included. `images` has for each prompt the pixels of its images, or is
+        empty; `vision.check_images` says whether they suit the prompts.
         """
-        rows = len(prompts)
-        lengths = np.zeros(self._shape.batch, np.int32)
-        lengths[:rows] = [len(prompt) for prompt in prompts]
-        ends = []  # (rows whose prompt ends in a chunk, the outputs of that chunk)
-        start = 0
-        for size in plan_prefill(int(lengths.max()), self._prefill_sizes):
-            outputs = self._feed(prompts, lengths, start, size)
-            ended = [row for row in range(rows) if start < lengths[row] <= start + size]
+        rows, lengths = len(prompts), [len(prompt) for prompt in prompts]
+        if has_images(images):
+            soft = encode_prompts(self._model, prompts, images)
+            calls = plan_calls(self._model, self._shape, prompts)
+        else:
+            soft, calls = None, plan_text(lengths, self._prefill_sizes)
+        ends = []  # (rows whose prompt ends in a call, the outputs of that call)
+        for call in calls:
+            outputs = self._feed(prompts, call, soft)
+            ended = [
+                row
+                for row, (start, length) in enumerate(call.rows)
+                if length and start + length == lengths[row]
+            ]
             if ended:  # else the logits, a vocabulary for each row, are dropped at once
                 ends.append((ended, outputs))
-            start += size
         tops: list[list[TopTokens]] = [[] for _ in prompts]
         for ended, (tokens, logits) in ends:
             self._tokens[ended] = np.asarray(tokens)[ended]
             self._add_top(tops, logits, ended)
-        self._positions[:rows] = lengths[:rows]
+        self._positions[:rows] = lengths
         self._remaining[:rows] = new_tokens
         return self._account([[int(token)] for token in self._tokens[:rows]], tops)
 
@@ -104,16 +114,18 @@ class Session:
         self._remaining[row] = 0
 
     def _feed(
-        self, prompts: Sequence[Sequence[int]], lengths: np.ndarray, start: int, size: int
+        self, prompts: Sequence[Sequence[int]], call: PrefillCall, soft: SoftPrompts | None
     ) -> Arrays:
-        """Run one prefill chunk; outputs token [B] and logits [B,V], still on the devices."""
-        tokens = np.zeros((self._shape.batch, size), np.int32)
-        for row, prompt in enumerate(prompts):
-            part = prompt[start : start + size]
-            tokens[row, : len(part)] = part
-        starts = np.full(self._shape.batch, start, np.int32)
-        here = np.clip(lengths - start, 0, size).astype(np.int32)
-        return self._run(ProgramName.PREFILL, size, (tokens, starts, here, *self._sampling))
+        """Run one prefill call; outputs token [B] and logits [B,V], still on the devices."""
+        batch = self._shape.batch
+        tokens = np.zeros((batch, call.size), np.int32)
+        starts, lengths = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
+        for row, (start, length) in enumerate(call.rows):
+            tokens[row, :length] = prompts[row][start : start + length]
+            starts[row], lengths[row] = start, length
+        program = ProgramName.PREFILL if soft is None else ProgramName.PREFILL_IMAGES
+        images = () if soft is None else soft.inputs(call, batch)
+        return self._run(program, call.size, (tokens, starts, lengths, *images, *self._sampling))
 
     def _generate_some(self, chunk: int | None) -> Step:
         """Up to `chunk` tokens for every active row, drawn by one loop on the devices."""

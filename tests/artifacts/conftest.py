@@ -30,6 +30,7 @@ from gemma3_export.artifacts.manifest import (
     Tensor,
     TokenizerRecord,
     Versions,
+    VisionRecord,
     Weight,
 )
 from gemma3_export.artifacts.store import numpy_dtype, plan_weights, write_weights
@@ -62,7 +63,10 @@ BUCKETS = (
     Bucket(ProgramName.SCORE, 2, 4, CACHE),
     Bucket(ProgramName.CLASSIFY, 2, 4, CACHE),
     Bucket(ProgramName.EMBED, 2, 4, 0),
+    Bucket(ProgramName.ENCODE_IMAGE, 2, 4, 0),
+    Bucket(ProgramName.PREFILL_IMAGES, 2, 8, CACHE),
 )
+VISION = VisionRecord(28, "RGB", (0.5,) * 3, (0.5,) * 3, 4, 8, 29, 31, 30)
 MESHES = (
     Mesh("1x1", (Axis("data", 1), Axis("model", 1))),
     Mesh("2x4", (Axis("data", 2), Axis("model", 4))),
@@ -84,8 +88,8 @@ def make_program(mesh: Mesh, bucket: Bucket) -> Program:
             for p in ports
         )
 
-    inputs = place(program_inputs(bucket))
-    outputs = place(program_outputs(bucket, VOCAB, len(LABELS), EMBEDDING))
+    inputs = place(program_inputs(bucket, VISION))
+    outputs = place(program_outputs(bucket, VOCAB, len(LABELS), EMBEDDING, VISION))
     cache = place(cache_tensors(LAYOUT, bucket.batch) if bucket.cache else ())
     first = len(TENSORS) + len(inputs)
     path = program_path(mesh, bucket)
@@ -136,6 +140,7 @@ def make_manifest(weights: tuple[Weight, ...], abstract: bool = False) -> Manife
         weights=weights,
         weight_sets={"text": tuple(name for name, _, _ in TENSORS)},
         tokenizer=None if abstract else TokenizerRecord("tokenizer/tokenizer.model"),
+        vision=VISION,
     )
 
 

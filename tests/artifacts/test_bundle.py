@@ -140,8 +140,9 @@ def reverse_files(manifest: dict[str, Any]) -> None:
 
 
 def split_one_cache_otherwise(manifest: dict[str, Any]) -> None:
-    for index in range(4):
-        manifest["programs"][7]["cache"][index]["spec"] = [[], [], [], []]
+    program = next(program for program in manifest["programs"] if program["mesh"] == "2x4")
+    for tensor in program["cache"]:
+        tensor["spec"] = [[], [], [], []]
 
 
 WEIGHTS, MESH, LAYER = ("weights", 1), ("meshes", 1), ("caches", 0, "layers", 1)

@@ -14,7 +14,7 @@ from gemma3_export.artifacts.convention import (
     program_outputs,
     sampling_inputs,
 )
-from gemma3_export.artifacts.manifest import FORMAT_VERSION, Bucket, ProgramName
+from gemma3_export.artifacts.manifest import FORMAT_VERSION, Bucket, ProgramName, VisionRecord
 
 TEXT = (resources.files("gemma3_export.artifacts") / "FORMAT.md").read_text()
 RECORDS = [
@@ -22,7 +22,13 @@ RECORDS = [
     for _, record in inspect.getmembers(manifest, dataclasses.is_dataclass)
     if isinstance(record, type)
 ]
-SIZES = {"B": 3, "T": 5, "V": 7, "C": 2, "E": 6, str(STOP_TOKENS): STOP_TOKENS}
+SIZES = {
+    "B": 3, "T": 5, "V": 7, "C": 2, "E": 6, "N": 3, "M": 5, "D": 11, "I": 13, "3": 3, "B*T": 15,
+    str(STOP_TOKENS): STOP_TOKENS,
+}  # fmt: skip
+VISION = VisionRecord(
+    SIZES["I"], "RGB", (0.5,) * 3, (0.5,) * 3, SIZES["M"], SIZES["D"], 250, 252, 251
+)
 
 
 def table(heading: str) -> list[list[str]]:
@@ -50,11 +56,13 @@ def test_every_field_of_the_manifest_is_in_its_table_and_no_other(record: type):
 @pytest.mark.parametrize("program", ProgramName)
 def test_programs_take_and_give_what_their_tables_say(program: ProgramName):
     bucket = Bucket(program, SIZES["B"], SIZES["T"], 16)
-    drawing = program in (ProgramName.PREFILL, ProgramName.DECODE, ProgramName.GENERATE)
+    drawing = program in (
+        ProgramName.PREFILL, ProgramName.PREFILL_IMAGES, ProgramName.DECODE, ProgramName.GENERATE,
+    )  # fmt: skip
     sampling = ports("sampling inputs") if drawing else ()
-    assert ports(f"{program} inputs") + sampling == program_inputs(bucket)
+    assert ports(f"{program} inputs") + sampling == program_inputs(bucket, VISION)
     assert ports(f"{program} outputs") == program_outputs(
-        bucket, SIZES["V"], SIZES["C"], SIZES["E"]
+        bucket, SIZES["V"], SIZES["C"], SIZES["E"], VISION
     )
 
 

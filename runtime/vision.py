@@ -1,0 +1,150 @@
+"""Images of a request: what is asked of them, what they become, and how prompts take them in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..artifacts.errors import UsageError
+from ..artifacts.manifest import Bucket, ProgramName
+from .buckets import Shape, plan_prefill, split_rows
+from .image_prompt import (
+    PrefillCall,
+    check_soft_tokens,
+    image_tokens,
+    plan_prefill_with_images,
+    soft_token_index,
+)
+from .model import LoadedModel
+
+Prompts = Sequence[Sequence[int]]
+Images = Sequence[np.ndarray]
+"""For each prompt the normalised pixels [n,3,size,size] float32 of its n images, in order."""
+
+
+def check_images(model: LoadedModel, prompts: Prompts, images: Images) -> None:
+    """Refuse images that the model cannot see, or prompts with places for another number.
+
+    `images` may be empty: there are none then. Raises UsageError.
+    """
+    vision = model.bundle.manifest.vision
+    if vision is None or not model.grid.image_counts():
+        if has_images(images):
+            raise UsageError(
+                f"images: {model.grid.source} has no encode_image program; export a checkpoint "
+                "that sees images"
+            )
+        return
+    if images and len(images) != len(prompts):
+        raise UsageError(
+            f"images: expected an array for each of the {len(prompts)} prompts, got {len(images)}"
+        )
+    side = vision.image_size
+    for pixels in images:
+        if pixels.dtype != np.float32 or pixels.ndim != 4 or pixels.shape[1:] != (3, side, side):
+            shape = ",".join(map(str, pixels.shape))
+            raise UsageError(
+                f"images: expected pixels [n,3,{side},{side}] float32, got [{shape}] "
+                f"{pixels.dtype}; load them with gemma3_export.runtime.images.load_images"
+            )
+    for row, prompt in enumerate(prompts):
+        check_soft_tokens(prompt, len(images[row]) if images else 0, image_tokens(vision))
+
+
+def has_images(images: Images) -> bool:
+    """Whether there is any image."""
+    return any(len(pixels) for pixels in images)
+
+
+def plan_calls(model: LoadedModel, shape: Shape, prompts: Prompts) -> list[PrefillCall]:
+    """The prefill_images calls of `shape` that take in the prompts.
+
+    Raises UsageError when an image does not fit the largest.
+    """
+    vision = model.bundle.manifest.vision
+    assert vision is not None
+    sizes = model.grid.tokens(ProgramName.PREFILL_IMAGES, shape)
+    return plan_prefill_with_images(prompts, vision.soft_token_id, sizes)
+
+
+def image_buckets(
+    model: LoadedModel, shape: Shape, prompts: Prompts, images: Images
+) -> set[Bucket]:
+    """The programs that take in prompts with these images."""
+    calls = {
+        Bucket(ProgramName.PREFILL_IMAGES, shape.batch, call.size, shape.cache)
+        for call in plan_calls(model, shape, prompts)
+    }
+    return calls | {bucket for bucket, _ in _encode_calls(model, sum(map(len, images)))}
+
+
+def _encode_calls(model: LoadedModel, count: int) -> list[tuple[Bucket, int]]:
+    """The calls that encode `count` images: bucket, and images that are in it."""
+    vision = model.bundle.manifest.vision
+    assert vision is not None
+    return [
+        (Bucket(ProgramName.ENCODE_IMAGE, size, vision.tokens_per_image, 0), used)
+        for used, size in split_rows(count, model.grid.image_counts())
+    ]
+
+
+def encode_images(model: LoadedModel, pixels: np.ndarray) -> np.ndarray:
+    """Soft tokens [n,M,D] float32 of images [n,3,size,size] float32, n at least 1."""
+    found, done = [], 0
+    for bucket, used in _encode_calls(model, len(pixels)):
+        batch = np.zeros((bucket.batch, *pixels.shape[1:]), np.float32)
+        batch[:used] = pixels[done : done + used]
+        (soft,), _ = model.program(bucket)((batch,), ())
+        found.append(np.asarray(soft)[:used])
+        done += used
+    return np.concatenate(found)
+
+
+@dataclass(frozen=True)
+class SoftPrompts:
+    """Prompts whose images are encoded.
+
+    values: [R,D] float32, soft tokens of all rows, end to end.
+    index: for each row and place the row of `values` that stands there, -1 for text.
+    """
+
+    values: np.ndarray
+    index: list[np.ndarray]
+
+    def inputs(self, call: PrefillCall, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """soft_tokens [B*T,D] and soft_index [B,T] of a call: only what it needs."""
+        room = np.zeros((batch * call.size, self.values.shape[1]), np.float32)
+        places = np.full((batch, call.size), -1, np.int32)
+        used = 0
+        for row, (start, length) in enumerate(call.rows):
+            wanted = self.index[row][start : start + length]
+            soft = wanted[wanted >= 0]
+            room[used : used + len(soft)] = self.values[soft]
+            places[row, :length][wanted >= 0] = np.arange(used, used + len(soft))
+            used += len(soft)
+        return room, places
+
+
+def encode_prompts(model: LoadedModel, prompts: Prompts, images: Images) -> SoftPrompts:
+    """Encode the images of prompts; there must be at least one."""
+    vision = model.bundle.manifest.vision
+    assert vision is not None
+    soft = encode_images(model, np.concatenate(list(images)))
+    index, offset = [], 0
+    for prompt, pixels in zip(prompts, images, strict=True):
+        own = soft_token_index(prompt, image_tokens(vision))
+        index.append(np.where(own >= 0, own + offset, -1))
+        offset += len(pixels) * vision.tokens_per_image
+    return SoftPrompts(soft.reshape(-1, soft.shape[-1]), index)
+
+
+def plan_text(lengths: Sequence[int], sizes: Sequence[int]) -> list[PrefillCall]:
+    """The prefill calls that take in prompts of text of these lengths."""
+    calls, start = [], 0
+    for size in plan_prefill(max(lengths), sizes):
+        rows = tuple((start, min(max(length - start, 0), size)) for length in lengths)
+        calls.append(PrefillCall(size, rows))
+        start += size
+    return calls
