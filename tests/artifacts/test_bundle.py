@@ -263,6 +263,29 @@ REFUSED = {
         setter("programs", 5, "bucket", "cache", 16),
         "bucket.cache: expected one of 0, got 16",
     ),
+    "images that nothing describes": (
+        setter("vision", None),
+        "vision: expected an object, for program encode_image, got null",
+    ),
+    "pictures of no pixels": (setter("vision", "image_size", 0), "image_size: expected at least 1"),
+    "channels in another order": (
+        setter("vision", "channels", "BGR"),
+        "vision.channels: expected RGB, got",
+    ),
+    "mean of too few channels": (setter("vision", "mean", [0.5]), "mean: expected a number for"),
+    "deviation of nothing": (setter("vision", "std", [0.5, 0.0, 0.5]), "std: expected numbers abo"),
+    "soft token that is no id": (
+        setter("vision", "soft_token_id", -1),
+        "vision.soft_token_id: expected at least 0",
+    ),
+    "image of another number of tokens": (
+        setter("vision", "tokens_per_image", 9),
+        "bucket.tokens: expected 9, got 4",
+    ),
+    "soft tokens of another size": (
+        setter("vision", "soft_token_size", 9),
+        "expected soft_tokens float32[2,4,9], got soft_tokens float32[2,4,8]",
+    ),
     "decode of two tokens": (
         setter("programs", 1, "bucket", "tokens", 2),
         "tokens: expected at most 1, got 2",

@@ -39,6 +39,7 @@ def test_inspect_shows_every_part(bundle_command: Callable[..., Result], tiny: P
         "0.750",  # a row of the cache against a uniform one: 384 of 512 bytes
         "weights/model.safetensors",
         "tokenizer/tokenizer.model, bos added",
+        "28 x 28 RGB, 4 tokens each",
         "jax 0.10.2",
         "generate",
     ):
