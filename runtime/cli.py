@@ -168,7 +168,7 @@ def run(options: Options) -> None:
             _embed(options, model, prompts, status)
         else:
             images = pixels_of(pictures)
-            _generate(options, model, prompts, images, sampling, stop_tokens, status)
+            _generate(options, model, prompts, sampling, stop_tokens, images, status)
 
 
 def _check_flags(options: Options) -> None:
@@ -268,9 +268,9 @@ def _generate(
     options: Options,
     model: LoadedModel,
     prompts: list[list[int]],
-    images: list[np.ndarray],
     sampling: SamplingParameters,
     stop_tokens: list[int],
+    images: list[np.ndarray],
     status: StatusLine,
 ) -> None:
     from .generate import Request, buckets_of, most_new_tokens, plan_request, run_request
