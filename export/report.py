@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..artifacts.manifest import Mesh, MeshRecord, Program, Tensor, Weight
+from ..artifacts.memory import peak_rss_bytes
 from ..artifacts.sharding import device_bytes
 from ..artifacts.summary import format_bytes
 from .pipeline import ExportResult
@@ -104,6 +105,7 @@ def _tensor_bytes(tensor: Tensor, mesh: Mesh) -> int:
 
 def _peak_rss_bytes(workers: int) -> int:
     """Peak resident memory of this process and its workers, each as large as the largest."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return (own + (workers * largest if workers > 1 else 0)) * 1024
+    if workers <= 1:
+        return peak_rss_bytes()
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return peak_rss_bytes() + workers * largest

@@ -14,8 +14,8 @@ import click
 import numpy as np
 
 from ..artifacts.errors import UsageError, run_command
+from ..artifacts.memory import peak_rss_bytes
 from .buckets import Group, Shape
-from .memory import peak_rss_bytes
 from .sampling import SamplingParameters
 from .startup import compile_ahead, interruptible, load_model, open_bundle
 from .stats import process_started_at

@@ -1,23 +1,9 @@
-"""Memory of this process: the most it ever held, and giving back what it no longer needs."""
+"""Giving back memory that this process no longer needs."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import resource
-import sys
-from pathlib import Path
-
-
-def peak_rss_bytes() -> int:
-    """The most memory this process has had resident, mapped weights included."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        # Not getrusage: there a process starts with the peak of the one that started it.
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def return_freed_memory() -> None:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ..artifacts.memory import peak_rss_bytes
 from .generate import Completion, Timing
-from .memory import peak_rss_bytes
 from .score import Score
 from .stats import process_started_at, rate
 from .terminal import print_table

@@ -35,7 +35,8 @@ def test_reported_memory_counts_every_worker_as_the_largest(monkeypatch: pytest.
         def __init__(self, kilobytes: int) -> None:
             self.ru_maxrss = kilobytes
 
-    sizes = {report.resource.RUSAGE_SELF: Usage(100), report.resource.RUSAGE_CHILDREN: Usage(30)}
+    sizes = {report.resource.RUSAGE_CHILDREN: Usage(30)}
     monkeypatch.setattr(report.resource, "getrusage", sizes.__getitem__)
+    monkeypatch.setattr(report, "peak_rss_bytes", lambda: 100 * 1024)
     assert report._peak_rss_bytes(1) == 100 * 1024
     assert report._peak_rss_bytes(3) == (100 + 3 * 30) * 1024
