@@ -24,6 +24,7 @@ from .manifest import (
 )
 from .paths import MANIFEST, resolve_inside
 from .safetensors_header import check_header
+from .upgrade import past_versions, upgrade
 
 MAX_MANIFEST_BYTES = 2**28
 
@@ -90,8 +91,12 @@ class Bundle:
             )
         return meshes[name]
 
-    def programs_for(self, mesh: str, platform: str) -> tuple[Program, ...]:
-        """The programs of a mesh and platform, smallest bucket first; never empty.
+    def programs_for(
+        self, mesh: str, platform: str, variant: str = "portable"
+    ) -> tuple[Program, ...]:
+        """The programs of a mesh and platform, smallest bucket first.
+
+        Never empty when `variant` is `portable`; others may be there for some buckets or none.
 
         Raises:
             UsageError: the bundle has none.
@@ -105,6 +110,7 @@ class Bundle:
                 f"{self.root}: expected a platform of mesh {mesh} ({_list(there)}), "
                 f"got {platform}; re-export with --platform {platform}"
             )
+        chosen = [program for program in chosen if program.variant == variant]
         return tuple(sorted(chosen, key=lambda program: program.bucket))
 
     def cache_layout(self, cache: int) -> CacheLayout:
@@ -178,16 +184,26 @@ def read_manifest(root: Path) -> Manifest:
     file = resolve_inside(root, MANIFEST)
     if file.stat().st_size > MAX_MANIFEST_BYTES:
         raise ArtifactError(f"{where}: expected at most {MAX_MANIFEST_BYTES} bytes; {REMEDY}")
-    value = parse_json(file.read_bytes(), where)
-    if isinstance(value, dict) and value.get("format_version") != FORMAT_VERSION:
-        version = show(value.get("format_version"))
-        raise ArtifactError(
-            f"{where}: expected format version {FORMAT_VERSION}, got {version}; "
-            "install the gemma3-export that wrote it, or re-export with this one"
-        )
-    manifest = decode(Manifest, value, where)
+    manifest = decode(Manifest, _current(parse_json(file.read_bytes(), where), where), where)
     check_manifest(manifest, where)
     return manifest
+
+
+def _current(value: Any, where: str) -> Any:
+    """The JSON of a manifest as the current version has it, from whatever version it is in."""
+    if not isinstance(value, dict):
+        return value
+    for version in past_versions():
+        # 1.0 and True equal 1 but are not it.
+        if type(value.get("format_version")) is int and value["format_version"] == version:
+            value = upgrade(value, version)
+    if value.get("format_version") != FORMAT_VERSION:
+        known = ", ".join(map(str, (*past_versions(), FORMAT_VERSION)))
+        raise ArtifactError(
+            f"{where}: expected format version {known}, got {show(value.get('format_version'))}; "
+            "install the gemma3-export that wrote it, or re-export with this one"
+        )
+    return value
 
 
 def _check_size(root: Path, record: FileRecord) -> None:

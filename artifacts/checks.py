@@ -38,6 +38,10 @@ from .sharding import shard_shape
 
 ALIGNMENT = 64
 """Bytes: weights start at multiples of it in their file, so that hosts can map them."""
+PORTABLE = "portable"
+VARIANTS = (PORTABLE, "kernels")
+SCORE_OUTPUTS = ("hidden_states", "attentions")
+RECIPES = ("none", "int8", "int4", "fp8")
 MAX_RANK = 8
 MAX_DEVICES = 2**20
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -57,6 +61,7 @@ def check_manifest(manifest: Manifest, where: str) -> None:
     _check_unique(where, "platforms", manifest.platforms)
     _check_tokenizer(manifest, where)
     _check_vision(manifest, where)
+    _check_extras(manifest, where)
     _check_programs(manifest, where)
 
 
@@ -137,6 +142,8 @@ def _check_caches(manifest: Manifest, where: str) -> None:
         for number, layer in enumerate(layout.layers):
             place = f"{path}.layers[{number}]"
             _check_array(where, place, (layer.kv_heads, layer.slots, layer.head_dim), layer.dtype)
+            if layer.scale_dtype is not None:
+                _check_known(where, f"{place}.scale_dtype", layer.scale_dtype, ITEMSIZE)
             if layer.slots > layout.cache:
                 refuse(where, f"{place}.slots", f"at most {layout.cache}", str(layer.slots))
             if layer.kind is LayerKind.FULL and layer.slots != layout.cache:
@@ -177,7 +184,7 @@ def _check_programs(manifest: Manifest, where: str) -> None:
     layouts = {layout.cache: layout for layout in manifest.caches}
     files = {record.path for record in manifest.files}
     keys = [f"{p.mesh} {p.platform} {_describe(p)}" for p in manifest.programs]
-    _check_unique(where, "programs", keys)
+    _check_variants(manifest, keys, where)
     shared: dict[tuple[str, str, int, int], tuple[Tensor, ...]] = {}
     for index, program in enumerate(manifest.programs):
         path = f"programs[{index}] ({keys[index]})"
@@ -203,6 +210,44 @@ def _check_programs(manifest: Manifest, where: str) -> None:
         row = (program.mesh, program.platform, bucket.batch, bucket.cache)
         if shared.setdefault(row, program.cache) != program.cache:
             refuse(where, f"{path}.cache", "the specs of the other programs", "other specs")
+
+
+def _check_variants(manifest: Manifest, keys: list[str], where: str) -> None:
+    """Each program once in each variant, and the portable one always there."""
+    variants = list(zip(keys, (program.variant for program in manifest.programs), strict=True))
+    _check_unique(where, "programs", [f"{key} {variant}" for key, variant in variants])
+    portable = {key: None for key, variant in variants if variant == PORTABLE}
+    for (key, variant), program in zip(variants, manifest.programs, strict=True):
+        path = f"programs ({key})"
+        _check_known(where, f"{path}.variant", variant, VARIANTS)
+        _check_known(where, f"{path}: the portable variant", key, portable)
+        if bool(program.custom_calls) != (variant != PORTABLE):
+            expected = "none" if variant == PORTABLE else "at least one"
+            got = ", ".join(program.custom_calls) or "none"
+            refuse(where, f"{path}.custom_calls", expected, got)
+
+
+def _check_extras(manifest: Manifest, where: str) -> None:
+    files = [record.path for record in manifest.files]
+    if manifest.goldens is not None:
+        _check_known(where, "goldens", manifest.goldens, files)
+    _check_unique(where, "score_outputs", manifest.score_outputs)
+    for name in manifest.score_outputs:
+        _check_known(where, "score_outputs", name, SCORE_OUTPUTS)
+    quantization = manifest.quantization
+    if quantization is not None:
+        for name in ("weights", "embedding"):
+            _check_known(where, f"quantization.{name}", getattr(quantization, name), RECIPES)
+        _check_known(where, "quantization.cache", quantization.cache, ("none", "int8"))
+        _check_at_least(where, "quantization.group", 0, quantization.group)
+    saved = manifest.saved_model
+    if saved is not None:
+        _check_path(where, "saved_model.path", saved.path)
+        if saved.devices != 1:
+            refuse(where, "saved_model.devices", "1", str(saved.devices))
+        _check_at_least(where, "saved_model.slots", 0, saved.slots)
+        names = [signature.name for signature in saved.signatures]
+        _check_unique(where, "saved_model.signatures", names)
 
 
 def _check_images(manifest: Manifest, bucket: Bucket, where: str, path: str) -> None:

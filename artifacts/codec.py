@@ -193,6 +193,8 @@ def _scalar(kind: type, value: Any, where: str, path: str) -> Any:
         return float(value)
     if type(value) is not kind:
         refuse(where, path, _SCALARS[kind], show(value))
+    if kind is float and not math.isfinite(value):
+        refuse(where, path, "a finite number", str(value))
     if kind is int and value not in INT64:
         refuse(where, path, "an integer of 64 bits", show(value))
     # Names go to terminals and file systems: no escapes, no NUL, no half of a surrogate pair.

@@ -134,13 +134,16 @@ def program_outputs(
 
 
 def cache_tensors(layout: CacheLayout, batch: int) -> tuple[Port, ...]:
-    """The cache of `batch` rows: key and value of each layer, [B, kv_heads, slots, head_dim]."""
-    return tuple(
-        Port(
-            f"cache.{index}.{part}",
-            (batch, layer.kv_heads, layer.slots, layer.head_dim),
-            layer.dtype,
-        )
-        for index, layer in enumerate(layout.layers)
-        for part in ("key", "value")
-    )
+    """The cache of `batch` rows: of each layer key and value, [B, kv_heads, slots, head_dim].
+
+    Quantised ones are followed by their scales, [B, kv_heads, slots].
+    """
+    ports: list[Port] = []
+    for index, layer in enumerate(layout.layers):
+        shape = (batch, layer.kv_heads, layer.slots)
+        for part in ("key", "value"):
+            ports.append(Port(f"cache.{index}.{part}", (*shape, layer.head_dim), layer.dtype))
+        if layer.scale_dtype is not None:
+            for part in ("key_scale", "value_scale"):
+                ports.append(Port(f"cache.{index}.{part}", shape, layer.scale_dtype))
+    return tuple(ports)

@@ -11,11 +11,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 ITEMSIZE = {
     "float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "uint32": 4, "int8": 1, "uint8": 1,
-    "bool": 1,
+    "float8_e4m3fn": 1, "bool": 1,
 }  # fmt: skip
 
 
@@ -160,6 +160,13 @@ class Program:
     cache: tuple[Tensor, ...]
     """Key and value of each layer in turn; the last arguments and the last results."""
     aliases: tuple[Alias, ...]
+    variant: str = "portable"
+    """`portable` runs on any host; `kernels` calls the custom calls below. No two programs agree
+    in mesh, platform, bucket and variant, and a portable one is always there."""
+    custom_calls: tuple[str, ...] = ()
+    """Targets of XLA's FFI that a host must have registered; empty when portable."""
+    forms: dict[str, str] = field(default_factory=dict)
+    """For people and tools: which way of lowering was chosen for each part."""
 
 
 @dataclass(frozen=True)
@@ -172,11 +179,15 @@ class CacheLayer:
     kv_heads: int
     head_dim: int
     dtype: str
+    scale_dtype: str | None = None
+    """Of the factors [batch, kv_heads, slots] that quantised keys and values are multiplied
+    by; null when they are not quantised."""
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes of keys and values of one batch row."""
-        return 2 * self.kv_heads * self.slots * self.head_dim * ITEMSIZE[self.dtype]
+        """Bytes of keys and values, and their scales, of one batch row."""
+        scale = ITEMSIZE[self.scale_dtype] if self.scale_dtype else 0
+        return 2 * self.kv_heads * self.slots * (self.head_dim * ITEMSIZE[self.dtype] + scale)
 
 
 @dataclass(frozen=True)
@@ -280,6 +291,54 @@ class TokenizerRecord:
 
 
 @dataclass(frozen=True)
+class QuantizationRecord:
+    """How weights and cache were made smaller; hosts pass the tensors as they are."""
+
+    weights: str
+    """`none`, `int8`, `int4` or `fp8`: the matrices of the layers."""
+    group: int
+    """Inputs that share a scale; 0 when all inputs of an output channel do."""
+    embedding: str
+    """Same names as `weights`: the embedding, which is the head too when they are tied."""
+    cache: str
+    """`none` or `int8`: keys and values."""
+    rule: str
+    """One sentence: which tensors are quantised, how, and which are left."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """A named input or output of a signature."""
+
+    name: str
+    shape: tuple[int, ...]
+    """-1 is any size."""
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A function of the SavedModel, called by name with named tensors."""
+
+    name: str
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class SavedModelRecord:
+    """The TF SavedModel of the bundle: always a program of one device."""
+
+    path: str
+    """Bundle path of the folder TF loads; its last part is the version TF Serving sees."""
+    devices: int
+    """Always 1: TF runs a SavedModel on one CPU or GPU whatever meshes the bundle has."""
+    slots: int
+    """Rows whose cache the SavedModel keeps between calls; 0 when it keeps none."""
+    signatures: tuple[Signature, ...]
+
+
+@dataclass(frozen=True)
 class FileRecord:
     """A file of the bundle with its size and SHA-256 (hex)."""
 
@@ -326,5 +385,13 @@ class Manifest:
     """Null when the checkpoint came without one: token ids are then the only interface."""
     vision: VisionRecord | None = None
     """Null when the bundle takes no images."""
+    quantization: QuantizationRecord | None = None
+    """Null when weights and cache are in the dtype of the model."""
+    score_outputs: tuple[str, ...] = ()
+    """What `score` gives besides log-probabilities: `hidden_states`, `attentions`."""
+    saved_model: SavedModelRecord | None = None
+    """Null when the bundle has no SavedModel."""
+    goldens: str | None = None
+    """Bundle path of prompts and the tokens they must give; null when it has none."""
     files: tuple[FileRecord, ...] = field(default_factory=tuple)
     """Every file of the bundle but manifest.json itself, in the order of their paths."""

@@ -20,7 +20,7 @@ from .manifest import ITEMSIZE, Weight
 
 SAFETENSORS_DTYPES = {
     "float32": "F32", "bfloat16": "BF16", "float16": "F16", "int32": "I32", "uint32": "U32",
-    "int8": "I8", "uint8": "U8", "bool": "BOOL",
+    "int8": "I8", "uint8": "U8", "float8_e4m3fn": "F8_E4M3", "bool": "BOOL",
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library."""

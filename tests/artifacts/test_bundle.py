@@ -10,7 +10,7 @@ import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.codec import encode
 from gemma3_export.artifacts.errors import ArtifactError, UsageError
-from gemma3_export.artifacts.manifest import ProgramName
+from gemma3_export.artifacts.manifest import FORMAT_VERSION, ProgramName
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -41,8 +41,65 @@ def test_opened_bundle_has_the_manifest_that_was_written(tmp_path: Path, write_t
 def test_sample_of_version_1_opens_and_is_whole():
     bundle = Bundle.open(SAMPLE_V1)
     bundle.verify()
-    assert bundle.manifest.format_version == 1
-    assert encode(bundle.manifest) == json.loads((SAMPLE_V1 / "manifest.json").read_text())
+    written = json.loads((SAMPLE_V1 / "manifest.json").read_text())
+    assert written["format_version"] == 1
+    read = encode(bundle.manifest)
+    assert read["format_version"] == FORMAT_VERSION
+    for name in written.keys() - {"format_version", "programs", "caches"}:
+        assert read[name] == written[name]
+    for name in ("programs", "caches"):
+        for new, old in zip(read[name], written[name], strict=True):
+            assert {field: new[field] for field in old if field != "layers"} == {
+                field: old[field] for field in old if field != "layers"
+            }
+    assert {program["variant"] for program in read["programs"]} == {"portable"}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda m: m["programs"][0].update(variant="fast"), "one of portable, kernels, got fast"),
+        (
+            lambda m: m["programs"][0].update(variant="kernels", custom_calls=["row_product"]),
+            "the portable variant",
+        ),
+        (lambda m: m["programs"][0].update(custom_calls=["row_product"]), "expected none, got row"),
+        (
+            lambda m: m["programs"].append({**m["programs"][0], "variant": "kernels"}),
+            "custom_calls: expected at least one, got none",
+        ),
+        (lambda m: m["programs"].append(m["programs"][0]), "expected each name once"),
+        (lambda m: m.update(goldens="goldens.json"), "goldens: expected one of"),
+        (lambda m: m.update(score_outputs=["logits"]), "one of hidden_states, attentions"),
+        (
+            lambda m: m.update(
+                saved_model={"path": "../1", "devices": 1, "slots": 0, "signatures": []}
+            ),
+            "saved_model.path: expected a relative path",
+        ),
+        (
+            lambda m: m.update(
+                saved_model={"path": "saved_model/1", "devices": 8, "slots": 0, "signatures": []}
+            ),
+            "saved_model.devices: expected 1, got 8",
+        ),
+        (
+            lambda m: m.update(
+                quantization={
+                    "weights": "int3", "group": 0, "embedding": "none", "cache": "none", "rule": ""
+                }
+            ),
+            "quantization.weights: expected one of none, int8, int4, fp8, got int3",
+        ),
+        (
+            lambda m: m["caches"][0]["layers"][0].update(scale_dtype="int3"),
+            "scale_dtype: expected one of",
+        ),
+    ],
+)  # fmt: skip
+def test_what_version_2_brought_is_checked(tiny: Path, edit: Edit, message: str):
+    edit_manifest(tiny, edit)
+    assert message in refusal(tiny)
 
 
 def test_abstract_bundle_opens_without_weight_files(abstract: Path):
@@ -93,11 +150,11 @@ def test_manifest_that_is_not_json_is_refused(tiny: Path):
     assert "manifest.json: expected JSON" in refusal(tiny)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", 1.0, True, None])
 def test_unknown_format_version_is_refused_before_anything_else(tiny: Path, version: object):
     (tiny / "manifest.json").write_text(json.dumps({"format_version": version, "new": "field"}))
     message = refusal(tiny)
-    assert f"expected format version 1, got {json.dumps(version)}" in message
+    assert f"expected format version 1, 2, got {json.dumps(version)}" in message
     assert "re-export" in message
 
 

@@ -36,7 +36,7 @@ def test_schema_is_a_valid_schema_and_accepts_a_real_manifest(manifest: dict):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("format_version", 2), ("abstract", 1), ("programs", {}), ("tokenizer", "x"), ("more", 1)],
+    [("format_version", 1), ("abstract", 1), ("programs", {}), ("tokenizer", "x"), ("more", 1)],
 )
 def test_schema_refuses_what_a_reader_refuses(manifest: dict, field: str, value: object):
     manifest[field] = value

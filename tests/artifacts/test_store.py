@@ -26,7 +26,7 @@ from gemma3_export.artifacts.store import (
 from gemma3_export.artifacts.writer import BundleWriter
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import deserialize, safe_open
 from safetensors.numpy import load_file
 
 Planned = tuple[str, tuple[int, ...], str]
@@ -58,16 +58,18 @@ def test_every_tensor_starts_at_a_multiple_of_64_in_the_given_order(plan: list[P
 
 
 @given(plan=PLANS)
-def test_the_safetensors_library_reads_what_was_laid_out(plan: list[Planned], tmp_path_factory):
+def test_the_safetensors_library_reads_what_was_laid_out(plan: list[Planned]):
     layout = plan_layout(plan, FILE)
     data = bytearray(layout.header).ljust(layout.nbytes, b"\0")
     for planned, weight in zip(plan, layout.weights, strict=True):
         data[weight.offset : weight.offset + weight.nbytes] = values_of(planned).tobytes()
-    path = tmp_path_factory.mktemp("store") / "x.safetensors"
-    path.write_bytes(data)
-    loaded = load_file(path)
+    # Not its numpy reader: numpy has no name for 8-bit floats.
+    loaded = dict(deserialize(bytes(data)))
     for planned in plan:
-        np.testing.assert_array_equal(loaded[planned[0]], values_of(planned))
+        name, shape, dtype = planned
+        assert loaded[name]["dtype"] == SAFETENSORS_DTYPES[dtype]
+        assert tuple(loaded[name]["shape"]) == shape
+        assert loaded[name]["data"] == values_of(planned).tobytes()
 
 
 def test_sizes_that_are_multiples_of_64_leave_only_the_planned_names(tmp_path: Path):
