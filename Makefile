@@ -5,8 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
 PACKAGES := model export artifacts runtime
+NATIVE := build/native
+# What the native host needs of the system: headers, and the Debian packages that bring them.
+NATIVE_HEADERS := nlohmann/json.hpp
+NATIVE_PACKAGES := nlohmann-json3-dev
 
-.PHONY: demo test check bench clean setup
+.PHONY: demo test check bench clean native setup
 
 setup: $(VENV)/.installed
 
@@ -41,6 +45,17 @@ check: setup
 bench: setup
 	$(BIN)/python tests/benchmarks/products.py
 	$(BIN)/python tests/benchmarks/decode.py
+
+# libgemma3 (gemma3.h, shared and static library) and gemma3-host, in build/native/{include,lib,bin}.
+native: setup
+	@for header in $(NATIVE_HEADERS); do \
+	  echo "#include <$$header>" | $(CXX) -x c++ -std=c++17 -fsyntax-only - 2>/dev/null || \
+	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy $(NATIVE_PACKAGES); \
+	    else echo "error: $$header is missing; run: sudo apt-get install $(NATIVE_PACKAGES)"; exit 2; fi; }; done
+	$(BIN)/cmake -S runtime/native -B $(NATIVE)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_INSTALL_PREFIX=$(CURDIR)/$(NATIVE)
+	$(BIN)/cmake --build $(NATIVE)/cmake
+	@$(BIN)/cmake --install $(NATIVE)/cmake > /dev/null
 
 clean:
 	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis *.egg-info

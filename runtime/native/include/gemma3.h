@@ -1,0 +1,454 @@
+/*
+ * libgemma3: Gemma 3 bundles on any PJRT plugin, from any language.
+ *
+ * A bundle is a folder that gemma3-export wrote (artifacts/FORMAT.md). This library opens it on a
+ * PJRT plugin and generates, scores, classifies and embeds. There is no Python and no model code
+ * in the process: the programs of the bundle are the model. Text is the caller's business: the
+ * interface is token ids, and gemma3_bundle_file gives the tokenizer of the bundle.
+ *
+ *     gemma3_error error;
+ *     gemma3_options options = {sizeof options, "bundle"};
+ *     gemma3_model *model;
+ *     if (gemma3_open(&options, &model, &error)) { puts(error.message); return 1; }
+ *     gemma3_prompt prompt = {tokens, count};
+ *     gemma3_request request = {sizeof request, &prompt, 1, 64};
+ *     gemma3_generate(model, &request, print_token, NULL, NULL, &error);
+ *     gemma3_close(model);
+ *
+ * Contract
+ * - Structs whose first member is `size` are versioned: set it to sizeof the struct and the rest
+ *   to zero before filling in. Members beyond `size`, and zero members, have their defaults.
+ * - Every function that can fail returns a gemma3_status and, unless `error` is NULL, fills
+ *   *error. There is no global or per-thread state to ask for. Nothing is thrown across the
+ *   interface. Outputs are untouched when a call fails, unless it says otherwise.
+ * - A gemma3_bundle and a gemma3_model may be used by several threads at once. A gemma3_session
+ *   is for one thread at a time; only gemma3_session_cancel may be called from another one. Many
+ *   sessions may share a model. Handles may be closed in any order: a model lives on inside until
+ *   its last session is closed.
+ * - Nothing is printed. Remarks go to the `log` function of the options, if there is one.
+ * - The environment is read during gemma3_check and gemma3_open only: PATH, VIRTUAL_ENV,
+ *   CONDA_PREFIX, HOME to find a plugin. XLA_FLAGS is hidden from the plugin while it starts,
+ *   because XLA ends the process for a flag that it does not know; the environment of the
+ *   process is as before when the call returns. Do not change the environment from another thread
+ *   during these calls.
+ * - Strings are UTF-8 and end with a NUL. Strings and bytes that a function gives are the
+ *   caller's: pass them to gemma3_free.
+ */
+#ifndef GEMMA3_H_
+#define GEMMA3_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define GEMMA3_API __attribute__((visibility("default")))
+#else
+#define GEMMA3_API
+#endif
+
+/* ---------------------------------------------------------------- versions and errors */
+
+/* Grows when a function or struct member is added; the high half grows when one changes. */
+#define GEMMA3_ABI_VERSION 0x00010000u
+
+/* The version of the library, for example "0.1.0"; a constant, not to be freed. */
+GEMMA3_API const char *gemma3_version(void);
+
+/* GEMMA3_ABI_VERSION of the library: its high half must be that of the header compiled against. */
+GEMMA3_API uint32_t gemma3_abi_version(void);
+
+/* What a call came to. The first three are the exit statuses of the gemma3 commands. */
+typedef int32_t gemma3_status;
+enum {
+  GEMMA3_OK = 0,
+  GEMMA3_FAILED = 1,    /* the plugin or the system refused, or memory ran out */
+  GEMMA3_USAGE = 2,     /* the request or the bundle is at fault; the message has the remedy */
+  GEMMA3_CANCELLED = 3, /* gemma3_session_cancel, gemma3_cancel_set, or the callback asked for it */
+};
+
+/* Why a call failed: one line, cut off at the end of `message` if need be. */
+typedef struct gemma3_error {
+  gemma3_status status;
+  char message[2044];
+} gemma3_error;
+
+/* Frees a string or bytes that a function of this library gave; NULL is allowed. */
+GEMMA3_API void gemma3_free(void *memory);
+
+/* ---------------------------------------------------------------- bundles, before anything is loaded */
+
+/* An open bundle: its manifest, file sizes and weight headers have been checked. */
+typedef struct gemma3_bundle gemma3_bundle;
+
+/* Opens the bundle in folder `path`. Reads the manifest and the headers of the weight files. */
+GEMMA3_API gemma3_status gemma3_bundle_open(const char *path, gemma3_bundle **bundle,
+                                            gemma3_error *error);
+
+/*
+ * What the manifest says, as JSON with these members:
+ *   format_version, abstract, architecture, name, dtype, parameters, vocab_size, sliding_window,
+ *   max_position_embeddings, bos_token_id, pad_token_id, eos_token_ids, labels, embedding_size,
+ *   platforms: [name], meshes: [{name, devices, axes: [{name, size}]}],
+ *   buckets: [{mesh, platform, program, batch, tokens, cache, variant}],
+ *   tokenizer: null or {path, kind, add_bos, add_eos, chat_template},
+ *   vision: null or {image_size, channels, mean, std, tokens_per_image, soft_token_size,
+ *     begin_token_id, soft_token_id, end_token_id},
+ *   weights_bytes, quantization (null or the manifest's record), versions.
+ */
+GEMMA3_API gemma3_status gemma3_bundle_info(const gemma3_bundle *bundle, char **json,
+                                            gemma3_error *error);
+
+/*
+ * The contents of file `path` of the manifest (for example the tokenizer's), once its SHA-256 has
+ * been compared. `*count` bytes, and a NUL after them that is not counted.
+ */
+GEMMA3_API gemma3_status gemma3_bundle_file(const gemma3_bundle *bundle, const char *path,
+                                            uint8_t **bytes, size_t *count, gemma3_error *error);
+
+GEMMA3_API void gemma3_bundle_close(gemma3_bundle *bundle);
+
+/* ---------------------------------------------------------------- opening a model */
+
+/* How important a remark is. */
+enum { GEMMA3_LOG_INFO = 0, GEMMA3_LOG_WARNING = 1 };
+
+/* Told of remarks, from any thread, one at a time for each model. `message` is one line. */
+typedef void (*gemma3_log_fn)(void *user, int32_t level, const char *message);
+
+/* Flags of gemma3_options. */
+enum {
+  GEMMA3_NO_CACHE = 1,        /* neither read nor write compiled programs */
+  GEMMA3_CACHE_READ_ONLY = 2, /* read compiled programs, but write none on first use */
+  GEMMA3_VERIFY = 4,          /* compare the SHA-256 of every file of the bundle first */
+};
+
+/* How to open a model. */
+typedef struct gemma3_options {
+  size_t size;
+  const char *bundle;         /* folder of the bundle; must be there */
+  const char *plugin;         /* path of a PJRT plugin; NULL: gemma3_find_plugin */
+  const char *mesh;           /* a mesh of the bundle, for example "2x4"; NULL: its first */
+  const char *platform;       /* "cpu", "cuda" or "tpu"; NULL: the plugin's */
+  const char *cache_dir;      /* of compiled programs; NULL: "compiled" in the bundle's folder */
+  const char *client_options; /* for the plugin, "name=value,name=value"; NULL: none. For example
+                                 "preallocate=false" for CUDA. Values that look like integers,
+                                 fractions or true and false are passed as such. */
+  const char *kernels;        /* a shared library of kernels for programs of the variant "kernels";
+                                 NULL, or one the plugin cannot use: portable programs */
+  gemma3_log_fn log;          /* NULL: no remarks */
+  void *log_user;
+  uint64_t flags;             /* GEMMA3_NO_CACHE, ... */
+} gemma3_options;
+
+/*
+ * The plugin that gemma3_open takes for `platform` when none is named. Looks through the Python
+ * environment: VIRTUAL_ENV, CONDA_PREFIX, that of python3 on PATH, that of this library, then the
+ * system's and the user's. No Python is run. For "cpu" it looks for xla_cpu_pjrt and
+ * lammps_jax_pjrt_cpu, for "cuda" for jax-cuda13-pjrt and jax-cuda12-pjrt, for "tpu" for libtpu;
+ * newest first. NULL is the first of tpu, cuda, cpu whose plugin and hardware are there.
+ */
+GEMMA3_API gemma3_status gemma3_find_plugin(const char *platform, char **path,
+                                            gemma3_error *error);
+
+/*
+ * Whether gemma3_open would succeed, answered before any weight or program is loaded: GEMMA3_OK, or
+ * the failure that opening would end with. Checks the bundle, the plugin's API version, the
+ * StableHLO version it accepts, and its devices. `*report`, unless `report` is NULL, is JSON in
+ * either case, NULL when memory ran out:
+ *   loads: bool, problem: string or null, bundle, mesh, platform,
+ *   plugin: {path, api, stablehlo_current, stablehlo_minimum, platform, version} or null,
+ *   devices: {kind, count, needed} or null,
+ *   programs, weights_bytes, cache_bytes: of one row of the largest cache,
+ *   compiled: {fingerprint, folder, programs: how many of them are compiled}.
+ */
+GEMMA3_API gemma3_status gemma3_check(const gemma3_options *options, char **report,
+                                      gemma3_error *error);
+
+/* A bundle on the devices of one mesh. */
+typedef struct gemma3_model gemma3_model;
+
+/*
+ * Opens a model: starts the plugin and puts the weights on the devices. On CPU they are mapped from
+ * the file and not copied wherever a device's part lies in one piece. Programs are compiled when
+ * first needed, or taken from the compiled cache.
+ */
+GEMMA3_API gemma3_status gemma3_open(const gemma3_options *options, gemma3_model **model,
+                                     gemma3_error *error);
+
+/* Closes a model; NULL is allowed. */
+GEMMA3_API void gemma3_close(gemma3_model *model);
+
+/* gemma3_bundle_info of its bundle, with these members more: mesh, platform, plugin, devices. */
+GEMMA3_API gemma3_status gemma3_model_info(const gemma3_model *model, char **json,
+                                           gemma3_error *error);
+
+/*
+ * Counts and times so far, as JSON: open_s, weights: {bytes, mapped_bytes, copied_bytes},
+ * programs: {compiled, loaded, written, compile_s, load_s}, cache: {fingerprint, folder, state: one
+ * sentence on why compiled programs were or were not used}, calls, donated_in_place (calls whose
+ * cache came back in the buffers it went in with; counted where the plugin tells).
+ */
+GEMMA3_API gemma3_status gemma3_model_stats(const gemma3_model *model, char **json,
+                                            gemma3_error *error);
+
+/*
+ * Compiles all programs of the model's mesh that are not compiled yet and keeps them under
+ * `cache_dir`, whatever the flags say. `*written`, unless NULL, is the number of files written.
+ */
+GEMMA3_API gemma3_status gemma3_compile(gemma3_model *model, uint32_t *written,
+                                        gemma3_error *error);
+
+/* ---------------------------------------------------------------- requests */
+
+/*
+ * How tokens are drawn; all zero is greedy. The noise depends on seed and position alone, so
+ * the same seed gives the same text whatever the batch, chunks and mesh.
+ */
+typedef struct gemma3_sampling {
+  float temperature; /* 0: the likeliest token, and the rest is ignored */
+  int32_t top_k;     /* 0: off */
+  float top_p;       /* 0 and 1: off */
+  float min_p;       /* 0: off */
+  uint32_t seed;
+} gemma3_sampling;
+
+/*
+ * A prompt: token ids, and the images whose soft tokens are among them. `pixels` are normalised
+ * floats [images,3,image_size,image_size], planes in the order of the bundle's `channels`; `tokens`
+ * has tokens_per_image times soft_token_id for each image.
+ */
+typedef struct gemma3_prompt {
+  const int32_t *tokens;
+  size_t count;
+  const float *pixels; /* NULL without images */
+  size_t images;
+} gemma3_prompt;
+
+/* Why a row got no further token. */
+enum {
+  GEMMA3_FINISH_NONE = 0,   /* more will follow */
+  GEMMA3_FINISH_STOP = 1,   /* the token is one of the stop tokens */
+  GEMMA3_FINISH_LENGTH = 2, /* max_new_tokens are there */
+};
+
+/* A new token. Valid during the call of the callback only. */
+typedef struct gemma3_token {
+  size_t size;
+  uint32_t prompt; /* which prompt of the request, or row of the session */
+  uint32_t index;  /* which token of its new ones, from 0 */
+  int32_t token;
+  int32_t finish; /* GEMMA3_FINISH_... */
+  uint32_t top_count; /* likeliest tokens where this one was drawn, as many as were asked for */
+  const int32_t *top_tokens;   /* [top_count], likeliest first, ties by id; NULL: not asked for */
+  const double *top_logprobs;  /* [top_count], natural logarithms */
+} gemma3_token;
+
+/* What a callback answers. */
+enum {
+  GEMMA3_CONTINUE = 0,
+  GEMMA3_FINISH_ROW = 1, /* no more tokens of this row: for stop texts */
+  GEMMA3_CANCEL = 2,     /* end the call with GEMMA3_CANCELLED */
+};
+
+/*
+ * Told of each new token, in order for each row, on the thread of the call. May call
+ * functions of the model but none of the session that it is called for.
+ */
+typedef int32_t (*gemma3_token_fn)(void *user, const gemma3_token *token);
+
+/* Something to cancel requests with, from any thread; may be shared by requests. */
+typedef struct gemma3_cancel gemma3_cancel;
+GEMMA3_API gemma3_cancel *gemma3_cancel_new(void); /* NULL: out of memory */
+GEMMA3_API void gemma3_cancel_set(gemma3_cancel *cancel);
+GEMMA3_API void gemma3_cancel_clear(gemma3_cancel *cancel);
+GEMMA3_API void gemma3_cancel_free(gemma3_cancel *cancel); /* not while a request has it */
+
+/* What to do with the prompts of a request; for gemma3_prepare and gemma3_check_request. */
+enum {
+  GEMMA3_TASK_GENERATE = 0,
+  GEMMA3_TASK_SCORE = 1,
+  GEMMA3_TASK_CLASSIFY = 2,
+  GEMMA3_TASK_EMBED = 3,
+};
+
+/* Flags of gemma3_request and gemma3_session_options. */
+enum {
+  GEMMA3_IGNORE_EOS = 1, /* go on after the model's own end tokens */
+  GEMMA3_IMAGES = 2,     /* sessions: prompts may have images */
+};
+
+/* What to generate. Prompts beyond the largest batch run one group of rows after another. */
+typedef struct gemma3_request {
+  size_t size;
+  const gemma3_prompt *prompts;
+  size_t prompt_count;
+  uint32_t max_new_tokens; /* of each prompt, at least 1 */
+  uint32_t logprobs;       /* likeliest tokens to report with each token; 0: none. More than 0
+                              takes one call of a program for each token. */
+  const gemma3_sampling *sampling; /* NULL: greedy */
+  size_t sampling_count;           /* 0 or 1: one for all prompts; else one for each */
+  const int32_t *stop_tokens;      /* besides the model's end tokens */
+  size_t stop_count;
+  uint32_t chunk; /* most tokens of a row in one call on the device; 0: as many as the program
+                     gives. Small: the callback is told earlier, and can cancel earlier. */
+  int32_t task;   /* GEMMA3_TASK_...; gemma3_prepare and gemma3_check_request look at it */
+  uint64_t flags; /* GEMMA3_IGNORE_EOS */
+  gemma3_cancel *cancel; /* NULL: cannot be cancelled from outside */
+} gemma3_request;
+
+/* Work of the group of rows that a prompt ran in. */
+typedef struct gemma3_timing {
+  uint64_t prefill_tokens;
+  uint64_t decode_tokens; /* tokens after the first of each row */
+  double prefill_s;       /* until the first token of each row was there */
+  double decode_s;
+  double first_token_at; /* of CLOCK_MONOTONIC, in seconds */
+} gemma3_timing;
+
+/* GEMMA3_OK when the model can serve the request; GEMMA3_USAGE, saying what would fit, when not. */
+GEMMA3_API gemma3_status gemma3_check_request(const gemma3_model *model,
+                                              const gemma3_request *request, gemma3_error *error);
+
+/*
+ * Compiles, or loads from the compiled cache, the programs that the request begins with, as many at
+ * a time as there are cores. Not needed: whatever is missing is prepared when it is needed.
+ */
+GEMMA3_API gemma3_status gemma3_prepare(gemma3_model *model, const gemma3_request *request,
+                                        gemma3_error *error);
+
+/*
+ * Generates. `on_token` is told of each token; `timings`, unless NULL, is an array of prompt_count.
+ * Same tokens as gemma3-run for the same bundle, mesh and parameters.
+ */
+GEMMA3_API gemma3_status gemma3_generate(gemma3_model *model, const gemma3_request *request,
+                                         gemma3_token_fn on_token, void *user,
+                                         gemma3_timing *timings, gemma3_error *error);
+
+/*
+ * Log-probabilities of given texts, each of at least 2 tokens. `logprobs` has room for the sum of
+ * (count - 1): for text after text, the natural logarithm of the probability of token i + 1 given
+ * tokens 0 to i. `losses`, unless NULL, [prompt_count]: the mean of the negative ones.
+ */
+GEMMA3_API gemma3_status gemma3_score(gemma3_model *model, const gemma3_prompt *prompts,
+                                      size_t prompt_count, float *logprobs, double *losses,
+                                      gemma3_error *error);
+
+/*
+ * Scores [prompt_count,labels] of the classes for given texts (padding at their ends is left out).
+ */
+GEMMA3_API gemma3_status gemma3_classify(gemma3_model *model, const gemma3_prompt *prompts,
+                                         size_t prompt_count, float *scores, gemma3_error *error);
+
+/* Vectors [prompt_count,embedding_size], of length 1, of given texts. */
+GEMMA3_API gemma3_status gemma3_embed(gemma3_model *model, const gemma3_prompt *prompts,
+                                      size_t prompt_count, float *vectors, gemma3_error *error);
+
+/* Soft tokens [images,tokens_per_image,soft_token_size] of pixels as in gemma3_prompt. */
+GEMMA3_API gemma3_status gemma3_encode_images(gemma3_model *model, const float *pixels,
+                                              size_t images, float *soft_tokens,
+                                              gemma3_error *error);
+
+/* ---------------------------------------------------------------- sessions */
+
+/*
+ * Rows that are generated together, each at its own position, with their cache on the devices.
+ * Between calls a row has `position` tokens in its cache and a last token, drawn but not yet fed.
+ */
+typedef struct gemma3_session gemma3_session;
+
+/* How to open a session. */
+typedef struct gemma3_session_options {
+  size_t size;
+  uint32_t rows;      /* 1 to the largest batch; the smallest bucket that holds them is taken */
+  uint32_t positions; /* tokens a row must have room for; 0: as many as the bundle has */
+  uint32_t logprobs;  /* as in gemma3_request */
+  uint32_t flags;     /* GEMMA3_IGNORE_EOS, GEMMA3_IMAGES */
+  const gemma3_sampling *sampling; /* as in gemma3_request */
+  size_t sampling_count;           /* 0 or 1: one for all rows; else one for each */
+  const int32_t *stop_tokens;
+  size_t stop_count;
+} gemma3_session_options;
+
+GEMMA3_API gemma3_status gemma3_session_open(gemma3_model *model,
+                                             const gemma3_session_options *options,
+                                             gemma3_session **session, gemma3_error *error);
+
+/* Closes a session; NULL is allowed. */
+GEMMA3_API void gemma3_session_close(gemma3_session *session);
+
+/*
+ * Takes in prompts[r] for row r and draws its next token, of which `on_token` (NULL: nobody) is
+ * told. `count` is at most `rows`. A prompt of no tokens leaves its row as it is. A row that has
+ * text already goes on from there: its last token is fed first, then the prompt. `max_new_tokens`,
+ * this first one included, replaces what the row was still to get.
+ */
+GEMMA3_API gemma3_status gemma3_session_prefill(gemma3_session *session,
+                                                const gemma3_prompt *prompts, size_t count,
+                                                uint32_t max_new_tokens, gemma3_token_fn on_token,
+                                                void *user, gemma3_error *error);
+
+/*
+ * One step of every row that has text: feeds `tokens[r]`, or its last token where `tokens` is NULL,
+ * and draws the next, told in `next` [rows]. `logits`, unless NULL, [rows,vocab_size], is what it
+ * was drawn from. Stop tokens and max_new_tokens play no part. Needs a decode program.
+ */
+GEMMA3_API gemma3_status gemma3_session_decode(gemma3_session *session, const int32_t *tokens,
+                                               int32_t *next, float *logits, gemma3_error *error);
+
+/*
+ * Goes on until every row has its max_new_tokens, met a stop token or was finished. `chunk` as in
+ * gemma3_request. After GEMMA3_CANCELLED the session can go on where it was.
+ */
+GEMMA3_API gemma3_status gemma3_session_generate(gemma3_session *session, uint32_t chunk,
+                                                 gemma3_token_fn on_token, void *user,
+                                                 gemma3_error *error);
+
+/*
+ * Ends the call of the session that is running, or the next one, with GEMMA3_CANCELLED as soon as
+ * its program on the device is done. From any thread.
+ */
+GEMMA3_API void gemma3_session_cancel(gemma3_session *session);
+
+/* Makes row `row` empty, to be begun anew; -1: all of them. */
+GEMMA3_API gemma3_status gemma3_session_reset(gemma3_session *session, int32_t row,
+                                              gemma3_error *error);
+
+/* Where a row is. */
+typedef struct gemma3_row {
+  int32_t position;  /* tokens in its cache; 0: empty */
+  int32_t token;     /* its last token, not yet fed; meaningless when empty */
+  int32_t remaining; /* tokens it is still to get */
+} gemma3_row;
+
+/* Fills rows [count]; count is at most `rows` of the session. */
+GEMMA3_API gemma3_status gemma3_session_rows(const gemma3_session *session, gemma3_row *rows,
+                                             size_t count, gemma3_error *error);
+
+/*
+ * As JSON: rows, batch, cache, cache_bytes, prefill_tokens, prefill_s, decode_tokens, decode_s,
+ * calls, donated_in_place.
+ */
+GEMMA3_API gemma3_status gemma3_session_stats(const gemma3_session *session, char **json,
+                                              gemma3_error *error);
+
+/*
+ * The session as bytes: cache, rows, sampling and stop tokens. They can be restored in another
+ * process, on another plugin and on another mesh of the same bundle.
+ */
+GEMMA3_API gemma3_status gemma3_session_save(gemma3_session *session, uint8_t **bytes,
+                                             size_t *count, gemma3_error *error);
+
+/* A session from what gemma3_session_save gave; damaged bytes are refused. */
+GEMMA3_API gemma3_status gemma3_session_restore(gemma3_model *model, const uint8_t *bytes,
+                                                size_t count, gemma3_session **session,
+                                                gemma3_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* GEMMA3_H_ */
