@@ -70,6 +70,10 @@ _DEFAULT_JOBS = 4
     "[default: 1 where the checkpoint sees images]",
 )  # fmt: skip
 @click.option(
+    "--scan-layers", is_flag=True,
+    help="Loop over the repeating period of layers. Costs a copy of the weights at run time.",
+)  # fmt: skip
+@click.option(
     "--jobs", type=click.IntRange(1, 256), metavar="N",
     help="Processes; each takes up to 300 MB.  [default: one per core, at most 4]",
 )  # fmt: skip

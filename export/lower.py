@@ -39,6 +39,7 @@ from ..model.config import Gemma3TextConfig, LayerType
 from ..model.context import LoweringContext
 from ..model.forms import Platform
 from ..model.sharding import Sharder
+from ..model.stack import layers_form
 from ..model.vision_config import Gemma3Config
 from .programs import ProgramFunction, define
 from .purpose import (
@@ -191,7 +192,15 @@ def _record(job: Job, sharder: Sharder, ports: _Ports, weights: int) -> Program:
         job.mesh.name, job.platform, job.bucket, f"{stem}.mlirbc", f"{stem}.jaxexport",
         _weight_set(job.bucket), inputs, outputs, cache,
         tuple(Alias(first + i, len(outputs) + i) for i in range(len(cache))),
+        forms=_forms(job),
     )  # fmt: skip
+
+
+def _forms(job: Job) -> dict[str, str]:
+    """How each part of the program is written, for people."""
+    if _weight_set(job.bucket) == VISION_WEIGHTS:
+        return {}
+    return {"layers": layers_form(job.config)}
 
 
 def _quiet_locations() -> None:

@@ -37,6 +37,8 @@ class ExportOptions:
     abstract: str | None
     images: tuple[int, ...] | None = None
     """Images of one encode_image call; () switches images off, None is 1 where they are seen."""
+    scan_layers: bool = False
+    """Loop over the period of layers, whatever the checkpoint's configuration says."""
 
     def __post_init__(self) -> None:
         if max(self.prefill) > min(self.cache):

@@ -188,8 +188,10 @@ def _check_request(
 
 
 def _jobs(source: _Source, options: ExportOptions) -> list[Job]:
+    scan = options.scan_layers or source.config.scan_layers
+    config = dataclasses.replace(source.config, scan_layers=scan)
     return [
-        Job(source.config, options.dtype, mesh, platform, bucket, source.purpose)
+        Job(config, options.dtype, mesh, platform, bucket, source.purpose)
         for mesh in options.meshes
         for platform in options.platforms
         for bucket in _buckets(source.purpose, options)

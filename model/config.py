@@ -28,6 +28,25 @@ class RopeType(enum.StrEnum):
     LLAMA3 = "llama3"
 
 
+class GradientCheckPointers(enum.StrEnum):
+    """What a layer keeps for its backward pass, by EasyDeL's names; the rest is computed again.
+
+    The names are those of jax.checkpoint_policies, where they are defined.
+    """
+
+    EVERYTHING_SAVEABLE = "everything_saveable"
+    NOTHING_SAVEABLE = "nothing_saveable"
+    """Only the layer's input: least memory, one more forward pass."""
+    CHECKPOINT_DOTS = "checkpoint_dots"
+    """Results of products."""
+    CHECKPOINT_DOTS_WITH_NO_BATCH_DIMS = "checkpoint_dots_with_no_batch_dims"
+    """Results of products with weights, not those of attention."""
+    DOTS_SAVEABLE = "dots_saveable"
+    DOTS_WITH_NO_BATCH_DIMS_SAVEABLE = "dots_with_no_batch_dims_saveable"
+    NONE = ""
+    """No checkpointing: whatever jax keeps by itself."""
+
+
 @dataclass(frozen=True)
 class Gemma3TextConfig:
     """The text stack's architecture; fields and defaults are Hugging Face's Gemma3TextConfig.
@@ -65,6 +84,8 @@ class Gemma3TextConfig:
     sliding_window_pattern: int = 6
     layer_types: tuple[LayerType, ...] = ()
     use_bidirectional_attention: bool = False
+    gradient_checkpointing: str = GradientCheckPointers.NONE
+    scan_layers: bool = False
 
     model_type = "gemma3_text"
 
@@ -175,6 +196,12 @@ def _check(config: Gemma3TextConfig) -> None:
         raise ConfigError(
             f"config.json hidden_activation: expected gelu_pytorch_tanh, "
             f"got {config.hidden_activation!r}"
+        )
+    if config.gradient_checkpointing not in tuple(GradientCheckPointers):
+        raise ConfigError(
+            f"config.json gradient_checkpointing: expected one of "
+            f"{', '.join(filter(None, GradientCheckPointers))} or an empty string, "
+            f"got {config.gradient_checkpointing!r}"
         )
     _check_rope(config)
 

@@ -20,7 +20,9 @@ _NUMBERS = (
     "rms_norm_eps", "rope_theta", "query_pre_attn_scalar", "rope_local_base_freq",
     "final_logit_softcapping", "attn_logit_softcapping",
 )  # fmt: skip
-_FLAGS = ("tie_word_embeddings", "attention_bias", "use_bidirectional_attention")
+_FLAGS = (
+    "tie_word_embeddings", "attention_bias", "use_bidirectional_attention", "scan_layers",
+)  # fmt: skip
 _ROPE_NUMBERS = (
     "factor", "rope_theta", "original_max_position_embeddings", "attention_factor", "beta_fast",
     "beta_slow", "mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from .config import Gemma3TextConfig, LayerType
 from .context import LoweringContext, softcap
 from .image_mask import SoftTokens, image_groups, merge_soft_tokens, visible_new_with_images
 from .rope import apply_rope, default_frequencies, rope_tables
+from .stack import run_layers
 
 Array = jax.Array
 
@@ -152,12 +154,12 @@ class Gemma3Attention(nnx.Module):
         self.k_norm = Gemma3RMSNorm(H, config.rms_norm_eps, dtype, rngs)
 
     def __call__(
-        self, x: Array, step: Step, cache: LayerCache, context: LoweringContext
+        self, x: Array, step: LayerStep, cache: LayerCache, context: LoweringContext
     ) -> tuple[Array, LayerCache]:
         """x [B,T,D] -> ([B,T,D] float32, the layer's cache with the chunk written)."""
-        query, new = self._project(x, step.rope[self.layer_type], cache.key.dtype, context)
+        query, new = self._project(x, step.rope, cache.key.dtype, context)
         mixed = attend(
-            query, new, cache, step.visible[self.layer_type],
+            query, new, cache, step.visible,
             self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping, context,
         )  # fmt: skip
         start = context.after(mixed, step.start)
@@ -216,7 +218,7 @@ class Gemma3DecoderLayer(nnx.Module):
         self.post_feedforward_layernorm = Gemma3RMSNorm(D, eps, dtype, rngs)
 
     def __call__(
-        self, x: Array, step: Step, cache: LayerCache, context: LoweringContext
+        self, x: Array, step: LayerStep, cache: LayerCache, context: LoweringContext
     ) -> tuple[Array, LayerCache]:
         """x [B,T,D] -> ([B,T,D], cache)."""
         attention, cache = self.self_attn(
@@ -239,38 +241,37 @@ class Gemma3DecoderLayer(nnx.Module):
         return context.constrain(x, ("batch", "tokens", "norm"))
 
 
-class Step:
-    """What every layer of one call shares: positions, masks and rope tables.
+class LayerStep(NamedTuple):
+    """What the layers of one kind share in one call: positions, masks and rope tables."""
 
-    A chunk of T tokens starts at position `start` of each row and has `length` valid tokens;
-    None is one token in every row.
-    """
+    start: Array
+    """[B] int32, position of each row's first token."""
+    length: Array | None
+    """[B] int32, valid tokens of each row; None is one token in every row."""
+    visible: Visibility
+    rope: tuple[Array, Array]
 
-    def __init__(
-        self,
-        config: Gemma3TextConfig,
-        start: Array,
-        length: Array | None,
-        tokens: int,
-        cache: KVCache,
-        soft: SoftTokens | None = None,
-    ):
-        self.start, self.length = start, length
-        positions = start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]  # [B,T]
-        last = start if length is None else start + jnp.maximum(length, 1) - 1
-        self.visible: dict[LayerType, Visibility] = {}
-        self.rope: dict[LayerType, tuple[Array, Array]] = {}
-        for kind, layer in zip(config.layer_types, cache, strict=True):
-            if kind in self.visible:
-                continue
-            slots, window = layer.key.shape[2], config.sliding_window
-            self.visible[kind] = Visibility(
-                visible_slots(kind, slots, window, start, positions),
-                visible_new(kind, window, tokens)[None]
-                if soft is None
-                else visible_new_with_images(kind, window, image_groups(soft.index >= 0)),
-            )
-            self.rope[kind] = rope_tables(config, kind, positions, last)
+
+def layer_steps(
+    config: Gemma3TextConfig, start: Array, length: Array | None, tokens: int, cache: KVCache,
+    soft: SoftTokens | None = None,
+) -> dict[LayerType, LayerStep]:  # fmt: skip
+    """For each kind of layer what a chunk of `tokens` tokens is to it."""
+    positions = start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]  # [B,T]
+    last = start if length is None else start + jnp.maximum(length, 1) - 1
+    steps: dict[LayerType, LayerStep] = {}
+    for kind, layer in zip(config.layer_types, cache, strict=True):
+        if kind in steps:
+            continue
+        slots, window = layer.key.shape[2], config.sliding_window
+        visible = Visibility(
+            visible_slots(kind, slots, window, start, positions),
+            visible_new(kind, window, tokens)[None]
+            if soft is None
+            else visible_new_with_images(kind, window, image_groups(soft.index >= 0)),
+        )
+        steps[kind] = LayerStep(start, length, visible, rope_tables(config, kind, positions, last))
+    return steps
 
 
 class Gemma3TextModel(nnx.Module):
@@ -310,15 +311,16 @@ class Gemma3TextModel(nnx.Module):
         Returns:
           Hidden states after the final norm [B,T,D] float32, and the cache with the chunk.
         """
-        step = Step(self.config, start, length, tokens.shape[1], cache, soft)
+        steps = layer_steps(self.config, start, length, tokens.shape[1], cache, soft)
         x = self.embed_tokens(tokens)
         x = x if soft is None else merge_soft_tokens(x, soft)
         x = context.constrain(x, ("batch", "tokens", "norm"))
-        updated = []
-        for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x, layer_cache = layer(x, step, layer_cache, context)
-            updated.append(layer_cache)
-        return self.norm(x), tuple(updated)
+
+        def call(layer: Gemma3DecoderLayer, x: Array, step: LayerStep, cache: LayerCache):
+            return layer(x, step, cache, context)
+
+        x, updated = run_layers(call, self.layers, self.config, x, steps, cache)
+        return self.norm(x), updated
 
     def encode(self, tokens: Array, length: Array, context: LoweringContext) -> Array:
         """Read whole texts in both directions, as use_bidirectional_attention asks.
@@ -334,11 +336,20 @@ class Gemma3TextModel(nnx.Module):
         positions = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), tokens.shape)
         last = jnp.maximum(length, 1) - 1
         kinds = sorted(set(self.config.layer_types))
-        rope = {kind: rope_tables(self.config, kind, positions, last) for kind in kinds}
-        visible = {kind: visible_both_ways(kind, window, size, length) for kind in kinds}
+        shared = {
+            kind: (
+                rope_tables(self.config, kind, positions, last),
+                visible_both_ways(kind, window, size, length),
+            )
+            for kind in kinds
+        }
         x = context.constrain(self.embed_tokens(tokens), ("batch", "tokens", "norm"))
-        for layer, kind in zip(self.layers, self.config.layer_types, strict=True):
-            x = layer.encode(x, rope[kind], visible[kind], context)
+
+        def call(layer: Gemma3DecoderLayer, x: Array, shared: tuple, state: None):
+            rope, visible = shared
+            return layer.encode(x, rope, visible, context), state
+
+        x, _ = run_layers(call, self.layers, self.config, x, shared, [None] * len(self.layers))
         return self.norm(x)
 
 
