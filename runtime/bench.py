@@ -48,6 +48,7 @@ class Options:
     repeats: int
     mesh: str | None
     platform: str | None
+    require_signature: Path | None
     as_json: bool
 
 
@@ -59,6 +60,12 @@ class Options:
 @click.option("--repeats", type=int, default=5, show_default=True, help="Measured repeats.")
 @click.option("--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default.")
 @click.option("--platform", metavar="cpu", help="Platform to run on; JAX's own by default.")
+@click.option(
+    "--require-signature",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Refuse a bundle that this public key or root certificate (PEM) has not signed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.version_option(package_name="gemma3-export")
 def command(**options: Any) -> None:
@@ -81,7 +88,7 @@ def run(options: Options) -> None:
     for flag in ("prefill", "decode", "batch", "repeats"):
         if getattr(options, flag) < 1:
             raise UsageError(f"--{flag}: expected at least 1, got {getattr(options, flag)}")
-    bundle = open_bundle(options.bundle)
+    bundle = open_bundle(options.bundle, options.require_signature)
     with StatusLine() as status:
         model = load_model(bundle, options.mesh, options.platform, status)
         result = measure(model, options, status)

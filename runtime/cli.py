@@ -52,6 +52,7 @@ class Options:
     embed: bool
     mesh: str | None
     platform: str | None
+    require_signature: Path | None
     as_json: bool
     stats: bool
 
@@ -130,6 +131,12 @@ class Options:
 @click.option("--embed", is_flag=True, help="The vector of the prompt.")
 @click.option("--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default.")
 @click.option("--platform", metavar="cpu", help="Platform to run on; JAX's own by default.")
+@click.option(
+    "--require-signature",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Refuse a bundle that this public key or root certificate (PEM) has not signed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt.")
 @click.option("--stats", is_flag=True, help="Print speed and memory on stderr.")
 @click.version_option(package_name="gemma3-export")
@@ -151,7 +158,7 @@ def main() -> NoReturn:
 def run(options: Options) -> None:
     """Do what the command line says; raises UsageError for what the user can mend."""
     _check_flags(options)
-    bundle = open_bundle(options.bundle)
+    bundle = open_bundle(options.bundle, options.require_signature)
     _refuse_missing_programs(options, bundle)
     sampling = SamplingParameters(
         options.temperature, options.top_k, options.top_p, options.min_p, options.seed

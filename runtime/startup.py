@@ -21,8 +21,16 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
 
 
-def open_bundle(path: Path) -> Bundle:
-    """The bundle at `path`, refused when it cannot be run; JAX is not needed yet."""
+def open_bundle(path: Path, signer: Path | None = None) -> Bundle:
+    """The bundle at `path`, refused when it cannot be run; JAX is not needed yet.
+
+    With `signer`, a public key or root certificates (PEM), a bundle that is not signed by it as
+    it is, is refused before anything of it is used.
+    """
+    if signer is not None:
+        from ..artifacts.signing import require_signature
+
+        require_signature(path, signer)
     bundle = Bundle.open(path)
     refuse_abstract(bundle)
     return bundle

@@ -101,7 +101,7 @@ def make_toy_bundle(out: Path, toy: Toy) -> Path:
                 format_version=FORMAT_VERSION,
                 abstract=toy.abstract,
                 model=_model_record(toy),
-                versions=Versions("0", jax.__version__, "0", "0", 0),
+                versions=Versions("0", jax.__version__, jax.__version__, "1.15.0", 10),
                 meshes=tuple(_mesh_record(name) for name in toy.meshes),
                 platforms=toy.platforms,
                 caches=tuple(_layout(cache) for cache in toy.caches),
