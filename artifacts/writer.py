@@ -107,6 +107,20 @@ class BundleWriter:
             os.fsync(raw.fileno())
         self._records[path] = file.record(path)
 
+    @contextlib.contextmanager
+    def draft(self, manifest: Manifest) -> Iterator[Path]:
+        """The hidden folder as a bundle with `manifest`, for another process to read.
+
+        More files can be written afterwards.
+        """
+        files = tuple(self._records[path] for path in sorted(self._records))
+        draft = self.root / MANIFEST
+        draft.write_text(format_json(encode(dataclasses.replace(manifest, files=files))))
+        try:
+            yield self.root
+        finally:
+            draft.unlink()
+
     def commit(self, manifest: Manifest) -> Manifest:
         """Write `manifest` with the records of all files, last, and put the bundle in place.
 

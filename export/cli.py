@@ -74,6 +74,15 @@ _DEFAULT_JOBS = 4
     help="Loop over the repeating period of layers. Costs a copy of the weights at run time.",
 )  # fmt: skip
 @click.option(
+    "--stablehlo-version", metavar="1.13.0",
+    help="Write the .mlirbc programs for plugins that read no newer StableHLO.",
+)  # fmt: skip
+@click.option(
+    "--goldens", metavar="run|FILE",
+    help="Put prompts and the tokens they must give into the bundle: run records them on this "
+    "machine. `gemma3-bundle verify --run` compares.",
+)  # fmt: skip
+@click.option(
     "--jobs", type=click.IntRange(1, 256), metavar="N",
     help="Processes; each takes up to 300 MB.  [default: one per core, at most 4]",
 )  # fmt: skip

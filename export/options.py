@@ -39,6 +39,10 @@ class ExportOptions:
     """Images of one encode_image call; () switches images off, None is 1 where they are seen."""
     scan_layers: bool = False
     """Loop over the period of layers, whatever the checkpoint's configuration says."""
+    stablehlo_version: str | None = None
+    """Write the portable programs for readers of this version; None is what jax.export chooses."""
+    goldens: str | None = None
+    """`run`, a file of goldens, or None for a bundle without."""
 
     def __post_init__(self) -> None:
         if max(self.prefill) > min(self.cache):

@@ -35,6 +35,7 @@ from ..model.config_fields import is_token_id
 from ..model.pure import ParameterSpec
 from ..model.vision_config import PUBLISHED_MULTIMODAL
 from .checkpoint import Checkpoint, blocks, check_tensors, demo_checkpoint, open_checkpoint
+from .goldens import add_goldens, check_wanted
 from .lower import (
     Job,
     Lowered,
@@ -59,6 +60,8 @@ from .purpose import (
     vision_of,
     with_images,
 )
+from .stablehlo import check_target as check_stablehlo
+from .stablehlo import for_version
 from .workers import lower_all
 
 TOKENIZER_PATH = "tokenizer/tokenizer.model"
@@ -111,6 +114,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
         check_free_space(out, stored + len(jobs) * _PROGRAM_BYTES_GUESS)
         lowered: list[Lowered] = []
         for result in lower_all(jobs, options.jobs, progress):
+            result = _for_older(result, options.stablehlo_version)
             writer.add_file(result.program.stablehlo, result.stablehlo)
             writer.add_file(result.program.jaxexport, result.jaxexport)
             # The bytes are on disk; keeping them would make memory grow with the grid.
@@ -118,8 +122,16 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
         weights = _write_weights(writer, source.checkpoint, planned, progress)
         tokenizer = _write_tokenizer(writer, source.checkpoint)
         manifest = _manifest(source, options, models, lowered, weights, tokenizer)
-        manifest = writer.commit(manifest)
+        progress("goldens", len(planned), len(planned))
+        manifest = writer.commit(add_goldens(writer, manifest, options.goldens))
     return ExportResult(out, manifest, tuple(lowered), notes, time.perf_counter() - started)
+
+
+def _for_older(result: Lowered, version: str | None) -> Lowered:
+    if version is None:
+        return result
+    module = for_version(result.stablehlo, version)
+    return dataclasses.replace(result, stablehlo=module, stablehlo_version=version)
 
 
 def default_out(name: str) -> str:
@@ -174,6 +186,9 @@ def _check_request(
     source: _Source, models: dict[str, Model], options: ExportOptions
 ) -> tuple[str, ...]:
     """Hold the request against the model; returns notes worth telling the user."""
+    check_wanted(options.goldens, source.checkpoint is None)
+    if options.stablehlo_version is not None:
+        check_stablehlo(options.stablehlo_version)
     notes = []
     if source.checkpoint is not None:
         unused = check_tensors(source.checkpoint, {p.name: p.shape for p in _parameters(models)})

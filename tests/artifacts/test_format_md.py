@@ -6,7 +6,7 @@ import re
 from importlib import resources
 
 import pytest
-from gemma3_export.artifacts import manifest
+from gemma3_export.artifacts import goldens, manifest
 from gemma3_export.artifacts.convention import (
     STOP_TOKENS,
     Port,
@@ -19,8 +19,9 @@ from gemma3_export.artifacts.manifest import FORMAT_VERSION, Bucket, ProgramName
 TEXT = (resources.files("gemma3_export.artifacts") / "FORMAT.md").read_text()
 RECORDS = [
     record
-    for _, record in inspect.getmembers(manifest, dataclasses.is_dataclass)
-    if isinstance(record, type)
+    for module in (manifest, goldens)
+    for _, record in inspect.getmembers(module, dataclasses.is_dataclass)
+    if isinstance(record, type) and record.__module__ == module.__name__
 ]
 SIZES = {
     "B": 3, "T": 5, "V": 7, "C": 2, "E": 6, "N": 3, "M": 5, "D": 11, "I": 13, "3": 3, "B*T": 15,

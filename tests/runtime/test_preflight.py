@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,35 @@ def test_a_file_that_is_no_plugin_is_refused(tmp_path: Path):
     text.write_text("not a library")
     with pytest.raises(UsageError, match=r"text.so is no PJRT plugin: .*name another library"):
         plugin_attributes(text)
+
+
+def build_plugin(folder: Path, *defines: str) -> Path:
+    """The fake plugin as a library."""
+    source = Path(__file__).with_name("fake_plugin.c")
+    library = folder / "plugin.so"
+    subprocess.run(["cc", "-shared", "-fPIC", *defines, "-o", library, source], check=True)
+    return library
+
+
+def test_a_plugin_is_asked_which_stablehlo_it_reads(bundle: Bundle, tmp_path: Path):
+    plugin = build_plugin(tmp_path)
+    assert plugin_attributes(plugin) == {
+        "pjrt_api_version": [0, 77], "stablehlo_current_version": [1, 14, 2],
+        "stablehlo_minimum_version": [0, 9, 0], "vendor": "tests", "xla_version": 2, "fast": True,
+    }  # fmt: skip
+    check, _ = check_versions(bundle, plugin, TODAY)
+    assert check.status is Status.FAILED
+    assert f"1.15.0; plugin {plugin} reads 0.9.0 to 1.14.2; re-export with" in check.detail
+    check, _ = check_versions(with_versions(bundle, stablehlo="1.14.0"), plugin, TODAY)
+    assert check.status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("define", "reason"), [("-DCRASHES", "it ended the process"), ("-DFAILS", "it fails to init")]
+)
+def test_a_plugin_that_fails_takes_nothing_with_it(tmp_path: Path, define: str, reason: str):
+    with pytest.raises(UsageError, match=reason):
+        plugin_attributes(build_plugin(tmp_path, define))
 
 
 Command = Callable[..., tuple[int, str, str]]
