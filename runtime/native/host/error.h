@@ -1,0 +1,14 @@
+// The one way this program says that its user's input is wrong.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace gemma3::host {
+
+// A mistake the user can mend: main() prints the message, one line, and leaves with status 2.
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace gemma3::host

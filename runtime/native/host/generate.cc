@@ -1,0 +1,172 @@
+#include "generate.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "text_stream.h"
+
+namespace gemma3::host {
+namespace {
+
+constexpr int64_t kDefaultNewTokens = 64;
+// Tokens of one call of the device loop while somebody reads along or a stop text may end it.
+constexpr uint32_t kStreamTokens = 8;
+// What temperatures and top-p are brought to, so that float32 holds them: runtime/sampling.py.
+constexpr double kLeastTemperature = 1e-6, kMostTemperature = 1e6, kLeastTopP = 1e-30;
+
+// What one prompt has got so far.
+class Row {
+ public:
+  Row(const Tokenizer* tokenizer, const std::vector<std::string>& stop_texts) {
+    if (tokenizer) stream_.emplace(tokenizer->decoder(), stop_texts);
+  }
+
+  // Adds a new token; the text to show.
+  std::string take(const gemma3_token& token) {
+    completion_.tokens.push_back(token.token);
+    TopTokens top;
+    for (uint32_t i = 0; i < token.top_count; ++i) {
+      top.emplace_back(token.top_tokens[i], token.top_logprobs[i]);
+    }
+    if (token.top_count) completion_.logprobs.push_back(std::move(top));
+    completion_.stopped = token.finish == GEMMA3_FINISH_STOP;
+    if (!stream_ || completion_.stopped) return {};
+    const std::string shown = stream_->push(token.token);
+    met_stop_text_ = stream_->stopped();
+    return shown;
+  }
+
+  bool met_stop_text() const { return met_stop_text_; }
+
+  // The last text to show, once no token follows.
+  std::string close() { return stream_ ? stream_->close() : std::string(); }
+
+  Completion completion(const gemma3_timing& timing) {
+    if (stream_) completion_.text = stream_->text();
+    completion_.stopped |= met_stop_text_;
+    completion_.timing = timing;
+    return std::move(completion_);
+  }
+
+ private:
+  std::optional<TextStream> stream_;
+  Completion completion_;
+  bool met_stop_text_ = false;
+};
+
+// The rows of a request, told of tokens by the library.
+struct Receiver {
+  std::vector<Row> rows;
+  bool streams = false;
+  StatusLine* status = nullptr;
+  std::exception_ptr failure;
+
+  void show(const std::string& text) {
+    if (!streams || text.empty()) return;
+    status->say("");
+    put(text);
+  }
+
+  // Nothing may be thrown through the library.
+  static int32_t take(void* user, const gemma3_token* token) {
+    auto* self = static_cast<Receiver*>(user);
+    try {
+      Row& row = self->rows.at(token->prompt);
+      if (row.met_stop_text()) return GEMMA3_FINISH_ROW;
+      self->show(row.take(*token));
+      return row.met_stop_text() ? GEMMA3_FINISH_ROW : GEMMA3_CONTINUE;
+    } catch (...) {
+      self->failure = std::current_exception();
+      return GEMMA3_CANCEL;
+    }
+  }
+};
+
+uint32_t count_of(int64_t value) {
+  return static_cast<uint32_t>(
+      std::clamp<int64_t>(value, 0, std::numeric_limits<int32_t>::max()));
+}
+
+gemma3_sampling sampling_of(const Options& options) {
+  double temperature = options.temperature;
+  if (temperature > 0) temperature = std::clamp(temperature, kLeastTemperature, kMostTemperature);
+  return {static_cast<float>(temperature), static_cast<int32_t>(options.top_k),
+          static_cast<float>(std::max(options.top_p, kLeastTopP)),
+          static_cast<float>(options.min_p), static_cast<uint32_t>(options.seed)};
+}
+
+// How many tokens to ask for where the user does not say: what fits, up to the default.
+uint32_t default_new_tokens(gemma3_model* model, const Options& options, const Bundle& bundle,
+                            const Prompts& prompts) {
+  gemma3_error error;
+  char* text = nullptr;
+  check(gemma3_model_info(model, &text, &error), error);
+  const nlohmann::json info = nlohmann::json::parse(given(text).get());
+  const int64_t most = bundle.most_positions(info.at("mesh"), info.at("platform"),
+                                             prompts.images > 0, options.logprobs.has_value());
+  size_t longest = 0;
+  for (const Ids& ids : prompts.ids) longest = std::max(longest, ids.size());
+  const int64_t fits = most - static_cast<int64_t>(longest);
+  // Where 1 does not fit, a refusal says so.
+  return count_of(std::max<int64_t>(1, std::min(kDefaultNewTokens, fits)));
+}
+
+}  // namespace
+
+void put(std::string_view text) {
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  if (!written || std::fflush(stdout) != 0) throw OutputClosed();
+}
+
+void generate(gemma3_model* model, const Options& options, const Bundle& bundle,
+              const Prompts& prompts, StatusLine& status) {
+  Receiver receiver;
+  receiver.streams = options.prints_text();
+  receiver.status = &status;
+  receiver.rows.assign(prompts.ids.size(), Row(prompts.tokenizer.get(), options.stop));
+  const std::vector<gemma3_prompt> view = prompts.view();
+  const gemma3_sampling sampling = sampling_of(options);
+  gemma3_request request{};
+  request.size = sizeof request;
+  request.prompts = view.data();
+  request.prompt_count = view.size();
+  request.max_new_tokens = options.max_new_tokens
+                               ? count_of(*options.max_new_tokens)
+                               : default_new_tokens(model, options, bundle, prompts);
+  request.logprobs = count_of(options.logprobs.value_or(0));
+  request.sampling = &sampling;
+  request.stop_tokens = prompts.stop_tokens.data();
+  request.stop_count = prompts.stop_tokens.size();
+  request.chunk = receiver.streams || !options.stop.empty() ? kStreamTokens : 0;
+  request.task = GEMMA3_TASK_GENERATE;
+  request.flags = options.ignore_eos ? GEMMA3_IGNORE_EOS : 0;
+
+  gemma3_error error;
+  check(gemma3_check_request(model, &request, &error), error);
+  status.say("compiling");
+  check(gemma3_prepare(model, &request, &error), error);
+  const double loaded_at = now();
+  status.say(receiver.streams ? "reading the prompt" : "generating");
+  std::vector<gemma3_timing> timings(view.size());
+  const gemma3_status done =
+      gemma3_generate(model, &request, Receiver::take, &receiver, timings.data(), &error);
+  if (receiver.failure) std::rethrow_exception(receiver.failure);
+  check(done, error);
+
+  std::vector<Completion> completions;
+  for (size_t i = 0; i < view.size(); ++i) {
+    receiver.show(receiver.rows[i].close());
+    completions.push_back(receiver.rows[i].completion(timings[i]));
+    status.say("");
+    put((receiver.streams ? std::string()
+                          : completion_json(completions[i], request.logprobs > 0, loaded_at)) +
+        "\n");
+  }
+  if (options.stats) std::fputs(stats_table(completions, loaded_at).c_str(), stderr);
+}
+
+}  // namespace gemma3::host

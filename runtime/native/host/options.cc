@@ -1,0 +1,280 @@
+#include "options.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+
+#include "error.h"
+#include "unicode.h"
+
+namespace gemma3::host {
+namespace {
+
+constexpr const char* kSeeHelp = "; see gemma3-host --help";
+
+// A flag of the command line; one without a metavar takes no value.
+struct Flag {
+  const char* name;
+  const char* metavar;
+  std::function<void(const std::string&)> set;
+  const char* help;
+};
+
+int64_t integer(const char* flag, const std::string& value) {
+  const std::string text = strip(value);
+  char* end = nullptr;
+  errno = 0;
+  const long long number = std::strtoll(text.c_str(), &end, 10);
+  if (text.empty() || *end != '\0') {
+    throw UsageError("Invalid value for '" + std::string(flag) + "': " + in_quotes(value) +
+                     " is not a valid integer" + kSeeHelp);
+  }
+  if (errno == ERANGE) {
+    throw UsageError(std::string(flag) + ": expected an integer of 64 bits, got " + text);
+  }
+  return number;
+}
+
+double fraction(const char* flag, const std::string& value) {
+  const std::string text = strip(value);
+  char* end = nullptr;
+  const double number = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != '\0') {
+    throw UsageError("Invalid value for '" + std::string(flag) + "': " + in_quotes(value) +
+                     " is not a valid float" + kSeeHelp);
+  }
+  return number;
+}
+
+Flag toggle(const char* name, bool& target, const char* help) {
+  return {name, nullptr, [&target](const std::string&) { target = true; }, help};
+}
+
+template <typename T>
+Flag list(const char* name, const char* metavar, std::vector<T>& target, const char* help) {
+  return {name, metavar, [&target](const std::string& v) { target.emplace_back(v); }, help};
+}
+
+Flag text(const char* name, const char* metavar, std::optional<std::string>& target,
+          const char* help) {
+  return {name, metavar, [&target](const std::string& value) { target = value; }, help};
+}
+
+template <typename T>
+Flag whole(const char* name, const char* metavar, T& target, const char* help) {
+  return {name, metavar, [name, &target](const std::string& v) { target = integer(name, v); },
+          help};
+}
+
+Flag number(const char* name, const char* metavar, double& target, const char* help) {
+  return {name, metavar, [name, &target](const std::string& v) { target = fraction(name, v); },
+          help};
+}
+
+// The flags of gemma3-run, in its order.
+std::vector<Flag> run_flags(Options& o) {
+  return {
+      list("--prompt", "TEXT", o.prompts, "Text to go on from. Repeatable."),
+      list("--tokens", "2,17,18", o.tokens,
+           "Token ids to go on from, used exactly as given. Repeatable."),
+      list("--image", "F.png|F.npy", o.images,
+           "Image of the prompt: a PNG or JPEG, or normalised pixels [N,3,H,W]. Repeatable."),
+      toggle("--pan-and-scan", o.pan_and_scan, "Show long pictures in parts as well as whole."),
+      toggle("--chat", o.chat, "Put each --prompt as a user's turn of a conversation."),
+      whole("--max-new-tokens", "N", o.max_new_tokens,
+            "Tokens to generate; 64, or what fits if that is less."),
+      number("--temperature", "T", o.temperature,
+             "Randomness; 0, the default, is greedy: always the likeliest token."),
+      whole("--top-k", "K", o.top_k, "Draw from the K likeliest tokens; 0, the default, is off."),
+      number("--top-p", "P", o.top_p,
+             "Draw from the likeliest tokens that make up P; 1, the default, is off."),
+      number("--min-p", "P", o.min_p,
+             "Draw from tokens at least P times as likely as the first; 0 is off."),
+      whole("--seed", "S", o.seed, "The same seed gives the same text; 0 by default."),
+      list("--stop", "TEXT", o.stop, "End before this text, and leave it out. Repeatable."),
+      toggle("--ignore-eos", o.ignore_eos, "Go on after the model's end tokens."),
+      whole("--logprobs", "K", o.logprobs, "The K likeliest tokens at each step; prints JSON."),
+      toggle("--score", o.score, "Log-probabilities of the prompt instead of new text."),
+      toggle("--classify", o.classify, "Class scores of the prompt."),
+      toggle("--embed", o.embed, "The vector of the prompt."),
+      text("--mesh", "2x4", o.mesh, "Mesh of the bundle to run on; its first by default."),
+      text("--platform", "cpu", o.platform, "Platform to run on; the plugin's own by default."),
+      toggle("--json", o.json, "Print one JSON object per prompt."),
+      toggle("--stats", o.stats, "Print speed and memory on stderr."),
+  };
+}
+
+std::vector<Flag> host_flags(Options& o) {
+  return {
+      text("--plugin", "FILE.so", o.plugin,
+           "PJRT plugin to run on; by default one of the Python environment."),
+      text("--client-options", "A=B,C=D", o.client_options, "Options for the plugin."),
+      text("--kernels", "FILE.so", o.kernels, "Library of kernels for programs that call them."),
+      toggle("--check", o.check,
+             "Say whether the bundle will load here, before anything of it is loaded."),
+      toggle("--compile", o.compile, "Compile all programs of the mesh and keep them."),
+      text("--cache-dir", "DIR", o.cache_dir,
+           "Where compiled programs are kept; in the bundle by default."),
+      toggle("--no-cache", o.no_cache, "Neither use nor keep compiled programs."),
+      toggle("--version", o.version, "Show the version and exit."),
+      toggle("--help", o.help, "Show this message and exit."),
+  };
+}
+
+std::vector<Flag> all_flags(Options& options) {
+  std::vector<Flag> flags = run_flags(options);
+  for (Flag& flag : host_flags(options)) flags.push_back(std::move(flag));
+  return flags;
+}
+
+// Takes `--name`, `--name value` or `--name=value` at `at`, and moves `at` to the last of it.
+void take_flag(const std::vector<Flag>& flags, const std::vector<std::string>& arguments,
+               size_t& at) {
+  const std::string& argument = arguments[at];
+  const size_t equals = argument.find('=');
+  const std::string name = argument.substr(0, equals);
+  for (const Flag& flag : flags) {
+    if (flag.name != name) continue;
+    if (!flag.metavar && equals != argument.npos) {
+      throw UsageError("Option '" + name + "' does not take a value");
+    }
+    if (!flag.metavar) return flag.set({});
+    if (equals != argument.npos) return flag.set(argument.substr(equals + 1));
+    if (at + 1 == arguments.size()) throw UsageError("Option '" + name + "' requires an argument");
+    return flag.set(arguments[++at]);
+  }
+  throw UsageError("No such option '" + name + "'" + kSeeHelp);
+}
+
+void require(bool holds, const std::string& message) {
+  if (!holds) throw UsageError(message);
+}
+
+void check_prompts(const Options& o) {
+  require(o.prompts.empty() || o.tokens.empty(),
+          "--prompt and --tokens exclude each other: pass only one of them");
+  require(o.prompt_count() > 0, "nothing to go on from: pass --prompt TEXT or --tokens 2,17,18");
+  require(!o.chat || o.tokens.empty(),
+          "--chat needs --prompt: --tokens are used exactly as given");
+  require(o.images.empty() || o.prompt_count() == 1,
+          "--image goes with one prompt: pass one --prompt or --tokens");
+  require(!o.pan_and_scan || !o.images.empty(),
+          "--pan-and-scan needs --image: it says how pictures are shown");
+  require(!o.max_new_tokens || *o.max_new_tokens >= 1,
+          "max new tokens: expected at least 1, got " +
+              std::to_string(o.max_new_tokens.value_or(0)));
+  require(!o.logprobs || *o.logprobs >= 1,
+          "--logprobs: expected at least 1, got " + std::to_string(o.logprobs.value_or(0)));
+  for (const std::string& stop : o.stop) {
+    require(!stop.empty(), "stop text is empty: expected at least one character");
+  }
+  for (const auto* texts : {&o.prompts, &o.stop}) {
+    for (const std::string& one : *texts) {
+      require(is_utf8(one), std::string(texts == &o.stop ? "--stop" : "--prompt") +
+                                ": expected text in UTF-8, got " + in_quotes(one));
+    }
+  }
+}
+
+void check_task(const Options& o) {
+  std::vector<std::string> asked;
+  if (o.score) asked.emplace_back("--score");
+  if (o.classify) asked.emplace_back("--classify");
+  if (o.embed) asked.emplace_back("--embed");
+  if (asked.empty()) return;
+  std::string all = asked[0];
+  for (size_t i = 1; i < asked.size(); ++i) all += " and " + asked[i];
+  require(asked.size() == 1, all + " exclude each other: pass only one of them");
+  const std::pair<const char*, bool> generating[] = {
+      {"--max-new-tokens", o.max_new_tokens.has_value()}, {"--stop", !o.stop.empty()},
+      {"--ignore-eos", o.ignore_eos},                     {"--logprobs", o.logprobs.has_value()},
+      {"--temperature", o.temperature != 0},              {"--image", !o.images.empty()},
+  };
+  for (const auto& [flag, given] : generating) {
+    require(!given, asked[0] + " and " + flag + " exclude each other: " + asked[0] +
+                        " generates nothing");
+  }
+}
+
+std::string shown(double value) {
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%.12g", value);
+  return digits;
+}
+
+void check_sampling(const Options& o) {
+  constexpr int64_t kMostTopK = std::numeric_limits<int32_t>::max();
+  constexpr int64_t kMostSeed = std::numeric_limits<uint32_t>::max();
+  require(std::isfinite(o.temperature) && o.temperature >= 0,
+          "--temperature: expected a finite number of at least 0 (0 is greedy), got " +
+              shown(o.temperature));
+  require(o.top_k >= 0 && o.top_k <= kMostTopK,
+          "--top-k: expected at least 0 (0 is off), got " + std::to_string(o.top_k));
+  require(o.top_p > 0 && o.top_p <= 1,
+          "--top-p: expected above 0 and at most 1 (1 is off), got " + shown(o.top_p));
+  require(o.min_p >= 0 && o.min_p <= 1,
+          "--min-p: expected between 0 and 1 (0 is off), got " + shown(o.min_p));
+  require(o.seed >= 0 && o.seed <= kMostSeed,
+          "--seed: expected between 0 and " + std::to_string(kMostSeed) + ", got " +
+              std::to_string(o.seed));
+}
+
+void check_flags(const Options& o) {
+  require(!o.check || !o.compile, "--check and --compile exclude each other: pass only one");
+  if (o.check || o.compile) {
+    const char* flag = o.check ? "--check" : "--compile";
+    require(o.prompt_count() == 0,
+            std::string(flag) + " takes no prompt: leave out --prompt and --tokens");
+    require(!o.compile || !o.no_cache, "--compile and --no-cache exclude each other: pass one");
+    return;
+  }
+  check_prompts(o);
+  check_task(o);
+  check_sampling(o);
+}
+
+}  // namespace
+
+Options parse_options(const std::vector<std::string>& arguments) {
+  Options options;
+  const std::vector<Flag> flags = all_flags(options);
+  std::vector<std::string> positional;
+  bool only_positional = false;
+  for (size_t at = 0; at < arguments.size(); ++at) {
+    const std::string& argument = arguments[at];
+    if (!only_positional && argument == "--") {
+      only_positional = true;
+    } else if (!only_positional && argument.size() > 1 && argument[0] == '-') {
+      take_flag(flags, arguments, at);
+    } else {
+      positional.push_back(argument);
+    }
+    if (options.help || options.version) return options;
+  }
+  if (positional.empty()) throw UsageError(std::string("Missing argument 'BUNDLE'") + kSeeHelp);
+  if (positional.size() > 1) {
+    throw UsageError("Got unexpected extra argument (" + positional[1] + ")" + kSeeHelp);
+  }
+  options.bundle = positional[0];
+  check_flags(options);
+  return options;
+}
+
+std::string help_text() {
+  Options options;
+  std::string text =
+      "Usage: gemma3-host [OPTIONS] BUNDLE\n\n"
+      "  Generate text with the programs of BUNDLE on a PJRT plugin, without Python.\n\n"
+      "  One prompt streams its text to stdout. Several prompts run as one batch and\n"
+      "  print one JSON object a line, in order.\n\nOptions:\n";
+  for (const Flag& flag : all_flags(options)) {
+    std::string left = "  " + std::string(flag.name) + (flag.metavar ? " " : "") +
+                       (flag.metavar ? flag.metavar : "");
+    left.resize(std::max(left.size() + 2, size_t{28}), ' ');
+    text += left + flag.help + "\n";
+  }
+  return text;
+}
+
+}  // namespace gemma3::host

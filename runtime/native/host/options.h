@@ -1,0 +1,59 @@
+// The command line of gemma3-host: that of gemma3-run, and what a native host needs besides.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace gemma3::host {
+
+struct Options {
+  std::string bundle;
+  std::vector<std::string> prompts;
+  std::vector<std::string> tokens;
+  std::vector<std::filesystem::path> images;
+  bool pan_and_scan = false;
+  bool chat = false;
+  std::optional<int64_t> max_new_tokens;
+  double temperature = 0;
+  int64_t top_k = 0;
+  double top_p = 1;
+  double min_p = 0;
+  int64_t seed = 0;
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+  std::optional<int64_t> logprobs;
+  bool score = false;
+  bool classify = false;
+  bool embed = false;
+  std::optional<std::string> mesh;
+  std::optional<std::string> platform;
+  bool json = false;
+  bool stats = false;
+
+  std::optional<std::string> plugin;
+  std::optional<std::string> client_options;
+  std::optional<std::string> cache_dir;
+  std::optional<std::string> kernels;
+  bool no_cache = false;
+  bool check = false;
+  bool compile = false;
+
+  bool help = false;
+  bool version = false;
+
+  size_t prompt_count() const { return prompts.empty() ? tokens.size() : prompts.size(); }
+  // True when the output is for people: one prompt, and no JSON asked for.
+  bool prints_text() const { return prompt_count() == 1 && !json && !logprobs; }
+};
+
+// Reads the arguments after the program's name. Throws UsageError for what it cannot read, and
+// for flags that exclude each other.
+Options parse_options(const std::vector<std::string>& arguments);
+
+// What --help prints.
+std::string help_text();
+
+}  // namespace gemma3::host

@@ -1,0 +1,133 @@
+#include "prompts.h"
+
+#include <charconv>
+#include <limits>
+
+#include "error.h"
+#include "image_prompt.h"
+#include "unicode.h"
+
+namespace gemma3::host {
+namespace {
+
+int32_t parse_token(const std::string& part, const std::string& whole, const Bundle& bundle,
+                    size_t prompt, size_t index) {
+  const std::string digits = strip(part);
+  const char* begin = digits.c_str() + (digits.rfind('+', 0) == 0 ? 1 : 0);
+  const char* end = digits.c_str() + digits.size();
+  int64_t value = 0;
+  const auto parsed = std::from_chars(begin, end, value);
+  if (parsed.ptr != end || begin == end) {
+    throw UsageError("--tokens: expected ids separated by commas, such as 2,17,18, got " +
+                     in_quotes(whole));
+  }
+  const auto id = static_cast<int32_t>(value);
+  if (parsed.ec == std::errc::result_out_of_range || id != value) {
+    throw UsageError("token " + std::to_string(index + 1) + " of prompt " +
+                     std::to_string(prompt + 1) + " is " + digits + ": expected an id from 0 to " +
+                     std::to_string(bundle.vocab_size() - 1) + " (vocabulary of " + bundle.path() +
+                     ")");
+  }
+  return id;
+}
+
+Ids parse_tokens(const std::string& text, const Bundle& bundle, size_t prompt) {
+  Ids ids;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    ids.push_back(
+        parse_token(text.substr(begin, end - begin), text, bundle, prompt, ids.size()));
+    begin = end + 1;
+  }
+  return ids;
+}
+
+Ids encode_text(const std::string& text, const Options& options, const Bundle& bundle,
+                const Tokenizer& tokenizer) {
+  if (options.chat) return tokenizer.chat(text);
+  const TokenizerInfo& info = *bundle.tokenizer();
+  Ids ids = tokenizer.encode(text, info.add_bos);
+  // An end token would end a text that is to go on.
+  const bool whole = (options.classify || options.embed) && info.add_eos;
+  if (whole && !bundle.eos_tokens().empty()) ids.push_back(bundle.eos_tokens()[0]);
+  return ids;
+}
+
+}  // namespace
+
+std::vector<gemma3_prompt> Prompts::view() const {
+  std::vector<gemma3_prompt> prompts;
+  for (const Ids& one : ids) {
+    prompts.push_back({one.data(), one.size(), images ? pixels.data() : nullptr, images});
+  }
+  return prompts;
+}
+
+void refuse_impossible(const Options& options, const Bundle& bundle) {
+  const std::set<std::string> names = bundle.programs();
+  struct Head {
+    const char *program, *kind;
+    bool asked;
+  };
+  for (const Head& head : {Head{"classify", "a classifier", options.classify},
+                           Head{"embed", "an embedding model", options.embed}}) {
+    if (names == std::set<std::string>{head.program} && !head.asked) {
+      throw UsageError(bundle.path() + " holds " + head.kind + " and has no other program than " +
+                       head.program + ": pass --" + head.program +
+                       ", or export another checkpoint");
+    }
+  }
+  std::string all;
+  for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
+  const std::pair<const char*, const char*> needs[] = {
+      {options.images.empty() ? nullptr : "--image", "encode_image"},
+      {options.classify ? "--classify" : nullptr, "classify"},
+      {options.embed ? "--embed" : nullptr, "embed"},
+  };
+  for (const auto& [flag, program] : needs) {
+    if (flag && !names.count(program)) {
+      throw UsageError(std::string(flag) + ": " + bundle.path() + " has no " + program +
+                       " program (it has " + all + "); export a checkpoint that needs one");
+    }
+  }
+  const bool generates = !options.score && !options.classify && !options.embed;
+  const bool needs_text = !options.prompts.empty() || !options.stop.empty() ||
+                          (generates && options.prints_text());
+  if (needs_text && !bundle.tokenizer()) {
+    throw UsageError(bundle.path() +
+                     "/manifest.json names no tokenizer: pass --tokens and --json, or export from "
+                     "a checkpoint that has a tokenizer");
+  }
+}
+
+Prompts read_prompts(const Options& options, const Bundle& bundle) {
+  Prompts prompts;
+  for (size_t i = 0; i < options.tokens.size(); ++i) {
+    prompts.ids.push_back(parse_tokens(options.tokens[i], bundle, i));
+  }
+  std::vector<int> crops;
+  if (!options.images.empty()) {
+    const int size = bundle.vision()->image_size;
+    for (const Picture& picture : load_images(options.images, size, options.pan_and_scan)) {
+      crops.push_back(picture.crops);
+      prompts.images += 1 + static_cast<size_t>(picture.crops);
+      prompts.pixels.insert(prompts.pixels.end(), picture.pixels.begin(), picture.pixels.end());
+    }
+  }
+  if (!bundle.tokenizer()) return prompts;
+  const std::string& file = bundle.tokenizer()->path;
+  const auto tokenizer = std::make_shared<const Tokenizer>(
+      bundle.file(file), bundle.path() + "/" + file, bundle.bos_token());
+  prompts.tokenizer = tokenizer;
+  if (options.chat && !options.ignore_eos) {
+    prompts.stop_tokens.push_back(tokenizer->steering_id(kEndOfTurn));
+  }
+  for (const std::string& text : options.prompts) {
+    prompts.ids.push_back(
+        crops.empty() ? encode_text(text, options, bundle, *tokenizer)
+                      : encode_prompt(*tokenizer, text, crops, *bundle.vision(), options.chat));
+  }
+  return prompts;
+}
+
+}  // namespace gemma3::host

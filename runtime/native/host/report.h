@@ -1,0 +1,47 @@
+// Results as gemma3-run prints them: JSON objects and tables; runtime/report.py.
+#pragma once
+
+#include <gemma3.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tokenizer.h"
+
+namespace gemma3::host {
+
+using TopTokens = std::vector<std::pair<int32_t, double>>;
+
+// What was generated for one prompt; `text` has no stop token and no stop text.
+struct Completion {
+  Ids tokens;
+  std::string text;
+  bool stopped = false;
+  std::vector<TopTokens> logprobs;
+  gemma3_timing timing{};
+};
+
+// Seconds on CLOCK_MONOTONIC, now and when this process began.
+double now();
+double process_started_at();
+
+// The object that --json prints for one prompt. `loaded_at` is when weights and programs were
+// ready.
+std::string completion_json(const Completion& completion, bool logprobs, double loaded_at);
+std::string score_json(const std::vector<double>& logprobs, double loss);
+// {"name": [values]}
+std::string values_json(const char* name, const std::vector<double>& values);
+
+// A table of a scored text; `tokenizer` may be null.
+std::string score_table(const Ids& tokens, const std::vector<double>& logprobs, double loss,
+                        const Tokenizer* tokenizer);
+std::string classify_table(const std::vector<std::string>& labels,
+                           const std::vector<double>& scores);
+std::string embed_line(const std::vector<double>& vector);
+
+// The statistics of a whole run, as a table.
+std::string stats_table(const std::vector<Completion>& completions, double loaded_at);
+
+}  // namespace gemma3::host

@@ -1,0 +1,238 @@
+#include "run.h"
+
+#include <cstdio>
+#include <functional>
+#include <future>
+#include <nlohmann/json.hpp>
+
+#include "error.h"
+#include "generate.h"
+#include "prompts.h"
+#include "terminal.h"
+
+namespace gemma3::host {
+namespace {
+
+using Model = std::unique_ptr<gemma3_model, void (*)(gemma3_model*)>;
+
+const char* text_or_null(const std::optional<std::string>& text) {
+  return text ? text->c_str() : nullptr;
+}
+
+void log(void* user, int32_t level, const char* message) {
+  auto* status = static_cast<StatusLine*>(user);
+  if (level >= GEMMA3_LOG_WARNING) {
+    status->warn(message);
+  } else {
+    status->say(message);
+  }
+}
+
+// Points into `options`.
+gemma3_options library_options(const Options& options, StatusLine& status) {
+  gemma3_options result{};
+  result.size = sizeof result;
+  result.bundle = options.bundle.c_str();
+  result.plugin = text_or_null(options.plugin);
+  result.mesh = text_or_null(options.mesh);
+  result.platform = text_or_null(options.platform);
+  result.cache_dir = text_or_null(options.cache_dir);
+  result.client_options = text_or_null(options.client_options);
+  result.kernels = text_or_null(options.kernels);
+  result.log = log;
+  result.log_user = &status;
+  result.flags = options.no_cache ? GEMMA3_NO_CACHE : 0;
+  return result;
+}
+
+Model open_model(const Options& options, StatusLine& status) {
+  status.say("starting the plugin");
+  const gemma3_options opening = library_options(options, status);
+  gemma3_error error;
+  gemma3_model* model = nullptr;
+  check(gemma3_open(&opening, &model, &error), error);
+  return Model(model, gemma3_close);
+}
+
+std::string shown_bytes(const nlohmann::json& count) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f MiB", count.get<double>() / (1 << 20));
+  return text;
+}
+
+// The report of gemma3_check for people: a line for each thing that was looked at.
+std::string check_lines(const nlohmann::json& report) {
+  std::string lines;
+  const auto add = [&lines](const char* name, const std::string& value) {
+    lines += std::string(name) + std::string(10 - std::string(name).size(), ' ') + value + "\n";
+  };
+  const auto text = [&report](const char* name) { return report.at(name).get<std::string>(); };
+  add("bundle", text("bundle"));
+  if (const auto& plugin = report.at("plugin"); !plugin.is_null()) {
+    add("plugin", plugin.at("path").get<std::string>());
+    add("", "PJRT API " + plugin.at("api").get<std::string>() + ", StableHLO " +
+                plugin.at("stablehlo_minimum").get<std::string>() + " to " +
+                plugin.at("stablehlo_current").get<std::string>());
+  }
+  if (const auto& devices = report.at("devices"); !devices.is_null()) {
+    add("devices", std::to_string(devices.at("count").get<int64_t>()) + " " +
+                       devices.at("kind").get<std::string>() + ", needed " +
+                       std::to_string(devices.at("needed").get<int64_t>()));
+  }
+  if (report.at("loads")) {
+    add("mesh", text("mesh") + " on " + text("platform"));
+    add("programs", std::to_string(report.at("programs").get<int64_t>()) + ", compiled and kept " +
+                        std::to_string(report.at("compiled").at("programs").get<int64_t>()));
+    add("memory", "weights " + shown_bytes(report.at("weights_bytes")) + ", cache " +
+                      shown_bytes(report.at("cache_bytes")) + " a row");
+    add("loads", "yes");
+  }
+  return lines;
+}
+
+int run_check(const Options& options) {
+  StatusLine status;
+  status.say("checking");
+  const gemma3_options opening = library_options(options, status);
+  gemma3_error error;
+  char* text = nullptr;
+  const gemma3_status answer = gemma3_check(&opening, &text, &error);
+  const auto held = given(text);
+  status.say("");
+  if (held) {
+    const auto report = nlohmann::json::parse(held.get());
+    put(options.json ? report.dump() + "\n" : check_lines(report));
+  }
+  check(answer, error);
+  return 0;
+}
+
+int run_compile(const Options& options) {
+  StatusLine status;
+  const Model model = open_model(options, status);
+  status.say("compiling all programs");
+  gemma3_error error;
+  uint32_t written = 0;
+  check(gemma3_compile(model.get(), &written, &error), error);
+  char* text = nullptr;
+  check(gemma3_model_stats(model.get(), &text, &error), error);
+  const auto stats = nlohmann::json::parse(given(text).get());
+  status.say("");
+  if (options.json) {
+    put(nlohmann::json{{"written", written}, {"cache", stats.at("cache")}}.dump() + "\n");
+  } else {
+    put(std::to_string(written) + " compiled programs written to " +
+        stats.at("cache").at("folder").get<std::string>() + "\n");
+  }
+  return 0;
+}
+
+std::vector<double> widened(const float* values, size_t count) {
+  return {values, values + count};
+}
+
+// Compiles what a task on the prompts takes; refuses what does not fit.
+void prepare(gemma3_model* model, const std::vector<gemma3_prompt>& prompts, int32_t task) {
+  gemma3_request request{};
+  request.size = sizeof request;
+  request.prompts = prompts.data();
+  request.prompt_count = prompts.size();
+  request.task = task;
+  gemma3_error error;
+  check(gemma3_check_request(model, &request, &error), error);
+  check(gemma3_prepare(model, &request, &error), error);
+}
+
+void score(gemma3_model* model, const Options& options, const Prompts& prompts,
+           StatusLine& status) {
+  const std::vector<gemma3_prompt> view = prompts.view();
+  prepare(model, view, GEMMA3_TASK_SCORE);
+  status.say("scoring");
+  size_t count = 0;
+  for (const Ids& ids : prompts.ids) count += ids.size() - 1;
+  std::vector<float> logprobs(count);
+  std::vector<double> losses(view.size());
+  gemma3_error error;
+  check(gemma3_score(model, view.data(), view.size(), logprobs.data(), losses.data(), &error),
+        error);
+  status.say("");
+  const float* at = logprobs.data();
+  for (size_t i = 0; i < view.size(); ++i) {
+    const std::vector<double> own = widened(at, prompts.ids[i].size() - 1);
+    at += own.size();
+    put((options.prints_text()
+             ? score_table(prompts.ids[i], own, losses[i], prompts.tokenizer.get())
+             : score_json(own, losses[i])) +
+        "\n");
+  }
+}
+
+// classify and embed: a row of `width` numbers for each prompt.
+using Call = decltype(&gemma3_classify);
+std::vector<std::vector<double>> rows_of(gemma3_model* model, const Prompts& prompts, int32_t task,
+                                         Call call, int64_t width) {
+  const std::vector<gemma3_prompt> view = prompts.view();
+  prepare(model, view, task);
+  const auto columns = static_cast<size_t>(width);
+  std::vector<float> values(view.size() * columns);
+  gemma3_error error;
+  check(call(model, view.data(), view.size(), values.data(), &error), error);
+  std::vector<std::vector<double>> rows;
+  for (size_t i = 0; i < view.size(); ++i) {
+    rows.push_back(widened(values.data() + i * columns, columns));
+  }
+  return rows;
+}
+
+void classify(gemma3_model* model, const Options& options, const Bundle& bundle,
+              const Prompts& prompts, StatusLine& status) {
+  status.say("classifying");
+  const auto width = static_cast<int64_t>(bundle.labels().size());
+  for (const auto& row : rows_of(model, prompts, GEMMA3_TASK_CLASSIFY, gemma3_classify, width)) {
+    status.say("");
+    put((options.prints_text() ? classify_table(bundle.labels(), row)
+                               : values_json("scores", row)) +
+        "\n");
+  }
+}
+
+void embed(gemma3_model* model, const Options& options, const Bundle& bundle,
+           const Prompts& prompts, StatusLine& status) {
+  status.say("embedding");
+  for (const auto& row :
+       rows_of(model, prompts, GEMMA3_TASK_EMBED, gemma3_embed, bundle.embedding_size())) {
+    status.say("");
+    put((options.prints_text() ? embed_line(row) : values_json("embedding", row)) + "\n");
+  }
+}
+
+}  // namespace
+
+int run(const Options& options) {
+  if (options.help) return put(help_text()), 0;
+  if (options.version) {
+    return put(std::string("gemma3-host, version ") + gemma3_version() + "\n"), 0;
+  }
+  if (options.check) return run_check(options);
+  if (options.compile) return run_compile(options);
+  const Bundle bundle(options.bundle);
+  refuse_impossible(options, bundle);
+  StatusLine status;
+  // The tokenizer is read while the plugin starts.
+  std::future<Prompts> reading =
+      std::async(std::launch::async, read_prompts, std::cref(options), std::cref(bundle));
+  const Model model = open_model(options, status);
+  const Prompts prompts = reading.get();
+  if (options.score) {
+    score(model.get(), options, prompts, status);
+  } else if (options.classify) {
+    classify(model.get(), options, bundle, prompts, status);
+  } else if (options.embed) {
+    embed(model.get(), options, bundle, prompts, status);
+  } else {
+    generate(model.get(), options, bundle, prompts, status);
+  }
+  return 0;
+}
+
+}  // namespace gemma3::host

@@ -1,0 +1,11 @@
+// What the command line asks for, done.
+#pragma once
+
+#include "options.h"
+
+namespace gemma3::host {
+
+// Returns the exit status; throws UsageError for what the user can mend.
+int run(const Options& options);
+
+}  // namespace gemma3::host

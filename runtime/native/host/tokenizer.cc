@@ -1,0 +1,168 @@
+#include "tokenizer.h"
+
+#include <sentencepiece_processor.h>
+
+#include <algorithm>
+
+#include "error.h"
+#include "unicode.h"
+
+namespace gemma3::host {
+namespace {
+
+// Pieces that steer the model. Written out in a prompt they stay text, whatever type the
+// tokenizer file gives them.
+constexpr std::string_view kSteeringPieces[] = {
+    "<pad>", "<eos>", "<bos>", "<unk>", kStartOfTurn, kEndOfTurn,
+    "<start_of_image>", "<end_of_image>", "<image_soft_token>",
+};
+
+constexpr std::string_view kSpace = "\xE2\x96\x81";  // how SentencePiece writes a space
+
+std::string with_spaces(std::string_view piece) {
+  std::string text;
+  for (size_t at; (at = piece.find(kSpace)) != piece.npos;) {
+    text += piece.substr(0, at);
+    text += ' ';
+    piece.remove_prefix(at + kSpace.size());
+  }
+  return text.append(piece);
+}
+
+// The text at the start of `pending`, which keeps the bytes that may yet become a character.
+std::string take_characters(std::string& pending) {
+  std::string text;
+  while (!pending.empty()) {
+    const size_t length = utf8_length(static_cast<unsigned char>(pending[0]));
+    const bool may_go_on = std::all_of(pending.begin() + 1, pending.end(), [](char byte) {
+      return static_cast<unsigned char>(byte) >> 6 == 0b10;
+    });
+    if (pending.size() < length && may_go_on) break;
+    const size_t whole = first_character(pending).length;
+    text += whole ? std::string_view(pending).substr(0, whole) : kReplacement;
+    pending.erase(0, std::max<size_t>(whole, 1));
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string IncrementalDecoder::push(int32_t token) {
+  if (token < 0 || token >= processor_->GetPieceSize() || processor_->IsControl(token)) {
+    return close();
+  }
+  const std::string& piece = processor_->IdToPiece(token);
+  if (processor_->IsByte(token)) {
+    bytes_ += static_cast<char>(std::stoi(piece.substr(3, 2), nullptr, 16));  // <0xE6>
+    return take_characters(bytes_);
+  }
+  if (processor_->IsUnknown(token)) {
+    std::string text;
+    const auto status = processor_->Decode(std::vector<int>{token}, &text);
+    return close() + (status.ok() ? text : std::string());
+  }
+  return close() + with_spaces(piece);
+}
+
+std::string IncrementalDecoder::close() {
+  std::string text;
+  for (size_t i = 0; i < bytes_.size(); ++i) text += kReplacement;
+  bytes_.clear();
+  return text;
+}
+
+Tokenizer::Tokenizer(std::string_view content, std::string name, int32_t bos)
+    : name_(std::move(name)),
+      bos_(bos),
+      processor_(std::make_unique<sentencepiece::SentencePieceProcessor>()) {
+  // An empty file parses as a model without pieces.
+  if (!processor_->LoadFromSerializedProto(content).ok() || processor_->GetPieceSize() == 0) {
+    throw UsageError("tokenizer " + name_ +
+                     " is not a readable SentencePiece model; export the bundle again");
+  }
+  for (const std::string_view piece : kSteeringPieces) {
+    const int32_t token = processor_->PieceToId(piece);
+    if (token != processor_->unk_id() || processor_->IdToPiece(token) == piece) {
+      steering_.emplace(piece, token);
+    }
+  }
+}
+
+Tokenizer::~Tokenizer() = default;
+
+Ids Tokenizer::encode(std::string_view text, bool add_bos) const {
+  Ids ids;
+  if (add_bos) ids.push_back(bos_);
+  append(text, ids);
+  return ids;
+}
+
+Ids Tokenizer::chat(std::string_view text) const {
+  return turn(encode("user\n" + strip(text), false));
+}
+
+Ids Tokenizer::turn(const Ids& user) const {
+  const int32_t start = steering_id(kStartOfTurn), end = steering_id(kEndOfTurn);
+  Ids ids = {bos_, start};
+  ids.insert(ids.end(), user.begin(), user.end());
+  ids.push_back(end);
+  append("\n", ids);
+  ids.push_back(start);
+  append("model\n", ids);
+  return ids;
+}
+
+int32_t Tokenizer::steering_id(std::string_view piece) const {
+  const auto found = steering_.find(piece);
+  if (found == steering_.end()) {
+    throw UsageError("tokenizer " + name_ + " has no " + std::string(piece) +
+                     " piece: this model was not made for chat; run without --chat");
+  }
+  return found->second;
+}
+
+std::string Tokenizer::decode(const Ids& tokens) const {
+  IncrementalDecoder decoder = this->decoder();
+  std::string text;
+  for (const int32_t token : tokens) text += decoder.push(token);
+  return text + decoder.close();
+}
+
+void Tokenizer::append(std::string_view text, Ids& ids) const {
+  Ids whole;
+  const auto encode = [&](std::string_view part, Ids& into) {
+    if (!processor_->Encode(part, &into).ok()) {
+      throw UsageError("tokenizer " + name_ +
+                       " cannot encode the text; export the bundle again");
+    }
+  };
+  encode(text, whole);
+  if (!steers(whole)) {
+    ids.insert(ids.end(), whole.begin(), whole.end());
+    return;
+  }
+  // The file marks steering pieces as text to be matched: cut each after its first letter, where
+  // no ordinary piece reaches across.
+  size_t begin = 0;
+  for (size_t at = 1; at <= text.size(); ++at) {
+    if (at < text.size() && !cuts(text, at)) continue;
+    encode(text.substr(begin, at - begin), whole);
+    ids.insert(ids.end(), whole.begin(), whole.end());
+    begin = at;
+  }
+}
+
+bool Tokenizer::steers(const Ids& ids) const {
+  return std::any_of(steering_.begin(), steering_.end(), [&](const auto& entry) {
+    return entry.second != processor_->unk_id() &&
+           std::find(ids.begin(), ids.end(), entry.second) != ids.end();
+  });
+}
+
+bool Tokenizer::cuts(std::string_view text, size_t at) const {
+  return std::any_of(steering_.begin(), steering_.end(), [&](const auto& entry) {
+    return text.substr(at - 1, entry.first.size()) == entry.first;
+  });
+}
+
+}  // namespace gemma3::host

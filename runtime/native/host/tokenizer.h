@@ -1,0 +1,74 @@
+// Text to token ids and back, with the SentencePiece model of a bundle; runtime/tokenizer.py.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace sentencepiece {
+class SentencePieceProcessor;
+}
+
+namespace gemma3::host {
+
+using Ids = std::vector<int32_t>;
+
+inline constexpr std::string_view kStartOfTurn = "<start_of_turn>";
+inline constexpr std::string_view kEndOfTurn = "<end_of_turn>";
+
+// Text of ids that come one by one; what it returns, joined, is the text of all of them.
+//
+// A character spelled in bytes over several ids is returned when its last byte is there. Bytes
+// that are not UTF-8 become U+FFFD each, as SentencePiece decodes them.
+class IncrementalDecoder {
+ public:
+  explicit IncrementalDecoder(const sentencepiece::SentencePieceProcessor& processor)
+      : processor_(&processor) {}
+
+  // The text that is certain once `token` has come; may be empty.
+  std::string push(int32_t token);
+  // The text of bytes that never became a character.
+  std::string close();
+
+ private:
+  const sentencepiece::SentencePieceProcessor* processor_;
+  std::string bytes_;
+};
+
+// A SentencePiece model: ids of texts and chats, texts of ids. Threads may share it.
+class Tokenizer {
+ public:
+  // From the contents of a model file; `name` is how errors call it. Throws UsageError when it is
+  // no such file.
+  Tokenizer(std::string_view content, std::string name, int32_t bos);
+  ~Tokenizer();
+
+  // Ids of `text` (UTF-8), after <bos> if asked. Text never becomes a steering token.
+  Ids encode(std::string_view text, bool add_bos) const;
+  // Ids of a conversation in which the user has said `text` and the model is to answer:
+  // <bos><start_of_turn>user, newline, the text without surrounding white space, <end_of_turn>,
+  // newline, <start_of_turn>model, newline.
+  Ids chat(std::string_view text) const;
+  // Ids of a chat whose first turn is `user` (beginning with the ids of `user`, newline).
+  Ids turn(const Ids& user) const;
+  // Id of a steering piece such as `<end_of_turn>`; throws UsageError when there is none.
+  int32_t steering_id(std::string_view piece) const;
+  // Text of the ids; control tokens and ids beyond the tokenizer's pieces give nothing.
+  std::string decode(const Ids& tokens) const;
+  IncrementalDecoder decoder() const { return IncrementalDecoder(*processor_); }
+
+ private:
+  void append(std::string_view text, Ids& ids) const;
+  bool steers(const Ids& ids) const;
+  bool cuts(std::string_view text, size_t at) const;
+
+  std::string name_;
+  int32_t bos_;
+  std::unique_ptr<sentencepiece::SentencePieceProcessor> processor_;
+  std::map<std::string, int32_t, std::less<>> steering_;
+};
+
+}  // namespace gemma3::host
