@@ -77,6 +77,10 @@ class Bundle:
         """Where file `name` of the manifest lies."""
         return self.root / self._record(name).path
 
+    def digest(self, name: str) -> str:
+        """SHA-256 that the manifest records of file `name`, hexadecimal."""
+        return self._record(name).sha256
+
     def mesh(self, name: str) -> MeshRecord:
         """The mesh `name`.
 

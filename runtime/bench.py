@@ -49,6 +49,7 @@ class Options:
     mesh: str | None
     platform: str | None
     require_signature: Path | None
+    no_cache: bool
     as_json: bool
 
 
@@ -66,6 +67,7 @@ class Options:
     metavar="KEY",
     help="Refuse a bundle that this public key or root certificate (PEM) has not signed.",
 )
+@click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled programs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.version_option(package_name="gemma3-export")
 def command(**options: Any) -> None:
@@ -90,7 +92,7 @@ def run(options: Options) -> None:
             raise UsageError(f"--{flag}: expected at least 1, got {getattr(options, flag)}")
     bundle = open_bundle(options.bundle, options.require_signature)
     with StatusLine() as status:
-        model = load_model(bundle, options.mesh, options.platform, status)
+        model = load_model(bundle, options.mesh, options.platform, status, not options.no_cache)
         result = measure(model, options, status)
     if options.as_json:
         print(json.dumps(result))

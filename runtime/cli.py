@@ -53,6 +53,7 @@ class Options:
     mesh: str | None
     platform: str | None
     require_signature: Path | None
+    no_cache: bool
     as_json: bool
     stats: bool
 
@@ -137,6 +138,7 @@ class Options:
     metavar="KEY",
     help="Refuse a bundle that this public key or root certificate (PEM) has not signed.",
 )
+@click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled programs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt.")
 @click.option("--stats", is_flag=True, help="Print speed and memory on stderr.")
 @click.version_option(package_name="gemma3-export")
@@ -166,7 +168,7 @@ def run(options: Options) -> None:
     pictures = _read_images(options, bundle)
     prompts, stop_tokens = _read_prompts(options, bundle, pictures)
     with StatusLine() as status:
-        model = load_model(bundle, options.mesh, options.platform, status)
+        model = load_model(bundle, options.mesh, options.platform, status, not options.no_cache)
         if options.score:
             _score(options, model, prompts, status)
         elif options.classify:

@@ -5,33 +5,47 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import cached_property
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from ..artifacts.bundle import Bundle
-from ..artifacts.manifest import Bucket, MeshRecord
+from ..artifacts.compiled import CompiledStore
+from ..artifacts.manifest import Bucket, MeshRecord, Program
 from ..artifacts.paths import MANIFEST
 from ..artifacts.store import map_weight
 from .buckets import Grid, Shape
+from .compiled import identity
 from .devices import default_platform, find_devices
 from .opening import choose_mesh, open_tokenizer, refuse_abstract
-from .programs import Arrays, LoadedProgram, compile_program, sharding_of
+from .programs import (
+    Arrays,
+    LoadedProgram,
+    compile_program,
+    keep_program,
+    restore_program,
+    sharding_of,
+)
 from .tokenizer import Tokenizer
-from .weights import place
+from .weights import place, zeros
 
 
 class LoadedModel:
     """A bundle opened for one mesh and platform. Threads may share it; a `Session` may not.
 
     Weights are on their devices from the start; programs are compiled when first asked for, once
-    each, or ahead of time by `compile`.
+    each, or ahead of time by `prepare` and `compile`.
     """
 
-    def __init__(self, bundle: Bundle, record: MeshRecord, platform: str | None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        record: MeshRecord,
+        platform: str | None,
+        keep_compiled: bool = False,
+    ) -> None:
         """Put the weights of an open bundle on the devices of the mesh; `load` does both.
 
         Raises UsageError when the bundle cannot run here.
@@ -48,22 +62,30 @@ class LoadedModel:
         source = f"{bundle.root / MANIFEST}, mesh {record.mesh.name}"
         self.grid = Grid(source, frozenset(self._programs))
         self._weights = self._place_weights()
+        self._store = (
+            CompiledStore.open(bundle.root, identity(self.mesh)) if keep_compiled else None
+        )
         self._compiled: dict[Bucket, LoadedProgram] = {}
-        self._zeros: dict[Shape, Callable[[], Arrays]] = {}
+        self._pool = ThreadPoolExecutor(os.cpu_count())
         self._locks = {bucket: threading.Lock() for bucket in self._programs}
 
     @classmethod
     def load(
-        cls, path: Path | str, mesh: str | None = None, platform: str | None = None
+        cls,
+        path: Path | str,
+        mesh: str | None = None,
+        platform: str | None = None,
+        keep_compiled: bool = False,
     ) -> LoadedModel:
         """Open the bundle at `path` and put its weights on the devices of a mesh.
 
         `mesh` is a mesh of the bundle, by default its first; `platform` one of the bundle's, by
-        default the one JAX runs on. Raises ArtifactError for a damaged bundle and UsageError for
-        one that cannot run here.
+        default the one JAX runs on. `keep_compiled` stores compiled programs in the bundle, or in
+        the user's cache folder, and uses those stored before (see `artifacts.compiled`). Raises
+        ArtifactError for a damaged bundle and UsageError for one that cannot run here.
         """
         bundle = Bundle.open(Path(path))
-        return cls(bundle, choose_mesh(bundle, mesh), platform)
+        return cls(bundle, choose_mesh(bundle, mesh), platform, keep_compiled)
 
     @property
     def vocab_size(self) -> int:
@@ -79,42 +101,54 @@ class LoadedModel:
         """The compiled program of a bucket of `grid`."""
         with self._locks[bucket]:
             if bucket not in self._compiled:
-                record = self._programs[bucket]
-                names = self.bundle.manifest.weight_sets[record.weights]
-                weights = tuple(self._weights[name] for name in names)
-                self._compiled[bucket] = compile_program(self.bundle, record, self.mesh, weights)
+                self._compiled[bucket] = self._make(self._programs[bucket])
             return self._compiled[bucket]
+
+    def prepare(self, bucket: Bucket) -> Future[LoadedProgram]:
+        """Have a program compiled in the background, in turn, as many at once as there are cores.
+
+        XLA compiles without holding Python's lock, so threads are enough.
+        """
+        return self._pool.submit(self.program, bucket)
 
     def compile(
         self, buckets: Iterable[Bucket], done: Callable[[Bucket], None] = lambda _: None
     ) -> None:
-        """Compile several programs at once, as many as there are cores; `done` is told of each.
+        """Compile several programs at once and wait for them; `done` is told of each."""
+        jobs = {self.prepare(bucket): bucket for bucket in sorted(set(buckets))}
+        try:
+            for job in as_completed(jobs):
+                job.result()
+                done(jobs[job])
+        finally:
+            for job in jobs:
+                job.cancel()
 
-        XLA compiles without holding Python's lock, so threads are enough.
-        """
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            jobs = {pool.submit(self.program, bucket): bucket for bucket in sorted(set(buckets))}
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-                    done(jobs[job])
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    def close(self) -> None:
+        """Wait until nothing is compiled or stored in the background any more."""
+        self._pool.shutdown()
 
     def new_cache(self, shape: Shape) -> Arrays:
-        """An empty cache for a batch, made on the devices; to be donated to the programs."""
-        if shape not in self._zeros:
-            tensors = next(
-                program.cache
-                for bucket, program in sorted(self._programs.items())
-                if (bucket.batch, bucket.cache) == (shape.batch, shape.cache)
-            )
-            self._zeros[shape] = jax.jit(
-                lambda: tuple(jnp.zeros(tensor.shape, tensor.dtype) for tensor in tensors),
-                out_shardings=tuple(sharding_of(self.mesh, tensor.spec) for tensor in tensors),
-            )
-        return self._zeros[shape]()
+        """An empty cache for a batch on the devices; to be donated to the programs."""
+        tensors = next(
+            program.cache
+            for bucket, program in sorted(self._programs.items())
+            if (bucket.batch, bucket.cache) == (shape.batch, shape.cache)
+        )
+        return tuple(zeros(t.shape, t.dtype, sharding_of(self.mesh, t.spec)) for t in tensors)
+
+    def _make(self, record: Program) -> LoadedProgram:
+        """Load a program as it was compiled before, or compile it and store that by and by."""
+        names = self.bundle.manifest.weight_sets[record.weights]
+        weights = tuple(self._weights[name] for name in names)
+        if self._store is None:
+            return compile_program(self.bundle, record, self.mesh, weights)
+        found = restore_program(self.bundle, record, self.mesh, weights, self._store)
+        if found is not None:
+            return found
+        compiled = compile_program(self.bundle, record, self.mesh, weights)
+        self._pool.submit(keep_program, self.bundle, compiled, self._store)
+        return compiled
 
     def _place_weights(self) -> dict[str, jax.Array]:
         sets = {program.weights for program in self._programs.values()}

@@ -11,8 +11,10 @@ from jax import export
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..artifacts.bundle import Bundle
+from ..artifacts.compiled import CompiledStore
 from ..artifacts.errors import ArtifactError
 from ..artifacts.manifest import Program, Spec, Tensor
+from .compiled import entry_name, from_bytes, to_bytes
 from .memory import return_freed_memory
 
 Arrays = tuple[jax.Array, ...]
@@ -37,6 +39,30 @@ class LoadedProgram:
 def sharding_of(mesh: jax.sharding.Mesh, spec: Spec) -> NamedSharding:
     """The JAX sharding that a manifest's spec means on `mesh`."""
     return NamedSharding(mesh, PartitionSpec(*(axes or None for axes in spec)))
+
+
+def restore_program(
+    bundle: Bundle, record: Program, mesh: jax.sharding.Mesh, weights: Arrays, store: CompiledStore
+) -> LoadedProgram | None:
+    """The program as an earlier `keep_program` stored it; None when it is to be compiled."""
+    name = entry_name(bundle, record)
+    data = store.read(name)
+    if data is None:
+        return None
+    compiled = from_bytes(data, record, len(weights), mesh)
+    return_freed_memory()
+    if compiled is None:
+        store.report(name)
+        return None
+    return LoadedProgram(record, weights, compiled)
+
+
+def keep_program(bundle: Bundle, program: LoadedProgram, store: CompiledStore) -> None:
+    """Store a compiled program for the next start, where this user can."""
+    data = to_bytes(program.compiled)
+    if data is not None:
+        store.write(entry_name(bundle, program.record), data)
+    return_freed_memory()
 
 
 def compile_program(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..artifacts.bundle import Bundle
-from ..artifacts.manifest import Bucket
+from ..artifacts.manifest import Bucket, ProgramName
 from .opening import choose_mesh, refuse_abstract
 from .terminal import StatusLine
 
@@ -37,33 +39,46 @@ def open_bundle(path: Path, signer: Path | None = None) -> Bundle:
 
 
 def load_model(
-    bundle: Bundle, mesh: str | None, platform: str | None, status: StatusLine
+    bundle: Bundle,
+    mesh: str | None,
+    platform: str | None,
+    status: StatusLine,
+    keep_compiled: bool = False,
 ) -> LoadedModel:
     """Start JAX with the devices the mesh needs and put the weights there."""
     record = choose_mesh(bundle, mesh)
     if platform is not None:
         bundle.programs_for(record.mesh.name, platform)  # refused before JAX looks for it
     status.say("starting JAX")
+    gc.disable()  # importing JAX makes many objects and frees few: 0.1 s of looking
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks are not for users
     from .devices import prepare_backend
     from .model import LoadedModel
 
+    gc.freeze()
+    gc.enable()
     prepare_backend(record.mesh, platform)
     status.say("mapping weights")
-    return LoadedModel(bundle, record, platform)
+    return LoadedModel(bundle, record, platform, keep_compiled)
 
 
 def compile_ahead(model: LoadedModel, buckets: Iterable[Bucket], status: StatusLine) -> None:
-    """Compile programs in parallel, saying which are still to come."""
-    waiting = {bucket: f"{bucket.program} of {bucket.tokens}" for bucket in sorted(buckets)}
+    """Compile programs in parallel, saying which are still to come.
 
+    Those that go on from a prompt are not waited for: the prompt is read meanwhile.
+    """
+    later = {b for b in buckets if b.program in (ProgramName.GENERATE, ProgramName.DECODE)}
+    waiting = {
+        model.prepare(bucket): f"{bucket.program} of {bucket.tokens}"
+        for bucket in sorted(set(buckets) - later)
+    }
+    for bucket in sorted(later):
+        model.prepare(bucket)
     status.say(f"compiling {', '.join(waiting.values())}")
-
-    def done(bucket: Bucket) -> None:
-        del waiting[bucket]
+    for job in as_completed(list(waiting)):
+        job.result()
+        del waiting[job]
         status.say(f"compiling {', '.join(waiting.values())}" if waiting else "")
-
-    model.compile(list(waiting), done)
 
 
 @contextlib.contextmanager

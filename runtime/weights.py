@@ -1,4 +1,5 @@
-"""Weights from a mapped file to the devices of a mesh, copying only what must be copied."""
+"""Arrays on the devices of a mesh: weights from a mapped file, copying only what must be copied,
+and zeros for a cache."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ import math
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+
+from ..artifacts.store import numpy_dtype
 
 # XLA:CPU uses host memory as it is when it starts at such an address, and copies it otherwise.
 ALIGNMENT = 64
@@ -33,6 +36,23 @@ def place(mapped: np.ndarray, sharding: NamedSharding) -> jax.Array:
         return copies[key]
 
     return jax.make_array_from_callback(whole.shape, sharding, shard)
+
+
+def zeros(shape: tuple[int, ...], dtype: str, sharding: NamedSharding) -> jax.Array:
+    """Zeros on the devices of `sharding`, in memory of their own, which can be donated.
+
+    No program makes them: compiling one takes longer than all else that a start with stored
+    programs does.
+    """
+    shard = sharding.shard_shape(shape)
+    count, item = math.prod(shard), numpy_dtype(dtype).itemsize
+    room = np.zeros(count * item + 2 * ALIGNMENT, np.uint8)
+    # Misaligned, or XLA:CPU may borrow this memory, and what is borrowed cannot be donated.
+    start = -room.ctypes.data % ALIGNMENT + item
+    source = room[start : start + count * item].view(numpy_dtype(dtype)).reshape(shard)
+    devices = sorted(sharding.addressable_devices, key=lambda device: device.id)
+    copies = [jax.device_put(source, device) for device in devices]
+    return jax.make_array_from_single_device_arrays(shape, sharding, copies)
 
 
 def _aligned_copy(view: np.ndarray) -> np.ndarray:

@@ -24,6 +24,15 @@ def backend() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the tests' own, for compiled programs and the key that vouches for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder / "gemma3-export"
+
+
+@pytest.fixture(scope="session", autouse=True)
 def compile_once() -> Iterator[None]:
     """Compile equal programs once in the whole run; reading and checking them stays as it is."""
     compiled: dict[str, jax.stages.Compiled] = {}
