@@ -10,7 +10,7 @@ NATIVE := build/native
 NATIVE_HEADERS := nlohmann/json.hpp
 NATIVE_PACKAGES := nlohmann-json3-dev
 
-.PHONY: demo test check bench clean native setup
+.PHONY: demo test check bench clean native setup browser soak compat
 
 setup: $(VENV)/.installed
 
@@ -34,8 +34,14 @@ demo: setup
 	$(BIN)/gemma3-run $(DEMO) --mesh 2x4 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
 	$(BIN)/gemma3-run $(DEMO) --mesh 1x1 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
 
-test: setup check
+test: setup check browser
 	$(BIN)/python -m pytest
+
+# A test looks at the report of a bundle in a real browser.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy chromium; \
+	    else echo "error: no Chromium found; run: sudo apt-get install chromium"; exit 2; fi; }
 
 check: setup
 	$(BIN)/ruff check .
@@ -45,6 +51,16 @@ check: setup
 bench: setup
 	$(BIN)/python tests/benchmarks/products.py
 	$(BIN)/python tests/benchmarks/decode.py
+
+# What takes too long for every change: kills, full disks, fuzzing, endurance. Leaves its figures in
+# tests/soak/RESULTS.md, to be committed.
+soak: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[soak]'
+	$(BIN)/python -m tests.soak
+
+# The fast part of the suite against the oldest jax that is supported and the newest that installs.
+compat: setup
+	$(BIN)/python -m tests.soak.compat $(PYTHON)
 
 # libgemma3 (gemma3.h, shared and static library) and gemma3-host, in build/native/{include,lib,bin}.
 native: setup

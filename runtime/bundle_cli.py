@@ -15,6 +15,7 @@ from ..artifacts.bundle import Bundle
 from ..artifacts.codec import format_json
 from ..artifacts.diff import diff_bundles
 from ..artifacts.errors import UsageError, run_command
+from ..artifacts.report_page import report_page
 from ..artifacts.signing import require_signature, sign
 from ..artifacts.summary import print_summary, summarize
 from .verify import Verification, verification_data, verification_lines, verify_bundle
@@ -137,6 +138,28 @@ def diff(first: Path, second: Path, as_json: bool) -> None:
         print("\n".join(found) or "no difference")
     if found:
         click.get_current_context().exit(1)
+
+
+@cli.command()
+@bundle_argument
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="Page to write, replaced if it is there.",
+)  # fmt: skip
+@file_option("--export", "What gemma3-export --json printed: lowering seconds.")
+@click.option(
+    "--bench", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="What gemma3-bench --json printed. Repeatable.",
+)  # fmt: skip
+def report(bundle: Path, output: Path, export: Path | None, bench: tuple[Path, ...]) -> None:
+    """Write what is in BUNDLE as one page of HTML, with pictures and without scripts."""
+    from .report_inputs import read_benchmark, read_export, write_page
+
+    opened = Bundle.open(bundle)
+    exported = None if export is None else read_export(export)
+    page = report_page(opened, exported, [read_benchmark(path) for path in bench])
+    write_page(output, page)
+    print(f"{output}: {len(page.encode())} bytes")
 
 
 def _print(found: Verification) -> None:
