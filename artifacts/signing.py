@@ -1,8 +1,8 @@
 """Who made a bundle: signatures over its files with OpenSSF model-signing, without a network.
 
 A signature covers manifest.json and every file it lists. It does not cover `compiled/`, which
-machines write after the export, nor other files of the folder, which no reader looks at: a
-reader that demands a signature therefore uses no compiled code of the bundle.
+machines write after the export and which must carry a code made with the user's own key, nor
+other files of the folder, which no reader looks at.
 """
 
 from __future__ import annotations
