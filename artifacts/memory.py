@@ -6,6 +6,8 @@ import resource
 import sys
 from pathlib import Path
 
+_UNIT = 1 if sys.platform == "darwin" else 1024
+
 
 def peak_rss_bytes() -> int:
     """The most memory this process has had resident, mapped weights included."""
@@ -14,5 +16,9 @@ def peak_rss_bytes() -> int:
         # Not getrusage: there a process starts with the peak of the one that started it.
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+
+
+def largest_child_bytes() -> int:
+    """The most memory any process that this one started, and that has ended, has had; or 0."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _UNIT

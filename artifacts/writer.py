@@ -93,6 +93,17 @@ class BundleWriter:
             file.write(data)
         return self._records[path]
 
+    def adopt_file(self, path: str) -> FileRecord:
+        """Record a file that something else wrote at bundle path `path` of the folder."""
+        assert is_bundle_path(path), path
+        assert path not in self._records, path
+        target = self.root / path
+        with target.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        self._records[path] = FileRecord(path, target.stat().st_size, digest)
+        return self._records[path]
+
     @contextlib.contextmanager
     def open_file(self, path: str) -> Iterator[BundleFile]:
         """Write a file at bundle path `path` piece by piece; recorded when the block ends."""

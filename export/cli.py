@@ -86,6 +86,18 @@ _DEFAULT_JOBS = 4
     "--jobs", type=click.IntRange(1, 256), metavar="N",
     help="Processes; each takes up to 300 MB.  [default: one per core, at most 4]",
 )  # fmt: skip
+@click.option(
+    "--format", "formats", default="stablehlo", show_default=True, metavar="F,...",
+    help="savedmodel adds a TF SavedModel to the StableHLO programs that are always there.",
+)  # fmt: skip
+@click.option(
+    "--savedmodel-mesh", metavar="MESH",
+    help="Mesh of the SavedModel: of one device.  [default: the bundle's, or 1x1]",
+)  # fmt: skip
+@click.option(
+    "--stateful-slots", "slots", type=click.IntRange(0, 1 << 12), default=0, metavar="N",
+    help="Texts whose KV cache the SavedModel keeps between calls.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing table as JSON.")
 @click.version_option(package_name="gemma3-export")
@@ -112,23 +124,34 @@ def command(as_json: bool, **flags: Any) -> None:
 
 def _options(
     meshes: tuple[str, ...], batch: str, prefill: str, cache: str, platform: str,
-    jobs: int | None, images: str | None, **rest: Any,
+    jobs: int | None, images: str | None, formats: str, savedmodel_mesh: str | None, slots: int,
+    **rest: Any,
 ) -> ExportOptions:  # fmt: skip
     from .options import (
+        FORMATS,
         PLATFORMS,
         ExportOptions,
         parse_images,
         parse_mesh,
         parse_names,
         parse_sizes,
+        with_one_device,
     )
 
     parsed = tuple(parse_mesh(text) for text in meshes)
     names = [mesh.name for mesh in parsed]
     if len(set(names)) != len(names):
         raise UsageError(f"--mesh: expected each mesh once, got {', '.join(names)}")
+    saved_model = "savedmodel" in parse_names("--format", formats, FORMATS)
+    if not saved_model and (slots or savedmodel_mesh):
+        flag = "--stateful-slots" if slots else "--savedmodel-mesh"
+        raise UsageError(f"{flag} is about the SavedModel: add --format savedmodel")
+    if saved_model:
+        parsed = with_one_device(parsed, savedmodel_mesh)
     return ExportOptions(
         meshes=parsed,
+        saved_model=saved_model,
+        slots=slots,
         batch=parse_sizes("--batch", batch),
         prefill=parse_sizes("--prefill", prefill),
         cache=parse_sizes("--cache", cache),

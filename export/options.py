@@ -44,6 +44,11 @@ class ExportOptions:
     goldens: str | None = None
     """`run`, a file of goldens, or None for a bundle without."""
 
+    saved_model: bool = False
+    """Whether a TF SavedModel comes with the programs; `meshes` has one of one device then."""
+    slots: int = 0
+    """Texts whose caches the SavedModel keeps between calls."""
+
     def __post_init__(self) -> None:
         if max(self.prefill) > min(self.cache):
             raise UsageError(
@@ -132,6 +137,26 @@ def _bad_mesh(text: str, expected: str) -> UsageError:
     return UsageError(f"--mesh: expected {expected}, got {text!r}")
 
 
+def with_one_device(meshes: tuple[Mesh, ...], wanted: str | None) -> tuple[Mesh, ...]:
+    """The meshes and, unless they have one, a mesh of one device for the SavedModel.
+
+    Raises UsageError when `wanted` is of more than one device.
+    """
+    mesh = parse_mesh(wanted or "1x1")
+    if mesh.devices != 1:
+        raise UsageError(
+            f"--savedmodel-mesh: expected one device, such as 1x1, got {mesh.name}: TensorFlow "
+            "runs a SavedModel on one CPU or GPU and ignores how tensors are split; export with "
+            f"--mesh {mesh.name} and serve its StableHLO programs with gemma3-run or gemma3-host"
+        )
+    known = (
+        mesh.name in {known.name for known in meshes}
+        if wanted
+        else any(known.devices == 1 for known in meshes)
+    )
+    return meshes if known else (*meshes, mesh)
+
+
 def parse_sizes(flag: str, text: str) -> tuple[int, ...]:
     """`32,128,512` as sorted numbers without duplicates. Raises UsageError."""
     sizes = set()
@@ -161,6 +186,7 @@ def parse_names(flag: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
+FORMATS = ("stablehlo", "savedmodel")
 PLATFORMS = tuple(str(platform) for platform in Platform)
 
 

@@ -28,6 +28,7 @@ from ..artifacts.manifest import (
     Versions,
     Weight,
 )
+from ..artifacts.memory import largest_child_bytes
 from ..artifacts.store import Planned, plan_weights, store_bytes, write_weights
 from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
@@ -60,6 +61,7 @@ from .purpose import (
     vision_of,
     with_images,
 )
+from .savedmodel.write import check_saved_model, write_saved_model
 from .stablehlo import check_target as check_stablehlo
 from .stablehlo import for_version
 from .workers import lower_all
@@ -81,6 +83,8 @@ class ExportResult:
     lowered: tuple[Lowered, ...]
     notes: tuple[str, ...]
     seconds: float
+    largest_worker_bytes: int
+    """Most memory any of the processes that lowered has had; 0 when there was none."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,8 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     jobs = _jobs(source, options)
     with BundleWriter(out, options.force) as writer:
         stored = 0 if source.checkpoint is None else store_bytes(planned)
-        check_free_space(out, stored + len(jobs) * _PROGRAM_BYTES_GUESS)
+        copies = 2 if options.saved_model else 1
+        check_free_space(out, copies * stored + len(jobs) * _PROGRAM_BYTES_GUESS)
         lowered: list[Lowered] = []
         for result in lower_all(jobs, options.jobs, progress):
             result = _for_older(result, options.stablehlo_version)
@@ -119,12 +124,18 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
             writer.add_file(result.program.jaxexport, result.jaxexport)
             # The bytes are on disk; keeping them would make memory grow with the grid.
             lowered.append(dataclasses.replace(result, stablehlo=b"", jaxexport=b""))
+        largest_worker = largest_child_bytes()
         weights = _write_weights(writer, source.checkpoint, planned, progress)
         tokenizer = _write_tokenizer(writer, source.checkpoint)
         manifest = _manifest(source, options, models, lowered, weights, tokenizer)
+        if options.saved_model:
+            progress("writing the SavedModel", len(jobs), len(jobs))
+            saved = write_saved_model(writer, manifest, options.slots)
+            manifest = dataclasses.replace(manifest, saved_model=saved)
         progress("goldens", len(planned), len(planned))
         manifest = writer.commit(add_goldens(writer, manifest, options.goldens))
-    return ExportResult(out, manifest, tuple(lowered), notes, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return ExportResult(out, manifest, tuple(lowered), notes, seconds, largest_worker)
 
 
 def _for_older(result: Lowered, version: str | None) -> Lowered:
@@ -194,6 +205,8 @@ def _check_request(
         unused = check_tensors(source.checkpoint, {p.name: p.shape for p in _parameters(models)})
         if unused:
             notes.append(f"{len(unused)} tensors outside the text stack are not in the bundle")
+    if options.saved_model:
+        notes += check_saved_model(options, isinstance(source.purpose, Generating))
     longest = source.config.max_position_embeddings
     if not isinstance(source.purpose, Embedding) and max(options.cache) > longest:
         notes.append(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ..artifacts.manifest import Mesh, MeshRecord, Program, Tensor, Weight
-from ..artifacts.memory import peak_rss_bytes
+from ..artifacts.memory import largest_child_bytes, peak_rss_bytes
 from ..artifacts.sharding import device_bytes
 from ..artifacts.summary import format_bytes
 from .pipeline import ExportResult
@@ -32,7 +31,7 @@ def result_data(result: ExportResult, workers: int) -> dict[str, Any]:
         "fallbacks": {record.mesh.name: list(record.fallbacks) for record in manifest.meshes},
         "notes": list(result.notes),
         "seconds": round(result.seconds, 3),
-        "peak_rss_bytes": _peak_rss_bytes(workers),
+        "peak_rss_bytes": _peak_rss_bytes(result, workers),
     }
 
 
@@ -103,9 +102,10 @@ def _tensor_bytes(tensor: Tensor, mesh: Mesh) -> int:
     return device_bytes(tensor.shape, tensor.dtype, tensor.spec, mesh)
 
 
-def _peak_rss_bytes(workers: int) -> int:
-    """Peak resident memory of this process and its workers, each as large as the largest."""
-    if workers <= 1:
-        return peak_rss_bytes()
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return peak_rss_bytes() + workers * largest
+def _peak_rss_bytes(result: ExportResult, workers: int) -> int:
+    """Peak resident memory of this process with what ran beside it.
+
+    That is the workers, each as large as the largest, and later one process at a time.
+    """
+    lowering = workers * result.largest_worker_bytes if workers > 1 else 0
+    return peak_rss_bytes() + max(lowering, largest_child_bytes())

@@ -1,0 +1,89 @@
+"""The exporter's side of the SavedModel: what is refused, and the process that writes it."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+from ...artifacts.errors import UsageError
+from ...artifacts.manifest import Manifest, SavedModelRecord
+from ...artifacts.serving import FOLDER, PLATFORMS, VERSION_FOLDER, signatures
+from ...artifacts.writer import BundleWriter
+from ..options import ExportOptions
+from .deployment import deployment_files
+
+_BUILDER = "gemma3_export.export.savedmodel.build"
+_LIBRARIES = ("tensorflow", "orbax.export")
+
+
+def check_saved_model(options: ExportOptions, generates: bool) -> list[str]:
+    """Refuse what no SavedModel can be made of, before any work is done; notes for the user.
+
+    Raises:
+        UsageError: says which option, what was expected and what would do.
+    """
+    platforms, batch, slots = options.platforms, options.batch, options.slots
+    if options.abstract is not None:
+        raise UsageError(
+            "--format savedmodel needs weights, which --abstract leaves out: pass --checkpoint"
+        )
+    if not set(PLATFORMS) & set(platforms):
+        raise UsageError(
+            f"--format savedmodel: expected a platform from {','.join(PLATFORMS)}, "
+            f"got --platform {','.join(platforms)}; add cpu"
+        )
+    if slots and not generates:
+        raise UsageError(
+            "--stateful-slots keeps the caches of growing texts, and this checkpoint grows none; "
+            "leave the option out"
+        )
+    if slots and 1 not in batch:
+        raise UsageError(
+            f"--stateful-slots: expected 1 among the batch sizes, as a slot is one row, got "
+            f"--batch {','.join(map(str, batch))}; add 1"
+        )
+    for library in _LIBRARIES:
+        if not _installed(library):
+            raise UsageError(
+                f"--format savedmodel needs {library}, which is not installed: "
+                "pip install 'gemma3-export[savedmodel]'"
+            )
+    sharded = [mesh.name for mesh in options.meshes if mesh.devices > 1]
+    if not sharded:
+        return []
+    return [
+        f"the SavedModel is of one device, as TensorFlow ignores how tensors are split; "
+        f"{', '.join(sharded)} is for gemma3-run and gemma3-host"
+    ]
+
+
+def _installed(library: str) -> bool:
+    try:
+        return importlib.util.find_spec(library) is not None
+    except ModuleNotFoundError:  # its parent is missing
+        return False
+
+
+def write_saved_model(writer: BundleWriter, manifest: Manifest, slots: int) -> SavedModelRecord:
+    """Write the SavedModel and what a server needs beside it, of programs and weights that are
+    in the writer's folder already; returns the record for the manifest.
+    """
+    record = SavedModelRecord(VERSION_FOLDER, 1, slots, signatures(manifest, slots))
+    with writer.draft(manifest) as root:
+        done = subprocess.run(
+            [sys.executable, "-m", _BUILDER, str(root), str(slots)],
+            stdin=subprocess.DEVNULL, capture_output=True, check=False,
+        )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError(
+            f"writing the SavedModel failed with status {done.returncode}:\n"
+            + done.stderr.decode(errors="replace")[-4000:]
+        )
+    for path in sorted((writer.root / FOLDER).rglob("*")):
+        if path.is_file():
+            writer.adopt_file(path.relative_to(writer.root).as_posix())
+    for name, text in deployment_files(manifest, record).items():
+        writer.add_file(str(Path(FOLDER, name).as_posix()), text.encode())
+    return record
