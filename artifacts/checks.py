@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 
 from .codec import INT64, refuse
 from .convention import (
+    SCORE_OUTPUTS,
     Port,
+    ScoreExtras,
     cache_tensors,
     keeps_cache,
     program_inputs,
@@ -40,7 +42,6 @@ ALIGNMENT = 64
 """Bytes: weights start at multiples of it in their file, so that hosts can map them."""
 PORTABLE = "portable"
 VARIANTS = (PORTABLE, "kernels")
-SCORE_OUTPUTS = ("hidden_states", "attentions")
 RECIPES = ("none", "int8", "int4", "fp8")
 MAX_RANK = 8
 MAX_DEVICES = 2**20
@@ -272,7 +273,12 @@ def _check_signature(
     expected = {
         "inputs": program_inputs(bucket, manifest.vision),
         "outputs": program_outputs(
-            bucket, model.vocab_size, len(model.labels), model.embedding_size, manifest.vision
+            bucket,
+            model.vocab_size,
+            len(model.labels),
+            model.embedding_size,
+            manifest.vision,
+            _score_extras(manifest, where),
         ),
         "cache": cache_tensors(layout, bucket.batch),
     }
@@ -284,6 +290,21 @@ def _check_signature(
             got = Port(tensor.name, tensor.shape, tensor.dtype)
             if got != port:
                 refuse(where, f"{path}.{field}[{index}]", _port(port), _port(got))
+
+
+def _score_extras(manifest: Manifest, where: str) -> ScoreExtras | None:
+    """What score gives besides log-probabilities; the sizes are those of the configuration."""
+    if not manifest.score_outputs:
+        return None
+    config = manifest.model.config
+    text = config.get("text_config", config)
+    sizes: list[int] = []
+    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+        size = text.get(name) if isinstance(text, dict) else None
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            refuse(where, f"model.config.{name}", "a whole number of at least 1", repr(size)[:80])
+        sizes.append(size)
+    return ScoreExtras(manifest.score_outputs, *sizes)
 
 
 def _check_placement(program: Program, mesh: Mesh, where: str, path: str) -> None:

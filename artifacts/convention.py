@@ -17,6 +17,22 @@ IGNORED_LABEL = -100
 """The label of a position that `score` leaves out."""
 
 
+HIDDEN_STATES, ATTENTIONS = "hidden_states", "attentions"
+SCORE_OUTPUTS = (HIDDEN_STATES, ATTENTIONS)
+"""What `score` may give besides log-probabilities, in this order."""
+
+
+class ScoreExtras(NamedTuple):
+    """What `score` gives besides log-probabilities, and the sizes it has."""
+
+    names: tuple[str, ...]
+    """Of SCORE_OUTPUTS."""
+    layers: int
+    hidden_size: int
+    heads: int
+    """Query heads."""
+
+
 class Port(NamedTuple):
     """An argument or result before it is placed on a mesh."""
 
@@ -31,43 +47,36 @@ def program_inputs(bucket: Bucket, vision: VisionRecord | None = None) -> tuple[
     `vision` must be there for the programs that have to do with images.
     """
     rows, chunk = (bucket.batch,), (bucket.batch, bucket.tokens)
+    drawing = sampling_inputs(bucket.batch)
+    text = (
+        Port("tokens", chunk, "int32"),
+        Port("start", rows, "int32"),
+        Port("length", rows, "int32"),
+    )
+    labels = (Port("labels", chunk, "int32"),)
     match bucket.program:
-        case ProgramName.PREFILL | ProgramName.PREFILL_IMAGES:
-            tokens = (
-                Port("tokens", chunk, "int32"),
-                Port("start", rows, "int32"),
-                Port("length", rows, "int32"),
-            )
-            if bucket.program is ProgramName.PREFILL_IMAGES:
-                assert vision is not None
-                # Room for as many soft tokens as the call has places: no call needs more.
-                room = (bucket.batch * bucket.tokens, vision.soft_token_size)
-                tokens += (
-                    Port("soft_tokens", room, "float32"),
-                    Port("soft_index", chunk, "int32"),
-                )
+        case ProgramName.PREFILL:
+            return text + drawing
+        case ProgramName.PREFILL_IMAGES:
+            return text + _image_inputs(bucket, vision) + drawing
         case ProgramName.DECODE:
-            tokens = (Port("token", rows, "int32"), Port("position", rows, "int32"))
+            return (Port("token", rows, "int32"), Port("position", rows, "int32"), *drawing)
         case ProgramName.GENERATE:
-            tokens = (
+            return (
                 Port("token", rows, "int32"),
                 Port("position", rows, "int32"),
                 Port("limit", rows, "int32"),
                 Port("stop_tokens", (bucket.batch, STOP_TOKENS), "int32"),
+                *drawing,
             )
         case ProgramName.SCORE:
-            return (
-                Port("tokens", chunk, "int32"),
-                Port("start", rows, "int32"),
-                Port("length", rows, "int32"),
-                Port("labels", chunk, "int32"),
-            )
+            return text + labels
+        case ProgramName.SCORE_IMAGES:
+            return text + _image_inputs(bucket, vision) + labels
         case ProgramName.CLASSIFY:
-            return (
-                Port("tokens", chunk, "int32"),
-                Port("start", rows, "int32"),
-                Port("length", rows, "int32"),
-            )
+            return text
+        case ProgramName.CLASSIFY_IMAGES:
+            return text + _image_inputs(bucket, vision)
         case ProgramName.EMBED:
             return (Port("tokens", chunk, "int32"), Port("length", rows, "int32"))
         case ProgramName.ENCODE_IMAGE:
@@ -75,7 +84,17 @@ def program_inputs(bucket: Bucket, vision: VisionRecord | None = None) -> tuple[
             side = vision.image_size
             shape = (bucket.batch, len(vision.channels), side, side)
             return (Port("pixels", shape, "float32"),)
-    return tokens + sampling_inputs(bucket.batch)
+
+
+def _image_inputs(bucket: Bucket, vision: VisionRecord | None) -> tuple[Port, ...]:
+    """What a chunk with images takes besides its tokens."""
+    assert vision is not None
+    # Room for as many soft tokens as the call has places: no call needs more.
+    room = (bucket.batch * bucket.tokens, vision.soft_token_size)
+    return (
+        Port("soft_tokens", room, "float32"),
+        Port("soft_index", (bucket.batch, bucket.tokens), "int32"),
+    )
 
 
 def keeps_cache(program: ProgramName) -> bool:
@@ -85,7 +104,14 @@ def keeps_cache(program: ProgramName) -> bool:
 
 def sees_images(program: ProgramName) -> bool:
     """Whether a program is only in bundles that take images."""
-    return program in (ProgramName.ENCODE_IMAGE, ProgramName.PREFILL_IMAGES)
+    return program is ProgramName.ENCODE_IMAGE or takes_images(program)
+
+
+def takes_images(program: ProgramName) -> bool:
+    """Whether a program reads texts that have images in them."""
+    return program in (
+        ProgramName.PREFILL_IMAGES, ProgramName.SCORE_IMAGES, ProgramName.CLASSIFY_IMAGES
+    )  # fmt: skip
 
 
 def sampling_inputs(batch: int) -> tuple[Port, ...]:
@@ -101,11 +127,12 @@ def sampling_inputs(batch: int) -> tuple[Port, ...]:
 
 def program_outputs(
     bucket: Bucket, vocab_size: int, labels: int = 0, embedding: int = 0,
-    vision: VisionRecord | None = None,
+    vision: VisionRecord | None = None, extras: ScoreExtras | None = None,
 ) -> tuple[Port, ...]:  # fmt: skip
     """The outputs of a program, in order; before the cache.
 
-    `labels` counts the classes of a classifier, `embedding` the numbers of a vector.
+    `labels` counts the classes of a classifier, `embedding` the numbers of a vector, `extras` is
+    what score gives besides log-probabilities.
     """
     rows, chunk = (bucket.batch,), (bucket.batch, bucket.tokens)
     match bucket.program:
@@ -122,15 +149,25 @@ def program_outputs(
                 Port("token", rows, "int32"),
                 Port("position", rows, "int32"),
             )
-        case ProgramName.SCORE:
-            return (Port("logprobs", chunk, "float32"),)
-        case ProgramName.CLASSIFY:
+        case ProgramName.SCORE | ProgramName.SCORE_IMAGES:
+            return (Port("logprobs", chunk, "float32"), *_score_extras(bucket, extras))
+        case ProgramName.CLASSIFY | ProgramName.CLASSIFY_IMAGES:
             return (Port("scores", (bucket.batch, labels), "float32"),)
         case ProgramName.EMBED:
             return (Port("embedding", (bucket.batch, embedding), "float32"),)
         case ProgramName.ENCODE_IMAGE:
             assert vision is not None
             return (Port("soft_tokens", (*chunk, vision.soft_token_size), "float32"),)
+
+
+def _score_extras(bucket: Bucket, extras: ScoreExtras | None) -> tuple[Port, ...]:
+    if extras is None:
+        return ()
+    chunk = (bucket.batch, bucket.tokens)
+    hidden = (extras.layers + 1, *chunk, extras.hidden_size)
+    weights = (extras.layers, bucket.batch, extras.heads, bucket.tokens, bucket.cache)
+    ports = (Port(HIDDEN_STATES, hidden, "float32"), Port(ATTENTIONS, weights, "float32"))
+    return tuple(port for port in ports if port.name in extras.names)
 
 
 def cache_tensors(layout: CacheLayout, batch: int) -> tuple[Port, ...]:

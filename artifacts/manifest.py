@@ -30,6 +30,8 @@ class ProgramName(enum.StrEnum):
     EMBED = "embed"
     ENCODE_IMAGE = "encode_image"
     PREFILL_IMAGES = "prefill_images"
+    SCORE_IMAGES = "score_images"
+    CLASSIFY_IMAGES = "classify_images"
 
 
 class LayerKind(enum.StrEnum):

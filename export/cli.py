@@ -83,6 +83,10 @@ _DEFAULT_JOBS = 4
     "machine. `gemma3-bundle verify --run` compares.",
 )  # fmt: skip
 @click.option(
+    "--outputs", default="", metavar="O,...",
+    help="What score gives besides log-probabilities: any of hidden_states,attentions.",
+)  # fmt: skip
+@click.option(
     "--jobs", type=click.IntRange(1, 256), metavar="N",
     help="Processes; each takes up to 300 MB.  [default: one per core, at most 4]",
 )  # fmt: skip
@@ -125,8 +129,9 @@ def command(as_json: bool, **flags: Any) -> None:
 def _options(
     meshes: tuple[str, ...], batch: str, prefill: str, cache: str, platform: str,
     jobs: int | None, images: str | None, formats: str, savedmodel_mesh: str | None, slots: int,
-    **rest: Any,
+    outputs: str, **rest: Any,
 ) -> ExportOptions:  # fmt: skip
+    from ..artifacts.convention import SCORE_OUTPUTS
     from .options import (
         FORMATS,
         PLATFORMS,
@@ -158,6 +163,7 @@ def _options(
         platforms=parse_names("--platform", platform, PLATFORMS),
         jobs=jobs or min(os.cpu_count() or 1, _DEFAULT_JOBS),
         images=parse_images(images),
+        outputs=parse_names("--outputs", outputs, SCORE_OUTPUTS) if outputs else (),
         **rest,
     )
 

@@ -15,7 +15,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from ..artifacts.convention import (
+    ATTENTIONS,
+    HIDDEN_STATES,
     Port,
+    ScoreExtras,
     cache_tensors,
     keeps_cache,
     program_inputs,
@@ -68,6 +71,7 @@ class Job:
     platform: str
     bucket: Bucket
     purpose: Purpose = GENERATING
+    score_outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def lower(job: Job) -> Lowered:
     sharder = make_sharder(job.mesh)
     context = LoweringContext(Platform(job.platform), sharder)
     names = tuple(p.name for p in model.parameters())
-    function = define(job.bucket, model, names, context)
+    function = define(job.bucket, model, names, context, job.score_outputs)
     specs = weight_specs(model, sharder)
     weights = tuple(
         jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharder.sharding(specs[p.name]))
@@ -180,8 +184,16 @@ class _Ports(NamedTuple):
 def _ports(job: Job) -> _Ports:
     bucket, vision = job.bucket, vision_record(vision_of(job.purpose))
     labels, embedding = len(label_names(job.purpose)), embedding_size(job.purpose, job.config)
-    outputs = program_outputs(bucket, job.config.vocab_size, labels, embedding, vision)
+    outputs = program_outputs(
+        bucket, job.config.vocab_size, labels, embedding, vision, _score_extras(job)
+    )
     return _Ports(program_inputs(bucket, vision), outputs, _cache_ports(job))
+
+
+def _score_extras(job: Job) -> ScoreExtras:
+    config = job.config
+    sizes = (config.num_hidden_layers, config.hidden_size, config.num_attention_heads)
+    return ScoreExtras(job.score_outputs, *sizes)
 
 
 def _record(job: Job, sharder: Sharder, ports: _Ports, weights: int) -> Program:
@@ -229,6 +241,10 @@ def _export(
     return jax.export.export(jitted, platforms=[platform])(*arguments)
 
 
+_OBSERVED_AXES = {
+    HIDDEN_STATES: ("norm", "batch", "norm", "norm"),
+    ATTENTIONS: ("norm", "batch", "heads", "norm", "norm"),
+}
 _CACHE_AXES = ("batch", "kv_heads", "slots", "norm")
 
 
@@ -240,6 +256,8 @@ def _port_spec(sharder: Sharder, port: Port) -> PartitionSpec:
     """
     if port.name.startswith("cache."):
         return sharder.spec("cache", _CACHE_AXES, port.shape)
+    if port.name in _OBSERVED_AXES:
+        return sharder.spec("inputs and outputs", _OBSERVED_AXES[port.name], port.shape)
     rank, first, second = len(port.shape), "batch", "norm"
     if port.name == "logits":
         second = "vocab_out"

@@ -48,6 +48,8 @@ class ExportOptions:
     """Whether a TF SavedModel comes with the programs; `meshes` has one of one device then."""
     slots: int = 0
     """Texts whose caches the SavedModel keeps between calls."""
+    outputs: tuple[str, ...] = ()
+    """What score gives besides log-probabilities, of convention.SCORE_OUTPUTS."""
 
     def __post_init__(self) -> None:
         if max(self.prefill) > min(self.cache):
@@ -69,8 +71,12 @@ class ExportOptions:
                 for tokens in self.prefill:
                     yield Bucket(ProgramName.SCORE, batch, tokens, cache)
 
-    def image_buckets(self, tokens_per_image: int) -> Iterator[Bucket]:
-        """What a model that sees images has besides `buckets`; empty when images are off.
+    def image_buckets(
+        self, tokens_per_image: int, programs: Sequence[ProgramName]
+    ) -> Iterator[Bucket]:
+        """What a model that sees images has besides; empty when images are off.
+
+        `programs` are those that read texts with images.
 
         Raises UsageError when no prefill bucket holds an image, which must not be split.
         """
@@ -88,7 +94,8 @@ class ExportOptions:
         for batch in self.batch:
             for cache in self.cache:
                 for tokens in sizes:
-                    yield Bucket(ProgramName.PREFILL_IMAGES, batch, tokens, cache)
+                    for program in programs:
+                        yield Bucket(program, batch, tokens, cache)
 
     def classifying_buckets(self) -> Iterator[Bucket]:
         """The grid of one mesh and platform for a classifier."""

@@ -24,6 +24,7 @@ from ..artifacts.manifest import (
     Manifest,
     MeshRecord,
     ModelRecord,
+    ProgramName,
     TokenizerRecord,
     Versions,
     Weight,
@@ -201,6 +202,11 @@ def _check_request(
     if options.stablehlo_version is not None:
         check_stablehlo(options.stablehlo_version)
     notes = []
+    if options.outputs and not isinstance(source.purpose, Generating):
+        raise UsageError(
+            f"--outputs {','.join(options.outputs)}: {source.name} is a "
+            f"{source.purpose.architecture} and has no score program; leave the option out"
+        )
     if source.checkpoint is not None:
         unused = check_tensors(source.checkpoint, {p.name: p.shape for p in _parameters(models)})
         if unused:
@@ -219,7 +225,7 @@ def _jobs(source: _Source, options: ExportOptions) -> list[Job]:
     scan = options.scan_layers or source.config.scan_layers
     config = dataclasses.replace(source.config, scan_layers=scan)
     return [
-        Job(config, options.dtype, mesh, platform, bucket, source.purpose)
+        Job(config, options.dtype, mesh, platform, bucket, source.purpose, options.outputs)
         for mesh in options.meshes
         for platform in options.platforms
         for bucket in _buckets(source.purpose, options)
@@ -227,14 +233,17 @@ def _jobs(source: _Source, options: ExportOptions) -> list[Job]:
 
 
 def _buckets(purpose: Purpose, options: ExportOptions) -> Iterable[Bucket]:
-    if isinstance(purpose, Classifying):
-        return options.classifying_buckets()
+    vision = vision_of(purpose)
     if isinstance(purpose, Embedding):
         return options.embedding_buckets()
-    vision = vision_of(purpose)
+    if isinstance(purpose, Classifying):
+        text, with_images = options.classifying_buckets(), (ProgramName.CLASSIFY_IMAGES,)
+    else:
+        text = options.buckets()
+        with_images = (ProgramName.PREFILL_IMAGES, ProgramName.SCORE_IMAGES)
     if vision is None:
-        return options.buckets()
-    return itertools.chain(options.buckets(), options.image_buckets(vision.mm_tokens_per_image))
+        return text
+    return itertools.chain(text, options.image_buckets(vision.mm_tokens_per_image, with_images))
 
 
 def _write_weights(
@@ -296,6 +305,7 @@ def _manifest(
         },
         tokenizer=tokenizer,
         vision=vision_record(vision),
+        score_outputs=options.outputs,
     )
 
 

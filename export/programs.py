@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ..artifacts.convention import IGNORED_LABEL
+from ..artifacts.convention import ATTENTIONS, HIDDEN_STATES, IGNORED_LABEL, takes_images
 from ..artifacts.manifest import Bucket, ProgramName
 from ..model.cache import KVCache, LayerCache
 from ..model.classification import SequenceClassifier
@@ -21,6 +21,7 @@ from ..model.embedding import TextEmbedder
 from ..model.functional import CausalLM
 from ..model.image_encoder import ImageEncoder
 from ..model.image_mask import SoftTokens
+from ..model.observe import Observed, Watch
 from .sampling import SamplingInputs, sample
 
 Array = jax.Array
@@ -36,25 +37,31 @@ def define(
     model: CausalLM | SequenceClassifier | TextEmbedder | ImageEncoder,
     names: tuple[str, ...],
     context: LoweringContext,
+    score_outputs: tuple[str, ...] = (),
 ) -> ProgramFunction:
-    """The function of the bucket's program; `names` orders the weights tuple."""
+    """The function of the bucket's program; `names` orders the weights tuple.
+
+    `score_outputs` is what score gives besides log-probabilities.
+    """
     if isinstance(model, SequenceClassifier):
-        assert bucket.program is ProgramName.CLASSIFY
-        return _classify(model, names, context)
+        assert bucket.program in (ProgramName.CLASSIFY, ProgramName.CLASSIFY_IMAGES)
+        return _classify(bucket, model, names, context)
     if isinstance(model, TextEmbedder):
         assert bucket.program is ProgramName.EMBED
         return _embed(model, names, context)
     if isinstance(model, ImageEncoder):
         assert bucket.program is ProgramName.ENCODE_IMAGE
         return _encode_image(model, names, context)
+    net = _Net(model, names, context)
+    if bucket.program in (ProgramName.SCORE, ProgramName.SCORE_IMAGES):
+        return _score(bucket, net, score_outputs)
     build = {
         ProgramName.PREFILL: _prefill,
         ProgramName.PREFILL_IMAGES: _prefill_images,
         ProgramName.DECODE: _decode,
         ProgramName.GENERATE: _generate,
-        ProgramName.SCORE: _score,
     }[bucket.program]
-    return build(bucket, _Net(model, names, context))
+    return build(bucket, net)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,16 @@ class _Net:
             params, tokens, start, length, unflatten_cache(cache), self.context, soft
         )
         return hidden, flatten_cache(updated)
+
+    def observe(
+        self, weights: Flat, tokens: Array, start: Array, length: Array, cache: Flat,
+        soft: SoftTokens | None, watch: Watch,
+    ) -> tuple[Array, Flat, Observed]:  # fmt: skip
+        params = dict(zip(self.names, weights, strict=True))
+        hidden, updated, observed = self.model.observe(
+            params, tokens, start, length, unflatten_cache(cache), self.context, soft, watch
+        )
+        return hidden, flatten_cache(updated), observed
 
     def logits(self, weights: Flat, hidden: Array) -> Array:
         params = dict(zip(self.names, weights, strict=True))
@@ -185,14 +202,16 @@ def _generate(bucket: Bucket, net: _Net) -> ProgramFunction:
 
 
 def _classify(
-    model: SequenceClassifier, names: tuple[str, ...], context: LoweringContext
+    bucket: Bucket, model: SequenceClassifier, names: tuple[str, ...], context: LoweringContext
 ) -> ProgramFunction:
     def classify(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
-        tokens, start, length = inputs
+        tokens, start, length, *images = inputs
+        assert bool(images) == takes_images(bucket.program)
         params = dict(zip(names, weights, strict=True))
         scores, updated = model.scores(
-            params, tokens, start, length, unflatten_cache(cache), context
-        )
+            params, tokens, start, length, unflatten_cache(cache), context,
+            SoftTokens(*images) if images else None,
+        )  # fmt: skip
         return (scores,), flatten_cache(updated)
 
     return classify
@@ -209,8 +228,9 @@ def _embed(
     return embed
 
 
-def _score(bucket: Bucket, net: _Net) -> ProgramFunction:
+def _score(bucket: Bucket, net: _Net, outputs: tuple[str, ...]) -> ProgramFunction:
     B, T = bucket.batch, bucket.tokens
+    watch = Watch(HIDDEN_STATES in outputs, bucket.cache if ATTENTIONS in outputs else 0)
 
     def label_logprobs(weights: Flat, hidden: Array, labels: Array) -> Array:
         """hidden [R,D], labels [R] -> log-probability of each label [R]."""
@@ -220,8 +240,9 @@ def _score(bucket: Bucket, net: _Net) -> ProgramFunction:
         return jnp.where(labels == IGNORED_LABEL, 0.0, chosen - jax.nn.logsumexp(logits, axis=-1))
 
     def score(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
-        tokens, start, length, labels = inputs
-        hidden, cache = net.hidden(weights, tokens, start, length, cache)
+        tokens, start, length, *images, labels = inputs
+        soft = SoftTokens(*images) if images else None
+        hidden, cache, seen = net.observe(weights, tokens, start, length, cache, soft, watch)
         width = max(1, _SCORE_ROWS // B)
         pieces = [
             label_logprobs(
@@ -230,6 +251,7 @@ def _score(bucket: Bucket, net: _Net) -> ProgramFunction:
             ).reshape(B, -1)
             for t in range(0, T, width)
         ]  # fmt: skip
-        return (jnp.concatenate(pieces, axis=1),), cache
+        extras = tuple(jnp.stack(arrays) for arrays in seen if arrays)
+        return (jnp.concatenate(pieces, axis=1), *extras), cache
 
     return score

@@ -41,6 +41,8 @@ class Classifying:
 
     labels: tuple[str, ...]
     """The name of each class, in the order of the scores."""
+    vision: Gemma3Config | None = None
+    """How images are seen; None for a model of text."""
     architecture = "Gemma3ForSequenceClassification"
 
 
@@ -94,7 +96,7 @@ def with_images(purpose: Purpose, checkpoint: Checkpoint, config: Gemma3TextConf
     """
     described = checkpoint.config.get("vision_config") is not None
     stored = any(name.startswith(_VISION_TENSORS) for name in checkpoint.tensors)
-    if not (isinstance(purpose, Generating) and described and stored):
+    if isinstance(purpose, Embedding) or not (described and stored):
         return purpose
     try:
         vision = dataclasses.replace(Gemma3Config.from_dict(checkpoint.config), text_config=config)
@@ -106,12 +108,12 @@ def with_images(purpose: Purpose, checkpoint: Checkpoint, config: Gemma3TextConf
     if vision.vision_config.num_channels != 3:
         got = vision.vision_config.num_channels
         raise _refusal(checkpoint, "vision_config.num_channels", "3, red, green and blue", got)
-    return Generating(vision)
+    return dataclasses.replace(purpose, vision=vision)
 
 
 def vision_of(purpose: Purpose) -> Gemma3Config | None:
     """The configuration of the vision side, None for a model without."""
-    return purpose.vision if isinstance(purpose, Generating) else None
+    return None if isinstance(purpose, Embedding) else purpose.vision
 
 
 def make_models(config: Gemma3TextConfig, purpose: Purpose, dtype: jnp.dtype) -> dict[str, Model]:
@@ -128,7 +130,7 @@ def make_model(config: Gemma3TextConfig, purpose: Purpose, dtype: jnp.dtype) -> 
     match purpose:
         case Generating():
             return CausalLM(config, dtype)
-        case Classifying(labels):
+        case Classifying(labels, _):
             return SequenceClassifier(config, len(labels), dtype)
         case Embedding(dense):
             return TextEmbedder(config, dense, dtype)

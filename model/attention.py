@@ -36,19 +36,28 @@ def attend(
     Returns:
       [B,T,N,H] float32.
     """
-    rows = _rows(query * scale, new.key.shape[1])  # [B,K,G*T,H]
-    G = query.shape[2] // new.key.shape[1]
-    old_scores = _masked(_scores(rows, old.key, cap), visible.old[:, None, None], G)
-    new_scores = _masked(_scores(rows, new.key, cap), visible.new[:, None, None], G)
-    peak = jnp.maximum(old_scores.max(-1, keepdims=True), new_scores.max(-1, keepdims=True))
-    old_weights, new_weights = jnp.exp(old_scores - peak), jnp.exp(new_scores - peak)
-    total = old_weights.sum(-1, keepdims=True) + new_weights.sum(-1, keepdims=True)
+    old_weights, new_weights, total = _weights(query * scale, new, old, visible, cap)
     mixed = context.in_halves(  # [B,K,G*T,H]
         query.shape[0] * query.shape[1],
         lambda a, b: (a + b) / total, "norm",
         _mix(old_weights, old.value), _mix(new_weights, new.value),
     )  # fmt: skip
     return _heads(mixed, query.shape)
+
+
+def attention_weights(
+    query: Array, new: LayerCache, old: LayerCache, visible: Visibility, scale: float,
+    cap: float | None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """What each query of `attend` gives to each key, for those who want to look.
+
+    Args as in `attend`. Returns weights of the old cache [B,N,T,S] and of the new tokens
+    [B,N,T,T], float32, that add up to 1 over both.
+    """
+    *parts, total = _weights(query * scale, new, old, visible, cap)
+    B, T, N, _ = query.shape
+    old_weights, new_weights = ((part / total).reshape(B, N, T, -1) for part in parts)
+    return old_weights, new_weights
 
 
 def attend_within(
@@ -62,6 +71,20 @@ def attend_within(
     scores = _scores(_rows(query * scale, new.key.shape[1]), new.key, cap)
     weights = jax.nn.softmax(_masked(scores, visible[:, None, None], groups), axis=-1)
     return _heads(_mix(weights, new.value), query.shape)
+
+
+def _weights(
+    query: Array, new: LayerCache, old: LayerCache, visible: Visibility, cap: float | None
+) -> tuple[Array, Array, Array]:
+    """exp of the scores of the old [B,K,G*T,S] and new [B,K,G*T,T] keys, and their sum."""
+    rows = _rows(query, new.key.shape[1])  # [B,K,G*T,H]
+    G = query.shape[2] // new.key.shape[1]
+    old_scores = _masked(_scores(rows, old.key, cap), visible.old[:, None, None], G)
+    new_scores = _masked(_scores(rows, new.key, cap), visible.new[:, None, None], G)
+    peak = jnp.maximum(old_scores.max(-1, keepdims=True), new_scores.max(-1, keepdims=True))
+    old_weights, new_weights = jnp.exp(old_scores - peak), jnp.exp(new_scores - peak)
+    total = old_weights.sum(-1, keepdims=True) + new_weights.sum(-1, keepdims=True)
+    return old_weights, new_weights, total
 
 
 def _rows(query: Array, kv_heads: int) -> Array:

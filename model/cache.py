@@ -94,6 +94,30 @@ def visible_both_ways(layer_type: LayerType, window: int, tokens: int, length: A
     return valid & near[None]
 
 
+def weights_by_position(
+    layer_type: LayerType, old: Array, new: Array, start: Array, positions: int
+) -> Array:
+    """Attention weights in the order of their keys' positions: [B,N,T,positions].
+
+    Args:
+      old: [B,N,T,S], of the slots of the old cache.
+      new: [B,N,T,T], of the chunk, whose first token is at position `start` [B].
+    """
+    slots, tokens = old.shape[-1], new.shape[-1]
+    position = jnp.arange(positions, dtype=jnp.int32)[None, :]
+    token = position - start[:, None]  # [B,P]: negative in the old cache
+    slot = jnp.mod(position, slots) if layer_type == LayerType.SLIDING else position
+    slot = jnp.broadcast_to(jnp.minimum(slot, slots - 1), token.shape)
+
+    def taken(weights: Array, index: Array, valid: Array) -> Array:
+        found = jnp.take_along_axis(weights, index[:, None, None, :], axis=-1)
+        return jnp.where(valid[:, None, None, :], found, 0.0)
+
+    from_old = taken(old, slot, (token < 0) & (token >= -slots))
+    from_new = taken(new, jnp.clip(token, 0, tokens - 1), (token >= 0) & (token < tokens))
+    return from_old + from_new
+
+
 def update_layer(
     layer_type: LayerType, cache: LayerCache, new: LayerCache, start: Array,
     length: Array | None, platform: Platform = Platform.CPU,

@@ -9,9 +9,11 @@ from flax import nnx
 from .cache import KVCache
 from .config import Gemma3TextConfig
 from .context import LoweringContext
+from .decoder import Gemma3TextModel
 from .functional import store_order
+from .image_mask import SoftTokens
 from .pure import ParameterSpec, Params, PureModule
-from .text import Gemma3TextModel, Linear
+from .text import Linear
 
 Array = jax.Array
 
@@ -37,15 +39,16 @@ class Gemma3ForSequenceClassification(nnx.Module):
         self.score = Linear(shape, axes, config, dtype, rngs)
 
     def __call__(
-        self, tokens: Array, start: Array, length: Array, cache: KVCache, context: LoweringContext
-    ) -> tuple[Array, KVCache]:
-        """Read a chunk of each row: see Gemma3TextModel for the arguments.
+        self, tokens: Array, start: Array, length: Array, cache: KVCache,
+        context: LoweringContext, soft: SoftTokens | None = None,
+    ) -> tuple[Array, KVCache]:  # fmt: skip
+        """Read a chunk of each row: see Gemma3TextModel.extend for the arguments.
 
         Returns:
           Logits of the classes [B,C] float32 after the last valid token of each row's chunk, and
           the cache with the chunk. final_logit_softcapping is for tokens and not applied.
         """
-        hidden, cache = self.model(tokens, start, length, cache, context)
+        hidden, cache = self.model.extend(tokens, start, length, cache, context, soft)
         last = jnp.maximum(length, 1) - 1
         row = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # [B,D]
         return self.score(row, context), cache
@@ -70,7 +73,7 @@ class SequenceClassifier:
 
     def scores(
         self, params: Params, tokens: Array, start: Array, length: Array, cache: KVCache,
-        context: LoweringContext,
+        context: LoweringContext, soft: SoftTokens | None = None,
     ) -> tuple[Array, KVCache]:  # fmt: skip
         """Logits of the classes [B,C] float32 and the cache; see the module."""
-        return self._module.bind(params)(tokens, start, length, cache, context)
+        return self._module.bind(params)(tokens, start, length, cache, context, soft)

@@ -11,9 +11,10 @@ from flax import nnx
 
 from .config import Gemma3TextConfig
 from .context import LoweringContext
+from .decoder import Gemma3TextModel
 from .functional import store_order
 from .pure import ParameterSpec, Params, PureModule
-from .text import Gemma3TextModel, Linear
+from .text import Linear
 
 Array = jax.Array
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from .cache import KVCache
 from .config import Gemma3TextConfig
 from .context import LoweringContext
+from .decoder import Gemma3ForCausalLM
 from .image_mask import SoftTokens
+from .observe import Observed, Watch
 from .pure import ParameterSpec, Params, PureModule
-from .text import Gemma3ForCausalLM
 
 Array = jax.Array
 
@@ -38,7 +39,16 @@ class CausalLM:
 
         tokens [B,T], start [B] and length [B] are int32; see Gemma3TextModel.
         """
-        return self._module.bind(params)(tokens, start, length, cache, context, soft)
+        model = self._module.bind(params).model
+        return model.extend(tokens, start, length, cache, context, soft)
+
+    def observe(
+        self, params: Params, tokens: Array, start: Array, length: Array, cache: KVCache,
+        context: LoweringContext, soft: SoftTokens | None, watch: Watch,
+    ) -> tuple[Array, KVCache, Observed]:  # fmt: skip
+        """`forward`, and what `watch` asks for."""
+        model = self._module.bind(params).model
+        return model.observe(tokens, start, length, cache, context, soft, watch)
 
     def logits(self, params: Params, hidden: Array, context: LoweringContext) -> Array:
         """hidden [...,D] -> logits [...,V] float32."""

@@ -10,21 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .attention import Visibility, attend, attend_within
+from .attention import Visibility, attend, attend_within, attention_weights
 from .cache import (
     KVCache,
     LayerCache,
-    init_cache,
     update_layer,
-    visible_both_ways,
     visible_new,
     visible_slots,
+    weights_by_position,
 )
 from .config import Gemma3TextConfig, LayerType
-from .context import LoweringContext, softcap
-from .image_mask import SoftTokens, image_groups, merge_soft_tokens, visible_new_with_images
-from .rope import apply_rope, default_frequencies, rope_tables
-from .stack import run_layers
+from .context import LoweringContext
+from .image_mask import visible_new_with_images
+from .rope import apply_rope, rope_tables
 
 Array = jax.Array
 
@@ -166,6 +164,23 @@ class Gemma3Attention(nnx.Module):
         cache = update_layer(self.layer_type, cache, new, start, step.length, context.platform)
         return self._output(mixed, context), cache
 
+    def weights(
+        self, x: Array, step: LayerStep, cache: LayerCache, context: LoweringContext,
+        positions: int,
+    ) -> Array:  # fmt: skip
+        """What a call with the same arguments gives to the key at each position.
+
+        x [B,T,D] -> [B,N,T,positions] float32. The call's projections and scores are written
+        again, and merged by the compiler.
+        """
+        query, new = self._project(x, step.rope, cache.key.dtype, context)
+        old, own = attention_weights(
+            query, new, cache, step.visible,
+            self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping,
+        )  # fmt: skip
+        weights = weights_by_position(self.layer_type, old, own, step.start, positions)
+        return context.constrain(weights, ("batch", "heads", "tokens", "norm"))
+
     def encode(
         self, x: Array, rope: tuple[Array, Array], visible: Array, context: LoweringContext
     ) -> Array:
@@ -226,6 +241,14 @@ class Gemma3DecoderLayer(nnx.Module):
         )
         return self._finish(x, attention, context), cache
 
+    def attention_weights(
+        self, x: Array, step: LayerStep, cache: LayerCache, context: LoweringContext,
+        positions: int,
+    ) -> Array:  # fmt: skip
+        """x [B,T,D] -> what its tokens give to the key at each position, [B,N,T,positions]."""
+        normed = self.input_layernorm.operand(x, context)
+        return self.self_attn.weights(normed, step, cache, context, positions)
+
     def encode(
         self, x: Array, rope: tuple[Array, Array], visible: Array, context: LoweringContext
     ) -> Array:
@@ -254,9 +277,12 @@ class LayerStep(NamedTuple):
 
 def layer_steps(
     config: Gemma3TextConfig, start: Array, length: Array | None, tokens: int, cache: KVCache,
-    soft: SoftTokens | None = None,
+    groups: Array | None = None,
 ) -> dict[LayerType, LayerStep]:  # fmt: skip
-    """For each kind of layer what a chunk of `tokens` tokens is to it."""
+    """For each kind of layer what a chunk of `tokens` tokens is to it.
+
+    `groups` [B,T] are the chunk's images, see image_groups; None where it has none.
+    """
     positions = start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]  # [B,T]
     last = start if length is None else start + jnp.maximum(length, 1) - 1
     steps: dict[LayerType, LayerStep] = {}
@@ -267,122 +293,8 @@ def layer_steps(
         visible = Visibility(
             visible_slots(kind, slots, window, start, positions),
             visible_new(kind, window, tokens)[None]
-            if soft is None
-            else visible_new_with_images(kind, window, image_groups(soft.index >= 0)),
+            if groups is None
+            else visible_new_with_images(kind, window, groups),
         )
         steps[kind] = LayerStep(start, length, visible, rope_tables(config, kind, positions, last))
     return steps
-
-
-class Gemma3TextModel(nnx.Module):
-    """Embeddings, decoder layers and the final norm."""
-
-    def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None):
-        self.config = config
-        self.embed_tokens = Gemma3TextScaledWordEmbedding(config, dtype, rngs)
-        self.layers = nnx.List(
-            Gemma3DecoderLayer(config, kind, dtype, rngs) for kind in config.layer_types
-        )
-        self.norm = Gemma3RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, rngs)
-
-    @property
-    def default_frequencies(self) -> np.ndarray:
-        """Unscaled inverse rope frequencies of the global layers, [head_dim / 2] float32."""
-        return default_frequencies(self.config)
-
-    def __call__(
-        self,
-        tokens: Array,
-        start: Array,
-        length: Array | None,
-        cache: KVCache,
-        context: LoweringContext,
-        soft: SoftTokens | None = None,
-    ) -> tuple[Array, KVCache]:
-        """Run a chunk of tokens.
-
-        Args:
-          tokens: [B,T] int32.
-          start: [B] int32, position of each row's first token; 0..start-1 are in the cache.
-          length: [B] int32, valid tokens of each row; the rest of the chunk is padding. None
-            when the chunk is one token and every row has it.
-          soft: the chunk's images; their tokens see each other. Not while decoding.
-
-        Returns:
-          Hidden states after the final norm [B,T,D] float32, and the cache with the chunk.
-        """
-        steps = layer_steps(self.config, start, length, tokens.shape[1], cache, soft)
-        x = self.embed_tokens(tokens)
-        x = x if soft is None else merge_soft_tokens(x, soft)
-        x = context.constrain(x, ("batch", "tokens", "norm"))
-
-        def call(layer: Gemma3DecoderLayer, x: Array, step: LayerStep, cache: LayerCache):
-            return layer(x, step, cache, context)
-
-        x, updated = run_layers(call, self.layers, self.config, x, steps, cache)
-        return self.norm(x), updated
-
-    def encode(self, tokens: Array, length: Array, context: LoweringContext) -> Array:
-        """Read whole texts in both directions, as use_bidirectional_attention asks.
-
-        Args:
-          tokens: [B,T] int32.
-          length: [B] int32, valid tokens of each row; the rest is padding that none of them sees.
-
-        Returns:
-          Hidden states after the final norm [B,T,D] float32; those of padding mean nothing.
-        """
-        size, window = tokens.shape[1], self.config.sliding_window
-        positions = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), tokens.shape)
-        last = jnp.maximum(length, 1) - 1
-        kinds = sorted(set(self.config.layer_types))
-        shared = {
-            kind: (
-                rope_tables(self.config, kind, positions, last),
-                visible_both_ways(kind, window, size, length),
-            )
-            for kind in kinds
-        }
-        x = context.constrain(self.embed_tokens(tokens), ("batch", "tokens", "norm"))
-
-        def call(layer: Gemma3DecoderLayer, x: Array, shared: tuple, state: None):
-            rope, visible = shared
-            return layer.encode(x, rope, visible, context), state
-
-        x, _ = run_layers(call, self.layers, self.config, x, shared, [None] * len(self.layers))
-        return self.norm(x)
-
-
-class Gemma3ForCausalLM(nnx.Module):
-    """The text model with its language-modelling head, tied or not."""
-
-    def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None):
-        self.config = config
-        self.model = Gemma3TextModel(config, dtype, rngs)
-        if not config.tie_word_embeddings:
-            shape = (config.vocab_size, config.hidden_size)
-            self.lm_head = Linear(shape, ("vocab_out", "embed"), config, dtype, rngs)
-
-    def __call__(
-        self,
-        tokens: Array,
-        start: Array,
-        length: Array | None,
-        cache: KVCache,
-        context: LoweringContext,
-        soft: SoftTokens | None = None,
-    ) -> tuple[Array, KVCache]:
-        """Hidden states of a chunk, as Gemma3TextModel; logits come from `apply_lm_head`."""
-        return self.model(tokens, start, length, cache, context, soft)
-
-    def apply_lm_head(self, hidden: Array, context: LoweringContext) -> Array:
-        """hidden [...,D] -> logits [...,V] float32, with final_logit_softcapping where set."""
-        if self.config.tie_word_embeddings:
-            logits = context.product(hidden, self.model.embed_tokens.weight[...])
-        else:
-            logits = self.lm_head(hidden, context)
-        return softcap(logits, self.config.final_logit_softcapping)
-
-    def init_cache(self, batch_size: int, max_length: int, dtype: jnp.dtype) -> KVCache:
-        """A fresh cache for rows of up to `max_length` positions."""
-        return init_cache(self.config, batch_size, max_length, dtype)

@@ -84,35 +84,32 @@ class Grid:
 
     def generating(self) -> frozenset[Shape]:
         """Shapes that can take in a prompt and go on from it."""
-        following = self._shapes(ProgramName.GENERATE) | self._shapes(ProgramName.DECODE)
-        return self._shapes(ProgramName.PREFILL) & following
+        following = self.shapes(ProgramName.GENERATE) | self.shapes(ProgramName.DECODE)
+        return self.shapes(ProgramName.PREFILL) & following
 
     def stepping(self) -> frozenset[Shape]:
         """Shapes that can generate one token at a time, with the logits of each."""
-        return self._shapes(ProgramName.PREFILL) & self._shapes(ProgramName.DECODE)
+        return self.shapes(ProgramName.PREFILL) & self.shapes(ProgramName.DECODE)
 
     def scoring(self) -> frozenset[Shape]:
         """Shapes that can give the log-probabilities of a text."""
-        return self._shapes(ProgramName.SCORE)
+        return self.shapes(ProgramName.SCORE)
 
     def classifying(self) -> frozenset[Shape]:
         """Shapes that can give the scores of the classes for a text."""
-        return self._shapes(ProgramName.CLASSIFY)
+        return self.shapes(ProgramName.CLASSIFY)
 
     def embedding(self) -> frozenset[Shape]:
         """Shapes, of no cache, that can give the vector of a text."""
-        return self._shapes(ProgramName.EMBED)
-
-    def taking_images(self) -> frozenset[Shape]:
-        """Shapes that can take in a prompt with images."""
-        return self._shapes(ProgramName.PREFILL_IMAGES)
+        return self.shapes(ProgramName.EMBED)
 
     def image_counts(self) -> tuple[int, ...]:
         """How many images one call can encode, ascending; empty without such a program."""
         encoding = (b for b in self.buckets if b.program == ProgramName.ENCODE_IMAGE)
         return tuple(sorted(bucket.batch for bucket in encoding))
 
-    def _shapes(self, program: ProgramName) -> frozenset[Shape]:
+    def shapes(self, program: ProgramName) -> frozenset[Shape]:
+        """Batch and cache of every bucket of `program`."""
         return frozenset(
             Shape(bucket.batch, bucket.cache)
             for bucket in self.buckets

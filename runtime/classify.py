@@ -7,52 +7,70 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..artifacts.manifest import Bucket, ProgramName
-from .buckets import Group, plan_prefill
+from .buckets import Group
 from .generate import check_prompts
 from .model import LoadedModel
+from .reading import CLASSIFY, chunk_inputs, plan_calls, reading_buckets
+from .vision import Images, check_images, encode_prompts, has_images
+
+Texts = Sequence[Sequence[int]]
 
 
-def classify(model: LoadedModel, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+def classify(model: LoadedModel, texts: Texts, images: Images = ()) -> list[list[float]]:
     """Logits of the classes for texts given as token ids, in their order.
 
     Padding at the end of a text (the model's pad token) is not part of it. The classes are named
-    by `labels` in the bundle's manifest. Raises UsageError before anything runs when a text does
-    not fit the model.
+    by `labels` in the bundle's manifest. `images` is as in generate.Request. Raises UsageError
+    before anything runs when a text does not fit the model.
     """
-    return run_classify(model, texts, plan_classify(model, texts))
+    return run_classify(model, texts, images, plan_classify(model, texts, images))
 
 
-def plan_classify(model: LoadedModel, texts: Sequence[Sequence[int]]) -> list[Group]:
+def plan_classify(model: LoadedModel, texts: Texts, images: Images) -> list[Group]:
     """The groups that serve the texts; raises UsageError when the model cannot serve them."""
     check_prompts(model, texts)
-    shapes, lengths = model.grid.classifying(), [len(text) for text in texts]
-    model.grid.require_fit(shapes, "classify", lengths, new_tokens=0)
-    return model.grid.groups(shapes, len(texts), max(lengths))
+    check_images(model, texts, images)
+    shapes, what = model.grid.classifying(), "classify"
+    if has_images(images):
+        shapes, what = shapes & model.grid.shapes(ProgramName.CLASSIFY_IMAGES), "classify images"
+    lengths = [len(text) for text in texts]
+    model.grid.require_fit(shapes, what, lengths, new_tokens=0)
+    groups = model.grid.groups(shapes, len(texts), max(lengths))
+    for group in groups:
+        rows = _rows(model, texts, group)
+        plan_calls(model, group.shape, rows, _of(images, group), CLASSIFY)  # refuses what is long
+    return groups
 
 
 def classify_buckets(
-    model: LoadedModel, texts: Sequence[Sequence[int]], groups: Sequence[Group]
+    model: LoadedModel, texts: Texts, images: Images, groups: Sequence[Group]
 ) -> set[Bucket]:
     """The programs that serving the groups takes: what to compile ahead."""
-    return {
-        Bucket(ProgramName.CLASSIFY, group.shape.batch, size, group.shape.cache)
-        for group in groups
-        for size in _chunks(model, _rows(model, texts, group), group)
-    }
+    found: set[Bucket] = set()
+    for group in groups:
+        rows = _rows(model, texts, group)
+        found |= reading_buckets(model, group.shape, rows, _of(images, group), CLASSIFY)
+    return found
 
 
 def run_classify(
-    model: LoadedModel, texts: Sequence[Sequence[int]], groups: Sequence[Group]
+    model: LoadedModel, texts: Texts, images: Images, groups: Sequence[Group]
 ) -> list[list[float]]:
     """Scores of texts that `plan_classify` has put into groups."""
     return [
         scores
         for group in groups
-        for scores in _classify_group(model, _rows(model, texts, group), group)
-    ]
+        for scores in _classify_group(
+            model, _rows(model, texts, group), _of(images, group), group
+        )
+    ]  # fmt: skip
 
 
-def _rows(model: LoadedModel, texts: Sequence[Sequence[int]], group: Group) -> list[Sequence[int]]:
+def _of(images: Images, group: Group) -> Images:
+    return images[group.first : group.first + group.count]
+
+
+def _rows(model: LoadedModel, texts: Texts, group: Group) -> list[Sequence[int]]:
     """The texts of a group, each up to its rightmost token that is not padding."""
     pad = model.bundle.manifest.model.pad_token_id
     rows = []
@@ -62,30 +80,18 @@ def _rows(model: LoadedModel, texts: Sequence[Sequence[int]], group: Group) -> l
     return rows
 
 
-def _chunks(model: LoadedModel, rows: list[Sequence[int]], group: Group) -> list[int]:
-    longest = max(len(row) for row in rows)
-    return plan_prefill(longest, model.grid.tokens(ProgramName.CLASSIFY, group.shape))
-
-
 def _classify_group(
-    model: LoadedModel, rows: list[Sequence[int]], group: Group
+    model: LoadedModel, rows: list[Sequence[int]], images: Images, group: Group
 ) -> list[list[float]]:
     batch, length = group.shape.batch, group.shape.cache
-    lengths = np.zeros(batch, np.int32)
-    lengths[: len(rows)] = [len(row) for row in rows]
-    cache, start = model.new_cache(group.shape), 0
+    soft = encode_prompts(model, rows, images) if has_images(images) else None
+    cache = model.new_cache(group.shape)
     found: list[list[float]] = [[] for _ in rows]
-    for size in _chunks(model, rows, group):
-        tokens = np.zeros((batch, size), np.int32)
-        for number, row in enumerate(rows):
-            part = row[start : start + size]
-            tokens[number, : len(part)] = part
-        here = np.clip(lengths - start, 0, size).astype(np.int32)
-        program = model.program(Bucket(ProgramName.CLASSIFY, batch, size, length))
-        outputs, cache = program((tokens, np.full(batch, start, np.int32), here), cache)
+    for call in plan_calls(model, group.shape, rows, images, CLASSIFY):
+        program = model.program(Bucket(call.program, batch, call.size, length))
+        outputs, cache = program(chunk_inputs(call, rows, batch, soft), cache)
         scores = np.asarray(outputs[0])  # [B,C]
-        for number, row in enumerate(rows):
-            if start < len(row) <= start + size:
+        for number, (start, count) in enumerate(call.rows):
+            if count and start + count == len(rows[number]):
                 found[number] = [float(score) for score in scores[number]]
-        start += size
     return found

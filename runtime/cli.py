@@ -48,6 +48,8 @@ class Options:
     ignore_eos: bool
     logprobs: int | None
     score: bool
+    labels: tuple[str, ...]
+    outputs_to: Path | None
     classify: bool
     embed: bool
     mesh: str | None
@@ -128,6 +130,18 @@ class Options:
     "--logprobs", type=int, metavar="K", help="The K likeliest tokens at each step; prints JSON."
 )
 @click.option("--score", is_flag=True, help="Log-probabilities of the prompt instead of new text.")
+@click.option(
+    "--labels",
+    multiple=True,
+    metavar="-100,17,18",
+    help="With --score: a label for each token of the prompt, -100 for none. Repeatable.",
+)
+@click.option(
+    "--outputs-to",
+    metavar="F.npz",
+    type=click.Path(path_type=Path),
+    help="With --score: write the hidden states and attentions that BUNDLE gives.",
+)
 @click.option("--classify", is_flag=True, help="Class scores of the prompt.")
 @click.option("--embed", is_flag=True, help="The vector of the prompt.")
 @click.option("--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default.")
@@ -169,14 +183,14 @@ def run(options: Options) -> None:
     prompts, stop_tokens = _read_prompts(options, bundle, pictures)
     with StatusLine() as status:
         model = load_model(bundle, options.mesh, options.platform, status, not options.no_cache)
+        images = pixels_of(pictures)
         if options.score:
-            _score(options, model, prompts, status)
+            _score(options, model, prompts, images, status)
         elif options.classify:
-            _classify(options, model, prompts, status)
+            _classify(options, model, prompts, images, status)
         elif options.embed:
             _embed(options, model, prompts, status)
         else:
-            images = pixels_of(pictures)
             _generate(options, model, prompts, sampling, stop_tokens, images, status)
 
 
@@ -203,10 +217,25 @@ def _check_flags(options: Options) -> None:
         "--ignore-eos": options.ignore_eos,
         "--logprobs": options.logprobs is not None,
         "--temperature": options.temperature != 0,
-        "--image": bool(options.image),
     }
     for flag in [flag for flag, given in generating.items() if given and asked]:
         raise UsageError(f"{asked[0]} and {flag} exclude each other: {asked[0]} generates nothing")
+    if options.embed and options.image:
+        raise UsageError("--embed and --image exclude each other: an embedding model reads text")
+    _check_score_flags(options)
+
+
+def _check_score_flags(options: Options) -> None:
+    for flag, given in (("--labels", options.labels), ("--outputs-to", options.outputs_to)):
+        if given and not options.score:
+            raise UsageError(f"{flag} needs --score: it says what to score, or what comes of it")
+    path = options.outputs_to
+    if path is None:
+        return
+    if path.suffix != ".npz":
+        raise UsageError(f"--outputs-to: expected a file name that ends in .npz, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--outputs-to: {path.parent} is no folder; make it first")
 
 
 def _refuse_missing_programs(options: Options, bundle: Bundle) -> None:
@@ -222,6 +251,8 @@ def _refuse_missing_programs(options: Options, bundle: Bundle) -> None:
             )
     for flag, given, program in (
         ("--image", bool(options.image), "encode_image"),
+        ("--image with --score", bool(options.image and options.score), "score_images"),
+        ("--image with --classify", bool(options.image and options.classify), "classify_images"),
         ("--classify", options.classify, "classify"),
         ("--embed", options.embed, "embed"),
     ):
@@ -245,7 +276,7 @@ def _read_prompts(
     """Token ids of each prompt, and the stop tokens that their form brings with it."""
     vision = bundle.manifest.vision
     if options.tokens:
-        return [_parse_tokens(text) for text in options.tokens], []
+        return [_parse_ids("--tokens", "2,17,18", text) for text in options.tokens], []
     tokenizer = open_tokenizer(bundle)
     stop_tokens = []
     if options.chat and not options.ignore_eos:
@@ -264,12 +295,12 @@ def _read_prompts(
     return [tokenizer.encode(text, add_bos) + end for text in options.prompt], []
 
 
-def _parse_tokens(text: str) -> list[int]:
+def _parse_ids(flag: str, example: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise UsageError(
-            f"--tokens: expected ids separated by commas, such as 2,17,18, got {text!r}"
+            f"{flag}: expected ids separated by commas, such as {example}, got {text!r}"
         ) from error
 
 
@@ -317,34 +348,46 @@ def _generate(
 
 
 def _score(
-    options: Options, model: LoadedModel, texts: list[list[int]], status: StatusLine
-) -> None:
-    from .report import score_json, score_lines
-    from .score import plan_score, run_score, score_buckets
+    options: Options, model: LoadedModel, texts: list[list[int]], images: list[np.ndarray],
+    status: StatusLine,
+) -> None:  # fmt: skip
+    from .report import score_json, score_lines, write_outputs
+    from .score import ScoreRequest, plan_score, run_score, score_buckets
 
-    groups = plan_score(model, texts)
-    compile_ahead(model, score_buckets(model, texts, groups), status)
+    labels = [_parse_ids("--labels", "-100,17,18", text) for text in options.labels]
+    outputs = model.bundle.manifest.score_outputs if options.outputs_to else ()
+    if options.outputs_to and not outputs:
+        raise UsageError(
+            f"--outputs-to: the score program of {options.bundle} gives log-probabilities only; "
+            "re-export with --outputs hidden_states,attentions"
+        )
+    request = ScoreRequest(texts, labels, images, outputs)
+    groups = plan_score(model, request)
+    compile_ahead(model, score_buckets(model, request, groups), status)
     status.say("scoring")
-    scores = run_score(model, texts, groups)
+    scores = run_score(model, request, groups)
     status.say("")
+    if options.outputs_to:
+        write_outputs(options.outputs_to, texts, scores)
     if _prints_text(options):
         tokenizer = model.tokenizer if model.bundle.manifest.tokenizer is not None else None
-        print("\n".join(score_lines(texts[0], scores[0], tokenizer)))
+        print("\n".join(score_lines((labels or texts)[0], scores[0], tokenizer)))
     else:
         for score in scores:
             print(json.dumps(score_json(score)))
 
 
 def _classify(
-    options: Options, model: LoadedModel, texts: list[list[int]], status: StatusLine
-) -> None:
+    options: Options, model: LoadedModel, texts: list[list[int]], images: list[np.ndarray],
+    status: StatusLine,
+) -> None:  # fmt: skip
     from .classify import classify_buckets, plan_classify, run_classify
     from .report import classify_json, classify_lines
 
-    groups = plan_classify(model, texts)
-    compile_ahead(model, classify_buckets(model, texts, groups), status)
+    groups = plan_classify(model, texts, images)
+    compile_ahead(model, classify_buckets(model, texts, images, groups), status)
     status.say("classifying")
-    results = run_classify(model, texts, groups)
+    results = run_classify(model, texts, images, groups)
     status.say("")
     if _prints_text(options):
         print("\n".join(classify_lines(model.bundle.manifest.model.labels, results[0])))

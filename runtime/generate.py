@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import Bucket, ProgramName
-from .buckets import Group, Shape, pick, plan_prefill
+from .buckets import Group, Shape, pick
 from .model import LoadedModel
+from .reading import PREFILL, plan_calls, reading_buckets
 from .sampling import SamplingParameters, TopTokens
 from .session import Session, Step
 from .text import TextStream
-from .vision import Images, check_images, has_images, image_buckets, plan_calls
+from .vision import Images, check_images, has_images
 
 # Tokens of one call of the device loop while somebody reads along or a stop text may end it.
 STREAM_TOKENS = 8
@@ -135,8 +136,8 @@ def plan_request(model: LoadedModel, request: Request) -> list[Group]:
     model.grid.require_fit(shapes, what, lengths, request.max_new_tokens)
     groups = model.grid.groups(shapes, len(lengths), max(lengths) + request.max_new_tokens)
     for group in groups:
-        if has_images(_images_of(request, group)):
-            plan_calls(model, group.shape, _prompts_of(request, group))  # refuses what is too long
+        prompts, images = _prompts_of(request, group), _images_of(request, group)
+        plan_calls(model, group.shape, prompts, images, PREFILL)  # refuses what is too long
     return groups
 
 
@@ -146,12 +147,7 @@ def buckets_of(model: LoadedModel, request: Request, groups: Sequence[Group]) ->
     for group in groups:
         batch, cache = group.shape.batch, group.shape.cache
         prompts, images = _prompts_of(request, group), _images_of(request, group)
-        if has_images(images):
-            buckets |= image_buckets(model, group.shape, prompts, images)
-        else:
-            sizes = model.grid.tokens(ProgramName.PREFILL, group.shape)
-            for size in plan_prefill(max(map(len, prompts)), sizes):
-                buckets.add(Bucket(ProgramName.PREFILL, batch, size, cache))
+        buckets |= reading_buckets(model, group.shape, prompts, images, PREFILL)
         sizes = model.grid.tokens(ProgramName.GENERATE, group.shape)
         if request.max_new_tokens == 1:
             continue
@@ -269,7 +265,7 @@ def _usable_shapes(
     if logprobs:
         shapes, what = model.grid.stepping(), "generate with log-probabilities"
     if has_images(images):
-        return shapes & model.grid.taking_images(), f"{what} from images"
+        return shapes & model.grid.shapes(ProgramName.PREFILL_IMAGES), f"{what} from images"
     return shapes, what
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..artifacts.errors import UsageError
 from ..artifacts.memory import peak_rss_bytes
 from .generate import Completion, Timing
 from .score import Score
@@ -34,6 +39,35 @@ def completion_json(completion: Completion, loaded_at: float) -> dict[str, Any]:
 def score_json(score: Score) -> dict[str, Any]:
     """The object that `gemma3-run --score --json` prints for one text."""
     return {"loss": score.loss, "logprobs": score.logprobs}
+
+
+def write_outputs(path: Path, texts: Sequence[Sequence[int]], scores: Sequence[Score]) -> None:
+    """Write what was scored as arrays by name into an .npz file; it appears whole or not at all.
+
+    `tokens` [T], `logprobs` [T-1] (NaN where a label is ignored) and the outputs asked for; with
+    several texts each name ends in the number of its text: `hidden_states_1`. Raises UsageError
+    when the file cannot be written.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for number, (text, score) in enumerate(zip(texts, scores, strict=True), 1):
+        named = {
+            "tokens": np.asarray(text, np.int32),
+            "logprobs": np.asarray(score.logprobs, np.float32),
+            "hidden_states": score.hidden_states,
+            "attentions": score.attentions,
+        }
+        ending = f"_{number}" if len(texts) > 1 else ""
+        arrays |= {name + ending: array for name, array in named.items() if array is not None}
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise UsageError(
+            f"--outputs-to: cannot write {path}: {error.strerror}; choose another file"
+        ) from error
 
 
 def classify_json(scores: Sequence[float]) -> dict[str, Any]:
@@ -95,7 +129,10 @@ def print_stats(completions: Sequence[Completion], loaded_at: float) -> None:
 
 
 def score_lines(tokens: Sequence[int], score: Score, tokenizer: Tokenizer | None) -> list[str]:
-    """A table of a scored text: log-probability, id and text of each token but the first."""
+    """A table of a scored text: log-probability, id and text of each label that counts.
+
+    `tokens` are the labels; the first has no log-probability.
+    """
 
     def text(token: int) -> str:
         return repr(tokenizer.decode([token])) if tokenizer is not None else ""
@@ -103,6 +140,7 @@ def score_lines(tokens: Sequence[int], score: Score, tokenizer: Tokenizer | None
     lines = [
         f"{logprob:10.4f}  {token:7d}  {text(token)}".rstrip()
         for token, logprob in zip(tokens[1:], score.logprobs, strict=True)
+        if logprob is not None
     ]
     perplexity = math.exp(min(score.loss, 700.0))  # beyond that a float has no room
     summary = f"loss {score.loss:.4f}, perplexity {perplexity:.2f}, {len(lines)} tokens"

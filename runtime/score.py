@@ -7,95 +7,199 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..artifacts.convention import IGNORED_LABEL
+from ..artifacts.convention import ATTENTIONS, HIDDEN_STATES, IGNORED_LABEL
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import Bucket, ProgramName
-from .buckets import Group, plan_prefill
+from .buckets import Group
 from .generate import check_prompts
 from .model import LoadedModel
+from .reading import SCORE, chunk_inputs, plan_calls, reading_buckets
+from .vision import Images, check_images, encode_prompts, has_images
+
+Texts = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a text is: `logprobs[i]` is that of token i + 1 given tokens 0 to i.
+    """How likely a text is: `logprobs[i]` is that of its label i + 1 given tokens 0 to i.
 
-    `loss` is the mean of the negative log-probabilities, in nats per token.
+    Labels are the tokens themselves unless others were given; None where a label is ignored.
+    `loss` is the mean of the negative log-probabilities, in nats per label.
     """
 
-    logprobs: list[float]
+    logprobs: list[float | None]
     loss: float
+    hidden_states: np.ndarray | None = None
+    """[L+1,T,D] float32: the embeddings, what each layer but the last gives, and the last one's
+    after the final norm. None unless asked for."""
+    attentions: np.ndarray | None = None
+    """[L,N,T,T] float32: what the token of a row gives to the token of a column. None unless
+    asked for."""
 
 
-def score(model: LoadedModel, texts: Sequence[Sequence[int]]) -> list[Score]:
-    """Scores of texts given as token ids, in their order.
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What to score. `plan_score` says whether a model can.
 
-    Raises UsageError before anything runs when a text does not fit the model or has only one
-    token, so that there is nothing to predict.
+    `labels` has for each text a label for each token, as transformers take them: label i + 1 is
+    what should follow token i, the first is not looked at, -100 is ignored. Empty: the texts
+    themselves. `images` is as in generate.Request. `outputs` are names of convention.SCORE_OUTPUTS.
     """
-    return run_score(model, texts, plan_score(model, texts))
+
+    texts: Texts
+    labels: Texts = ()
+    images: Images = ()
+    outputs: Sequence[str] = ()
+
+    def of(self, group: Group) -> ScoreRequest:
+        """The part of the request that is a group's."""
+        rows = slice(group.first, group.first + group.count)
+        return ScoreRequest(self.texts[rows], self.labels[rows], self.images[rows], self.outputs)
 
 
-def plan_score(model: LoadedModel, texts: Sequence[Sequence[int]]) -> list[Group]:
-    """The groups that serve the texts; raises UsageError when the model cannot serve them."""
+def score(
+    model: LoadedModel, texts: Texts, labels: Texts = (), images: Images = (),
+    outputs: Sequence[str] = (),
+) -> list[Score]:  # fmt: skip
+    """Scores of texts given as token ids, in their order; see ScoreRequest.
+
+    Raises UsageError before anything runs when a text does not fit the model, has nothing to
+    predict, or when the bundle was not exported with `outputs`.
+    """
+    request = ScoreRequest(texts, labels, images, outputs)
+    return run_score(model, request, plan_score(model, request))
+
+
+def plan_score(model: LoadedModel, request: ScoreRequest) -> list[Group]:
+    """The groups that serve the request; raises UsageError when the model cannot serve it."""
+    texts = request.texts
     check_prompts(model, texts)
     for number, text in enumerate(texts, 1):
         if len(text) < 2:
             raise UsageError(f"prompt {number} has one token: a score needs at least 2")
-    shapes, lengths = model.grid.scoring(), [len(text) for text in texts]
-    model.grid.require_fit(shapes, "score", lengths, new_tokens=0)
-    return model.grid.groups(shapes, len(texts), max(lengths))
+    _check_labels(model, request)
+    _check_outputs(model, request)
+    check_images(model, texts, request.images)
+    shapes, what = model.grid.scoring(), "score"
+    if has_images(request.images):
+        shapes, what = shapes & model.grid.shapes(ProgramName.SCORE_IMAGES), "score images"
+    lengths = [len(text) for text in texts]
+    model.grid.require_fit(shapes, what, lengths, new_tokens=0)
+    groups = model.grid.groups(shapes, len(texts), max(lengths))
+    for group in groups:
+        part = request.of(group)
+        plan_calls(model, group.shape, part.texts, part.images, SCORE)  # refuses what is too long
+    return groups
+
+
+def _check_labels(model: LoadedModel, request: ScoreRequest) -> None:
+    if not request.labels:
+        return
+    if len(request.labels) != len(request.texts):
+        raise UsageError(
+            f"labels: expected some for each of the {len(request.texts)} prompts, "
+            f"got {len(request.labels)}"
+        )
+    for number, (text, labels) in enumerate(zip(request.texts, request.labels, strict=True), 1):
+        if len(labels) != len(text):
+            raise UsageError(
+                f"labels of prompt {number}: expected one for each of its {len(text)} tokens, "
+                f"got {len(labels)}"
+            )
+        for label in labels:
+            if label != IGNORED_LABEL and not 0 <= label < model.vocab_size:
+                raise UsageError(
+                    f"labels of prompt {number}: expected ids from 0 to {model.vocab_size - 1} or "
+                    f"{IGNORED_LABEL} for none, got {label}"
+                )
+        if all(label == IGNORED_LABEL for label in labels[1:]):
+            raise UsageError(
+                f"labels of prompt {number} are all {IGNORED_LABEL} after the first: there is "
+                "nothing to predict; pass the id of a token where one is to be scored"
+            )
+
+
+def _check_outputs(model: LoadedModel, request: ScoreRequest) -> None:
+    there = model.bundle.manifest.score_outputs
+    for name in request.outputs:
+        if name not in there:
+            raise UsageError(
+                f"{name}: {model.grid.source} has a score program that gives "
+                f"{', '.join(('logprobs', *there))}; re-export with --outputs {name}"
+            )
 
 
 def score_buckets(
-    model: LoadedModel, texts: Sequence[Sequence[int]], groups: Sequence[Group]
+    model: LoadedModel, request: ScoreRequest, groups: Sequence[Group]
 ) -> set[Bucket]:
     """The programs that serving the groups takes: what to compile ahead."""
-    return {
-        Bucket(ProgramName.SCORE, group.shape.batch, size, group.shape.cache)
-        for group in groups
-        for size in _chunks(model, texts, group)
-    }
+    found: set[Bucket] = set()
+    for group in groups:
+        part = request.of(group)
+        found |= reading_buckets(model, group.shape, part.texts, part.images, SCORE)
+    return found
 
 
-def run_score(
-    model: LoadedModel, texts: Sequence[Sequence[int]], groups: Sequence[Group]
-) -> list[Score]:
+def run_score(model: LoadedModel, request: ScoreRequest, groups: Sequence[Group]) -> list[Score]:
     """Scores of texts that `plan_score` has put into groups."""
-    return [result for group in groups for result in _score_group(model, texts, group)]
+    return [result for group in groups for result in _score_group(model, request.of(group), group)]
 
 
-def _chunks(model: LoadedModel, texts: Sequence[Sequence[int]], group: Group) -> list[int]:
-    longest = max(len(text) for text in texts[group.first : group.first + group.count])
-    return plan_prefill(longest, model.grid.tokens(ProgramName.SCORE, group.shape))
-
-
-def _score_group(model: LoadedModel, texts: Sequence[Sequence[int]], group: Group) -> list[Score]:
-    chunks, (batch, length) = _chunks(model, texts, group), (group.shape.batch, group.shape.cache)
-    width = sum(chunks)
-    tokens = np.zeros((batch, width), np.int32)
-    labels = np.full((batch, width), IGNORED_LABEL, np.int32)
-    lengths = np.zeros(batch, np.int32)
-    for row, text in enumerate(texts[group.first : group.first + group.count]):
-        lengths[row] = len(text)
-        tokens[row, : len(text)] = text
-        labels[row, : len(text) - 1] = text[1:]
-    cache, parts, start = model.new_cache(group.shape), [], 0
-    for size in chunks:
-        program = model.program(Bucket(ProgramName.SCORE, batch, size, length))
-        here = slice(start, start + size)
-        inputs = (
-            tokens[:, here],
-            np.full(batch, start, np.int32),
-            np.clip(lengths - start, 0, size).astype(np.int32),
-            labels[:, here],
-        )
+def _score_group(model: LoadedModel, request: ScoreRequest, group: Group) -> list[Score]:
+    texts, (batch, length) = request.texts, (group.shape.batch, group.shape.cache)
+    soft = None
+    if has_images(request.images):
+        soft = encode_prompts(model, texts, request.images)
+    rows = [_Row(text, labels) for text, labels in zip(texts, request.labels or texts, strict=True)]
+    cache = model.new_cache(group.shape)
+    for call in plan_calls(model, group.shape, texts, request.images, SCORE):
+        labels = np.full((batch, call.size), IGNORED_LABEL, np.int32)
+        for row, (start, count) in enumerate(call.rows):
+            labels[row, :count] = rows[row].next_labels[start : start + count]
+        program = model.program(Bucket(call.program, batch, call.size, length))
+        inputs = (*chunk_inputs(call, texts, batch, soft), labels)
         outputs, cache = program(inputs, cache)
-        parts.append(outputs[0])
-        start += size
-    table = np.concatenate([np.asarray(part) for part in parts], axis=1)  # [B,T]
-    return [_result(table[row, : lengths[row] - 1]) for row in range(group.count)]
+        names = [tensor.name for tensor in program.record.outputs]
+        extras = {
+            name: np.asarray(output)
+            for name, output in zip(names, outputs, strict=True)
+            if name in request.outputs
+        }
+        table = np.asarray(outputs[0])
+        for row, (_, count) in enumerate(call.rows):
+            rows[row].take(row, count, table, extras)
+    return [row.score() for row in rows]
 
 
-def _result(logprobs: np.ndarray) -> Score:
-    wide = logprobs.astype(np.float64)
-    return Score([float(value) for value in wide], float(-wide.mean()))
+class _Row:
+    """What is known of one text so far."""
+
+    def __init__(self, text: Sequence[int], labels: Sequence[int]) -> None:
+        self.length = len(text)
+        # The label at a place is the token after it; nothing follows the last.
+        self.next_labels = [*labels[1:], IGNORED_LABEL]
+        self._logprobs: list[np.ndarray] = []
+        self._extras: dict[str, list[np.ndarray]] = {HIDDEN_STATES: [], ATTENTIONS: []}
+
+    def take(
+        self, row: int, count: int, logprobs: np.ndarray, extras: dict[str, np.ndarray]
+    ) -> None:
+        """Add the first `count` places of the row to what is known."""
+        self._logprobs.append(logprobs[row, :count].astype(np.float64))
+        for name, array in extras.items():
+            # A copy: a view would keep the arrays of the whole batch and cache.
+            mine = array[:, row, :count] if name == HIDDEN_STATES else array[
+                :, row, :, :count, : self.length
+            ]  # fmt: skip
+            self._extras[name].append(mine.copy())
+
+    def score(self) -> Score:
+        wanted = np.asarray(self.next_labels[:-1]) != IGNORED_LABEL
+        logprobs = np.concatenate(self._logprobs)[:-1]
+        hidden, attentions = (self._extras[name] for name in (HIDDEN_STATES, ATTENTIONS))
+        return Score(
+            [float(value) if kept else None for value, kept in zip(logprobs, wanted, strict=True)],
+            float(-logprobs[wanted].mean()),
+            np.concatenate(hidden, axis=1) if hidden else None,
+            np.concatenate(attentions, axis=2) if attentions else None,
+        )

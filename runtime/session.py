@@ -11,11 +11,11 @@ import numpy as np
 from ..artifacts.convention import STOP_TOKENS
 from ..artifacts.manifest import Bucket, ProgramName
 from .buckets import Shape, pick
-from .image_prompt import PrefillCall
 from .model import LoadedModel
 from .programs import Arrays, Inputs
+from .reading import PREFILL, Call, chunk_inputs, plan_calls
 from .sampling import SamplingParameters, TopTokens, top_tokens
-from .vision import Images, SoftPrompts, encode_prompts, has_images, plan_calls, plan_text
+from .vision import Images, SoftPrompts, encode_prompts, has_images
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,6 @@ class Session:
         self._stop_inputs = np.full((shape.batch, STOP_TOKENS), -1, np.int32)
         self._stop_inputs[:, : len(stop_tokens)] = list(stop_tokens)[:STOP_TOKENS]  # [B,8]
         self._logprobs = logprobs
-        self._prefill_sizes = model.grid.tokens(ProgramName.PREFILL, shape)
         self._generate_sizes = model.grid.tokens(ProgramName.GENERATE, shape)
         self._cache = model.new_cache(shape)
         self._tokens = np.zeros(shape.batch, np.int32)
@@ -75,11 +74,8 @@ class Session:
         empty; `vision.check_images` says whether they suit the prompts.
         """
         rows, lengths = len(prompts), [len(prompt) for prompt in prompts]
-        if has_images(images):
-            soft = encode_prompts(self._model, prompts, images)
-            calls = plan_calls(self._model, self._shape, prompts)
-        else:
-            soft, calls = None, plan_text(lengths, self._prefill_sizes)
+        soft = encode_prompts(self._model, prompts, images) if has_images(images) else None
+        calls = plan_calls(self._model, self._shape, prompts, images, PREFILL)
         ends = []  # (rows whose prompt ends in a call, the outputs of that call)
         for call in calls:
             outputs = self._feed(prompts, call, soft)
@@ -114,18 +110,11 @@ class Session:
         self._remaining[row] = 0
 
     def _feed(
-        self, prompts: Sequence[Sequence[int]], call: PrefillCall, soft: SoftPrompts | None
+        self, prompts: Sequence[Sequence[int]], call: Call, soft: SoftPrompts | None
     ) -> Arrays:
         """Run one prefill call; outputs token [B] and logits [B,V], still on the devices."""
-        batch = self._shape.batch
-        tokens = np.zeros((batch, call.size), np.int32)
-        starts, lengths = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
-        for row, (start, length) in enumerate(call.rows):
-            tokens[row, :length] = prompts[row][start : start + length]
-            starts[row], lengths[row] = start, length
-        program = ProgramName.PREFILL if soft is None else ProgramName.PREFILL_IMAGES
-        images = () if soft is None else soft.inputs(call, batch)
-        return self._run(program, call.size, (tokens, starts, lengths, *images, *self._sampling))
+        inputs = chunk_inputs(call, prompts, self._shape.batch, soft)
+        return self._run(call.program, call.size, (*inputs, *self._sampling))
 
     def _generate_some(self, chunk: int | None) -> Step:
         """Up to `chunk` tokens for every active row, drawn by one loop on the devices."""

@@ -1,4 +1,4 @@
-"""Images of a request: what is asked of them, what they become, and how prompts take them in."""
+"""Images of a request: what is asked of them, and what they become."""
 
 from __future__ import annotations
 
@@ -9,14 +9,8 @@ import numpy as np
 
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import Bucket, ProgramName
-from .buckets import Shape, plan_prefill, split_rows
-from .image_prompt import (
-    PrefillCall,
-    check_soft_tokens,
-    image_tokens,
-    plan_prefill_with_images,
-    soft_token_index,
-)
+from .buckets import split_rows
+from .image_prompt import check_soft_tokens, image_tokens, soft_token_index
 from .model import LoadedModel
 
 Prompts = Sequence[Sequence[int]]
@@ -58,26 +52,9 @@ def has_images(images: Images) -> bool:
     return any(len(pixels) for pixels in images)
 
 
-def plan_calls(model: LoadedModel, shape: Shape, prompts: Prompts) -> list[PrefillCall]:
-    """The prefill_images calls of `shape` that take in the prompts.
-
-    Raises UsageError when an image does not fit the largest.
-    """
-    vision = model.bundle.manifest.vision
-    assert vision is not None
-    sizes = model.grid.tokens(ProgramName.PREFILL_IMAGES, shape)
-    return plan_prefill_with_images(prompts, vision.soft_token_id, sizes)
-
-
-def image_buckets(
-    model: LoadedModel, shape: Shape, prompts: Prompts, images: Images
-) -> set[Bucket]:
-    """The programs that take in prompts with these images."""
-    calls = {
-        Bucket(ProgramName.PREFILL_IMAGES, shape.batch, call.size, shape.cache)
-        for call in plan_calls(model, shape, prompts)
-    }
-    return calls | {bucket for bucket, _ in _encode_calls(model, sum(map(len, images)))}
+def encode_buckets(model: LoadedModel, count: int) -> set[Bucket]:
+    """The programs that encode `count` images."""
+    return {bucket for bucket, _ in _encode_calls(model, count)} if count else set()
 
 
 def _encode_calls(model: LoadedModel, count: int) -> list[tuple[Bucket, int]]:
@@ -113,12 +90,17 @@ class SoftPrompts:
     values: np.ndarray
     index: list[np.ndarray]
 
-    def inputs(self, call: PrefillCall, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """soft_tokens [B*T,D] and soft_index [B,T] of a call: only what it needs."""
-        room = np.zeros((batch * call.size, self.values.shape[1]), np.float32)
-        places = np.full((batch, call.size), -1, np.int32)
+    def inputs(
+        self, rows: Sequence[tuple[int, int]], size: int, batch: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """soft_tokens [B*T,D] and soft_index [B,T] of a call of `size` tokens: what it needs.
+
+        `rows` says what each row feeds, as (start, length).
+        """
+        room = np.zeros((batch * size, self.values.shape[1]), np.float32)
+        places = np.full((batch, size), -1, np.int32)
         used = 0
-        for row, (start, length) in enumerate(call.rows):
+        for row, (start, length) in enumerate(rows):
             wanted = self.index[row][start : start + length]
             soft = wanted[wanted >= 0]
             room[used : used + len(soft)] = self.values[soft]
@@ -138,13 +120,3 @@ def encode_prompts(model: LoadedModel, prompts: Prompts, images: Images) -> Soft
         index.append(np.where(own >= 0, own + offset, -1))
         offset += len(pixels) * vision.tokens_per_image
     return SoftPrompts(soft.reshape(-1, soft.shape[-1]), index)
-
-
-def plan_text(lengths: Sequence[int], sizes: Sequence[int]) -> list[PrefillCall]:
-    """The prefill calls that take in prompts of text of these lengths."""
-    calls, start = [], 0
-    for size in plan_prefill(max(lengths), sizes):
-        rows = tuple((start, min(max(length - start, 0), size)) for length in lengths)
-        calls.append(PrefillCall(size, rows))
-        start += size
-    return calls

@@ -65,6 +65,8 @@ BUCKETS = (
     Bucket(ProgramName.EMBED, 2, 4, 0),
     Bucket(ProgramName.ENCODE_IMAGE, 2, 4, 0),
     Bucket(ProgramName.PREFILL_IMAGES, 2, 8, CACHE),
+    Bucket(ProgramName.SCORE_IMAGES, 2, 8, CACHE),
+    Bucket(ProgramName.CLASSIFY_IMAGES, 2, 8, CACHE),
 )
 VISION = VisionRecord(28, "RGB", (0.5,) * 3, (0.5,) * 3, 4, 8, 29, 31, 30)
 MESHES = (

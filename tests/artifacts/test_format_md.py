@@ -8,8 +8,11 @@ from importlib import resources
 import pytest
 from gemma3_export.artifacts import goldens, manifest
 from gemma3_export.artifacts.convention import (
+    ATTENTIONS,
+    SCORE_OUTPUTS,
     STOP_TOKENS,
     Port,
+    ScoreExtras,
     program_inputs,
     program_outputs,
     sampling_inputs,
@@ -25,6 +28,7 @@ RECORDS = [
 ]
 SIZES = {
     "B": 3, "T": 5, "V": 7, "C": 2, "E": 6, "N": 3, "M": 5, "D": 11, "I": 13, "3": 3, "B*T": 15,
+    "L": 4, "L+1": 5, "Q": 8, "P": 16,
     str(STOP_TOKENS): STOP_TOKENS,
 }  # fmt: skip
 VISION = VisionRecord(
@@ -65,6 +69,16 @@ def test_programs_take_and_give_what_their_tables_say(program: ProgramName):
     assert ports(f"{program} outputs") == program_outputs(
         bucket, SIZES["V"], SIZES["C"], SIZES["E"], VISION
     )
+
+
+def test_further_score_outputs_are_what_their_table_says():
+    bucket = Bucket(ProgramName.SCORE, SIZES["B"], SIZES["T"], SIZES["P"])
+    extras = ScoreExtras(SCORE_OUTPUTS, SIZES["L"], SIZES["D"], SIZES["Q"])
+    _, *further = program_outputs(bucket, SIZES["V"], extras=extras)
+    assert ports("further score outputs") == tuple(further)
+    assert tuple(port.name for port in further) == SCORE_OUTPUTS
+    _, *one = program_outputs(bucket, SIZES["V"], extras=extras._replace(names=(ATTENTIONS,)))
+    assert one == further[1:]
 
 
 def test_sampling_inputs_are_what_their_table_says():

@@ -15,7 +15,7 @@ from .conftest import Command
 
 SMALL = ("--mesh", "1x1", "--prefill", "16", "--cache", "32", "--dtype", "float32", "--jobs", "1")
 LAYOUT = "language_model.model"
-IMAGES = {ProgramName.ENCODE_IMAGE, ProgramName.PREFILL_IMAGES}
+IMAGES = {ProgramName.ENCODE_IMAGE, ProgramName.PREFILL_IMAGES, ProgramName.SCORE_IMAGES}
 PARAMETERS = {"4b": 4_300_079_472, "12b": 12_187_325_040, "27b": 27_432_406_640}
 
 
@@ -69,9 +69,11 @@ def test_images_option_says_how_many_one_call_encodes(
         (ProgramName.ENCODE_IMAGE, 1, 4),
         (ProgramName.ENCODE_IMAGE, 3, 4),
         (ProgramName.PREFILL_IMAGES, 1, 4),  # 2 holds no image of 4 tokens
+        (ProgramName.SCORE_IMAGES, 1, 4),
         (ProgramName.PREFILL_IMAGES, 1, 16),
+        (ProgramName.SCORE_IMAGES, 1, 16),
     ]
-    assert [p.weights for p in manifest.programs] == ["vision", "vision", "text", "text"]
+    assert [p.weights for p in manifest.programs] == ["vision", "vision", *["text"] * 4]
     assert manifest.model.architecture == "Gemma3ForConditionalGeneration"
     assert manifest.model.config["vision_config"]["image_size"] == 28
     vision = manifest.vision

@@ -1,12 +1,15 @@
-"""Typed access to the goldens; standard library only. README.md says how they were made."""
+"""Typed access to the goldens; README.md says how they were made."""
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 DATA = Path(__file__).parent / "data"
 
@@ -282,3 +285,68 @@ def embedder_cases() -> dict[str, EmbedderCase]:
         )
         for entry in content["embedders"]
     }
+
+
+@dataclass(frozen=True)
+class OutputCase:
+    """What happens in every layer of a tiny checkpoint, and the loss of labels."""
+
+    name: str
+    """Of `tiny.TINY`, or with images of `tiny_vision.TINY_VISION`."""
+    sha256: str
+    tokens: tuple[int, ...]
+    images: tuple[int, ...]
+    """As in VisionPrompt."""
+    labels: tuple[int, ...]
+    """The tokens, some replaced by -100."""
+    loss: float
+    batch_loss: float | None
+    """Of the text and its first 9 tokens as one left-padded batch; None with images."""
+    hidden_states: np.ndarray
+    """[L+1,T,D]."""
+    attentions: np.ndarray
+    """[L,N,T,T]."""
+
+
+@dataclass(frozen=True)
+class ImageClassifierRow:
+    """A text with images and the logits of its classes."""
+
+    tokens: tuple[int, ...]
+    images: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+def _unpacked(entry: dict[str, Any]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(entry["float32"]), "<f4").reshape(entry["shape"])
+
+
+@functools.cache
+def _outputs() -> dict[str, Any]:
+    return json.loads((DATA / "outputs.json").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def output_cases() -> dict[str, OutputCase]:
+    """The goldens of hidden states, attentions and losses by name of the checkpoint."""
+    return {
+        entry["name"]: OutputCase(
+            entry["name"], entry["sha256"], tuple(entry["tokens"]), tuple(entry["images"]),
+            tuple(entry["labels"]), entry["loss"], entry["batch_loss"],
+            _unpacked(entry["hidden_states"]), _unpacked(entry["attentions"]),
+        )
+        for entry in _outputs()["cases"]
+    }  # fmt: skip
+
+
+def image_classifier_rows() -> tuple[ImageClassifierRow, ...]:
+    """The goldens of `tiny_vision.IMAGE_CLASSIFIER`."""
+    return tuple(
+        ImageClassifierRow(tuple(row["tokens"]), tuple(row["images"]), tuple(row["scores"]))
+        for row in _outputs()["classifier"]["rows"]
+    )
+
+
+def image_classifier_sha256() -> str:
+    """`tiny.fingerprint` of that checkpoint."""
+    return _outputs()["classifier"]["sha256"]

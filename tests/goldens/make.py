@@ -1,5 +1,5 @@
-"""Makes the goldens: `python -m tests.goldens.make tiny`, `real`, `vision`, `processor` or
-`heads`.
+"""Makes the goldens: `python -m tests.goldens.make tiny`, `real`, `vision`, `processor`,
+`heads` or `outputs`.
 
 See README.md.
 """
@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from .make_heads import make_heads
+from .make_outputs import make_outputs
 from .make_processor import make_processor
 from .make_real import make_real
 from .make_tiny import make_tiny
@@ -42,7 +43,7 @@ def write(path: Path, content: dict[str, Any], limit: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["tiny", "real", "vision", "processor", "heads"])
+    parser.add_argument("what", choices=["tiny", "real", "vision", "processor", "heads", "outputs"])
     what = parser.parse_args().what
     torch.set_num_threads(2)
     transformers.logging.set_verbosity_error()
@@ -53,6 +54,8 @@ def main() -> None:
         write(DATA / "vision.json", make_vision(), limit=300_000)
     elif what == "heads":
         write(DATA / "heads.json", make_heads(), limit=100_000)
+    elif what == "outputs":
+        write(DATA / "outputs.json", make_outputs(), limit=400_000)
     elif what == "processor":
         write(DATA / "processor.json", make_processor(), limit=100_000)
     else:

@@ -193,3 +193,21 @@ def write_checkpoint(
     """Write the tiny checkpoint `name` into `folder` under the names of `layout`."""
     tensors = sorted((stored_name(key, layout), value) for key, value in vision_weights(name))
     return tiny.write_files(TINY_VISION[name], tensors, folder, dtype)
+
+
+IMAGE_CLASSIFIER: dict[str, Any] = TINY_VISION["image"] | {
+    "architectures": ["Gemma3ForSequenceClassification"],
+    "id2label": {"0": "cat", "1": "dog", "2": "neither"},
+    "label2id": {"cat": 0, "dog": 1, "neither": 2},
+}
+"""config.json of a classifier that sees images."""
+
+
+def write_image_classifier(folder: Path) -> Path:
+    """Write it into `folder` under the names of transformers 5."""
+    shape = (3, IMAGE_CLASSIFIER["text_config"]["hidden_size"])
+    tensors = [
+        (stored_name(key, "model.language_model"), value) for key, value in vision_weights("image")
+    ]
+    tensors.append(("score.weight", tiny.normal("image/score.weight", shape, 0.0, 0.2)))
+    return tiny.write_files(IMAGE_CLASSIFIER, sorted(tensors, key=lambda item: item[0]), folder)

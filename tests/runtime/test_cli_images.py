@@ -99,6 +99,19 @@ def test_a_prompt_of_text_needs_no_image(bundle: Path, gemma3_run: Command):
     assert got == list(golden.generated[:4])
 
 
+def test_score_reads_images_too(bundle: Path, tmp_path: Path, gemma3_run: Command):
+    golden = next(p for p in vision_cases()[NAME].prompts if len(p.images) == 1)
+    np.save(tmp_path / "one.npy", pixels(NAME, 3)[list(golden.images)])
+    text = [*golden.tokens, golden.generated[0]]
+    status, out, err = gemma3_run(
+        bundle, "--tokens", written_out(text), "--image", tmp_path / "one.npy", "--score", "--json"
+    )
+    assert status == 0, err
+    logprobs = json.loads(out)["logprobs"]
+    assert len(logprobs) == len(text) - 1
+    assert logprobs[-1] == pytest.approx(golden.best[0][0][1], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -107,7 +120,7 @@ def test_a_prompt_of_text_needs_no_image(bundle: Path, gemma3_run: Command):
         (["--prompt", "<start_of_image>" * 2, "--image"], "2 times <start_of_image> but"),
         (["--prompt", "a", "--prompt", "b", "--image"], "--image goes with one prompt"),
         (["--prompt", "a", "--pan-and-scan"], "--pan-and-scan needs --image"),
-        (["--prompt", "a", "--score", "--image"], "--score and --image exclude each other"),
+        (["--tokens", "2," + ",".join(["252"] * 16), "--score"], "--image brings none"),
         (["--tokens", ",".join(["252"] * 16 * 4), "--image", "4"], "does not fit a prefill call"),
     ],
 )
