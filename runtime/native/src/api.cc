@@ -1,14 +1,44 @@
-// The C ABI: every function of gemma3.h, around the classes that do the work.
+// The C ABI, first part: versions, bundles, models and requests.
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
+#include "handles.h"
+#include "prompts.h"
 
-#include "gemma3.h"
+using gemma3::give;
+using gemma3::guarded;
+using gemma3::required;
+using gemma3::text_or_empty;
+using gemma3::to_text;
+using gemma3::versioned;
 
-struct gemma3_cancel {
-  std::atomic<bool> requested{false};
-};
+namespace {
+
+gemma3::OpenOptions options_of(const gemma3_options *given) {
+  const gemma3_options options = versioned(given, "options");
+  gemma3::OpenOptions known;
+  known.bundle = required(options.bundle, "options.bundle") != '\0' ? options.bundle : ".";
+  known.plugin = text_or_empty(options.plugin);
+  known.mesh = text_or_empty(options.mesh);
+  known.platform = text_or_empty(options.platform);
+  known.cache_dir = text_or_empty(options.cache_dir);
+  known.client_options = text_or_empty(options.client_options);
+  known.kernels = text_or_empty(options.kernels);
+  known.log = options.log;
+  known.log_user = options.log_user;
+  known.flags = options.flags;
+  return known;
+}
+
+// A report of gemma3_check in which everything that is not known is null.
+gemma3::Json empty_report() {
+  gemma3::Json report = {{"loads", false}};
+  for (const char *name : {"problem", "bundle", "mesh", "platform", "plugin", "devices", "programs",
+                           "weights_bytes", "cache_bytes", "stablehlo", "compiled"}) {
+    report[name] = nullptr;
+  }
+  return report;
+}
+
+}  // namespace
 
 extern "C" {
 
@@ -20,10 +50,165 @@ void gemma3_free(void *memory) { std::free(memory); }
 
 gemma3_cancel *gemma3_cancel_new(void) { return new (std::nothrow) gemma3_cancel; }
 
-void gemma3_cancel_set(gemma3_cancel *cancel) { cancel->requested.store(true); }
+void gemma3_cancel_set(gemma3_cancel *cancel) {
+  if (cancel != nullptr) cancel->requested.store(true);
+}
 
-void gemma3_cancel_clear(gemma3_cancel *cancel) { cancel->requested.store(false); }
+void gemma3_cancel_clear(gemma3_cancel *cancel) {
+  if (cancel != nullptr) cancel->requested.store(false);
+}
 
 void gemma3_cancel_free(gemma3_cancel *cancel) { delete cancel; }
+
+gemma3_status gemma3_bundle_open(const char *path, gemma3_bundle **bundle, gemma3_error *error) {
+  return guarded(error, [&] {
+    required(bundle, "bundle");
+    required(path, "path");
+    *bundle = new gemma3_bundle{gemma3::Bundle(path)};
+  });
+}
+
+gemma3_status gemma3_bundle_info(const gemma3_bundle *bundle, char **json, gemma3_error *error) {
+  return guarded(error, [&] {
+    required(json, "json");
+    *json = give(to_text(bundle_info(required(bundle, "bundle").bundle)));
+  });
+}
+
+gemma3_status gemma3_bundle_file(const gemma3_bundle *bundle, const char *path, uint8_t **bytes,
+                                 size_t *count, gemma3_error *error) {
+  return guarded(error, [&] {
+    required(bytes, "bytes");
+    required(count, "count");
+    required(path, "path");
+    const std::string contents = required(bundle, "bundle").bundle.read(path);
+    *bytes = reinterpret_cast<uint8_t *>(give(contents));
+    *count = contents.size();
+  });
+}
+
+void gemma3_bundle_close(gemma3_bundle *bundle) { delete bundle; }
+
+gemma3_status gemma3_find_plugin(const char *platform, char **path, gemma3_error *error) {
+  return guarded(error, [&] {
+    required(path, "path");
+    *path = give(platform != nullptr
+                     ? gemma3::find_plugin(std::string(platform))
+                     : gemma3::find_plugin(std::vector<std::string>{"tpu", "cuda", "cpu"}));
+  });
+}
+
+gemma3_status gemma3_check(const gemma3_options *options, char **report, gemma3_error *error) {
+  gemma3_error problem = {};
+  gemma3_error *told = error == nullptr ? &problem : error;
+  if (report != nullptr) *report = nullptr;
+  gemma3::Json found;
+  const gemma3_status status = guarded(told, [&] {
+    found = empty_report();
+    gemma3::check_opening(options_of(options), found);
+  });
+  if (report == nullptr) return status;
+  guarded(nullptr, [&] {
+    found["loads"] = status == GEMMA3_OK;
+    if (status != GEMMA3_OK) found["problem"] = told->message;
+    *report = give(to_text(found));
+  });
+  return status;
+}
+
+gemma3_status gemma3_open(const gemma3_options *options, gemma3_model **model,
+                          gemma3_error *error) {
+  return guarded(error, [&] {
+    required(model, "model");
+    *model = new gemma3_model{std::make_shared<gemma3::Model>(options_of(options))};
+  });
+}
+
+void gemma3_close(gemma3_model *model) { delete model; }
+
+gemma3_status gemma3_model_info(const gemma3_model *model, char **json, gemma3_error *error) {
+  return guarded(error, [&] {
+    required(json, "json");
+    *json = give(to_text(required(model, "model").model->info()));
+  });
+}
+
+gemma3_status gemma3_model_stats(const gemma3_model *model, char **json, gemma3_error *error) {
+  return guarded(error, [&] {
+    required(json, "json");
+    *json = give(to_text(required(model, "model").model->stats()));
+  });
+}
+
+gemma3_status gemma3_compile(gemma3_model *model, uint32_t *written, gemma3_error *error) {
+  return guarded(error, [&] {
+    const uint32_t count = required(model, "model").model->compile_all();
+    if (written != nullptr) *written = count;
+  });
+}
+
+gemma3_status gemma3_check_request(const gemma3_model *model, const gemma3_request *request,
+                                   gemma3_error *error) {
+  return guarded(error, [&] {
+    const gemma3_request known = versioned(request, "request");
+    plan_request(*required(model, "model").model, known);
+  });
+}
+
+gemma3_status gemma3_prepare(gemma3_model *model, const gemma3_request *request,
+                             gemma3_error *error) {
+  return guarded(error, [&] {
+    const gemma3_request known = versioned(request, "request");
+    const auto &own = required(model, "model").model;
+    own->prepare(request_buckets(own, known));
+  });
+}
+
+gemma3_status gemma3_generate(gemma3_model *model, const gemma3_request *request,
+                              gemma3_token_fn on_token, void *user, gemma3_timing *timings,
+                              gemma3_error *error) {
+  return guarded(error, [&] {
+    const gemma3_request known = versioned(request, "request");
+    const std::atomic<bool> *cancel =
+        known.cancel == nullptr ? nullptr : &known.cancel->requested;
+    generate(required(model, "model").model, known, on_token, user, timings, cancel);
+  });
+}
+
+gemma3_status gemma3_score(gemma3_model *model, const gemma3_prompt *prompts, size_t prompt_count,
+                           float *logprobs, double *losses, gemma3_error *error) {
+  return guarded(error, [&] {
+    required(logprobs, "logprobs");
+    score(*required(model, "model").model, prompts, prompt_count, logprobs, losses);
+  });
+}
+
+gemma3_status gemma3_classify(gemma3_model *model, const gemma3_prompt *prompts,
+                              size_t prompt_count, float *scores, gemma3_error *error) {
+  return guarded(error, [&] {
+    required(scores, "scores");
+    classify(*required(model, "model").model, prompts, prompt_count, scores);
+  });
+}
+
+gemma3_status gemma3_embed(gemma3_model *model, const gemma3_prompt *prompts, size_t prompt_count,
+                           float *vectors, gemma3_error *error) {
+  return guarded(error, [&] {
+    required(vectors, "vectors");
+    embed(*required(model, "model").model, prompts, prompt_count, vectors);
+  });
+}
+
+gemma3_status gemma3_encode_images(gemma3_model *model, const float *pixels, size_t images,
+                                   float *soft_tokens, gemma3_error *error) {
+  return guarded(error, [&] {
+    required(soft_tokens, "soft_tokens");
+    required(pixels, "pixels");
+    if (images < 1 || images > INT32_MAX) gemma3::refuse("images: expected at least 1");
+    const std::vector<float> found = gemma3::encode_images(*required(model, "model").model, pixels,
+                                                           static_cast<int64_t>(images));
+    std::copy(found.begin(), found.end(), soft_tokens);
+  });
+}
 
 }  // extern "C"

@@ -1,0 +1,250 @@
+#include "bundle.h"
+
+#include <map>
+#include <system_error>
+
+#include "error.h"
+#include "files.h"
+#include "sha256.h"
+
+namespace gemma3 {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kManifest[] = "manifest.json";
+constexpr int64_t kMaxManifestBytes = int64_t{1} << 28;
+
+// The regular file `path` of the bundle at `root`, links followed; refused when it is outside.
+fs::path resolve_inside(const fs::path &root, const std::string &path) {
+  std::error_code error;
+  const fs::path real = fs::canonical(root / path, error);
+  if (error) {
+    refuse(root.string() + ": expected file " + path + " of the bundle, got: " + error.message() +
+           "; copy the bundle again or re-export it");
+  }
+  const auto [end, rest] = std::mismatch(root.begin(), root.end(), real.begin(), real.end());
+  (void)rest;
+  if (end != root.end()) {
+    refuse(root.string() + ": expected " + path + " inside the bundle, got a link out of it; " +
+           "copy the file itself into the bundle");
+  }
+  if (!fs::is_regular_file(real, error)) {
+    refuse(root.string() + ": expected " + path +
+           " to be a regular file, got something else; copy the bundle again or re-export it");
+  }
+  return real;
+}
+
+std::string joined(const std::vector<std::string> &names) {
+  std::string text;
+  for (const std::string &name : names) text += (text.empty() ? "" : ", ") + name;
+  return text.empty() ? "none" : text;
+}
+
+Json vision_info(const VisionRecord &vision) {
+  return {{"image_size", vision.image_size},
+          {"channels", vision.channels},
+          {"mean", vision.mean},
+          {"std", vision.std},
+          {"tokens_per_image", vision.tokens_per_image},
+          {"soft_token_size", vision.soft_token_size},
+          {"begin_token_id", vision.begin_token_id},
+          {"soft_token_id", vision.soft_token_id},
+          {"end_token_id", vision.end_token_id}};
+}
+
+Json tokenizer_info(const TokenizerRecord &tokenizer) {
+  Json info = {{"path", tokenizer.path},
+               {"kind", tokenizer.kind},
+               {"add_bos", tokenizer.add_bos},
+               {"add_eos", tokenizer.add_eos},
+               {"chat_template", nullptr}};
+  if (tokenizer.chat_template) info["chat_template"] = *tokenizer.chat_template;
+  return info;
+}
+
+Json quantization_info(const QuantizationRecord &record) {
+  return {{"weights", record.weights},
+          {"group", record.group},
+          {"embedding", record.embedding},
+          {"cache", record.cache},
+          {"rule", record.rule}};
+}
+
+Json meshes_info(const Manifest &manifest) {
+  Json meshes = Json::array();
+  for (const MeshRecord &record : manifest.meshes) {
+    Json axes = Json::array();
+    for (const Axis &axis : record.mesh.axes) {
+      axes.push_back({{"name", axis.name}, {"size", axis.size}});
+    }
+    meshes.push_back(
+        {{"name", record.mesh.name}, {"devices", record.mesh.devices()}, {"axes", axes}});
+  }
+  return meshes;
+}
+
+Json buckets_info(const Manifest &manifest) {
+  Json buckets = Json::array();
+  for (const Program &program : manifest.programs) {
+    buckets.push_back({{"mesh", program.mesh},
+                       {"platform", program.platform},
+                       {"program", name_of(program.bucket.program)},
+                       {"batch", program.bucket.batch},
+                       {"tokens", program.bucket.tokens},
+                       {"cache", program.bucket.cache},
+                       {"variant", program.variant}});
+  }
+  return buckets;
+}
+
+}  // namespace
+
+Bundle::Bundle(const std::string &root) : root_(root) {
+  std::error_code error;
+  if (!fs::is_directory(root_, error)) {
+    const char *what = fs::exists(root_, error) ? "a file" : "nothing of that name";
+    refuse(root_ + ": expected the folder of a bundle, got " + what +
+           "; name a folder that gemma3-export wrote");
+  }
+  real_root_ = fs::canonical(root_, error);
+  if (error) refuse(root_ + ": " + error.message());
+  if (!fs::exists(real_root_ / kManifest, error)) {
+    refuse(root_ + ": expected a bundle, got a folder without " + kManifest +
+           "; name a folder that gemma3-export wrote");
+  }
+  const std::string where = (fs::path(root_) / kManifest).string();
+  const File file(resolve_inside(real_root_, kManifest));
+  if (file.size() > kMaxManifestBytes) {
+    refuse(where + ": expected at most " + std::to_string(kMaxManifestBytes) +
+           " bytes; the file is damaged: copy the bundle again or re-export it");
+  }
+  const std::string text = file.read(0, static_cast<size_t>(file.size()));
+  digest_ = sha256_hex(text);
+  manifest_ = parse_manifest(text, where);
+  for (const Weight &weight : manifest_.weights) weights_[weight.name] = &weight;
+  for (const FileRecord &record : manifest_.files) {
+    records_[record.path] = &record;
+    check_size(record);
+  }
+  if (manifest_.abstract) return;
+  std::map<std::string, std::vector<const Weight *>> by_file;
+  for (const Weight &weight : manifest_.weights) by_file[weight.file].push_back(&weight);
+  for (const auto &[name, weights] : by_file) check_header(resolve(name), weights);
+}
+
+void Bundle::check_size(const FileRecord &record) const {
+  std::error_code error;
+  const auto size = fs::file_size(resolve(record.path), error);
+  if (error || size != static_cast<uintmax_t>(record.bytes)) {
+    refuse((fs::path(root_) / record.path).string() + ": expected " +
+           std::to_string(record.bytes) + " bytes, got " + std::to_string(size) +
+           "; copy the bundle again or re-export it");
+  }
+}
+
+const MeshRecord &Bundle::mesh(const std::string &name) const {
+  std::vector<std::string> names;
+  for (const MeshRecord &record : manifest_.meshes) {
+    if (record.mesh.name == name) return record;
+    names.push_back(record.mesh.name);
+  }
+  refuse(root_ + ": expected a mesh of the bundle (" + joined(names) + "), got " + name +
+         "; re-export with --mesh " + name);
+}
+
+std::vector<const Program *> Bundle::programs_for(const std::string &mesh_name,
+                                                  const std::string &platform) const {
+  mesh(mesh_name);
+  std::vector<const Program *> chosen;
+  std::vector<std::string> platforms;
+  for (const Program &program : manifest_.programs) {
+    if (program.mesh != mesh_name) continue;
+    if (program.platform == platform) chosen.push_back(&program);
+    if (std::find(platforms.begin(), platforms.end(), program.platform) == platforms.end()) {
+      platforms.push_back(program.platform);
+    }
+  }
+  if (chosen.empty()) {
+    refuse(root_ + ": expected a platform of mesh " + mesh_name + " (" + joined(platforms) +
+           "), got " + platform + "; re-export with --platform " + platform);
+  }
+  return chosen;
+}
+
+const FileRecord &Bundle::record(const std::string &path) const {
+  const auto found = records_.find(path);
+  if (found == records_.end()) {
+    refuse(root_ + ": expected a file of the manifest, got " + to_text(Json(path)) +
+           "; gemma3-bundle inspect lists them");
+  }
+  return *found->second;
+}
+
+fs::path Bundle::resolve(const std::string &path) const {
+  return resolve_inside(real_root_, record(path).path);
+}
+
+std::string Bundle::read(const std::string &path) const {
+  const FileRecord &expected = record(path);
+  const File file(resolve(path));
+  const std::string bytes = file.read(0, static_cast<size_t>(expected.bytes));
+  const std::string digest = sha256_hex(bytes);
+  if (digest != expected.sha256 || file.size() != expected.bytes) {
+    refuse((fs::path(root_) / path).string() + ": contents changed: expected SHA-256 " +
+           expected.sha256 + ", got " + digest + "; copy the bundle again or re-export it");
+  }
+  return bytes;
+}
+
+void Bundle::verify() const {
+  for (const FileRecord &expected : manifest_.files) {
+    const std::string digest = file_digest(File(resolve(expected.path)));
+    if (digest == expected.sha256) continue;
+    refuse((fs::path(root_) / expected.path).string() + ": contents changed: expected SHA-256 " +
+           expected.sha256 + ", got " + digest + "; copy the bundle again or re-export it");
+  }
+}
+
+int64_t Bundle::weights_bytes() const {
+  int64_t total = 0;  // weights lie apart in files, so their sum is bounded by the disk
+  for (const Weight &weight : manifest_.weights) total += byte_size(weight.shape, weight.dtype);
+  return total;
+}
+
+Json bundle_info(const Bundle &bundle) {
+  const Manifest &m = bundle.manifest();
+  Json info = {
+      {"bundle", bundle.root()},
+      {"format_version", m.format_version},
+      {"abstract", m.abstract},
+      {"architecture", m.model.architecture},
+      {"name", m.model.name},
+      {"dtype", m.model.dtype},
+      {"parameters", m.model.parameters},
+      {"vocab_size", m.model.vocab_size},
+      {"sliding_window", m.model.sliding_window},
+      {"max_position_embeddings", m.model.max_position_embeddings},
+      {"bos_token_id", m.model.bos_token_id},
+      {"pad_token_id", m.model.pad_token_id},
+      {"eos_token_ids", m.model.eos_token_ids},
+      {"labels", m.model.labels},
+      {"embedding_size", m.model.embedding_size},
+      {"platforms", m.platforms},
+      {"meshes", meshes_info(m)},
+      {"buckets", buckets_info(m)},
+      {"weights_bytes", m.abstract ? 0 : bundle.weights_bytes()},
+      {"versions",
+       {{"gemma3_export", m.versions.gemma3_export},
+        {"jax", m.versions.jax},
+        {"jaxlib", m.versions.jaxlib},
+        {"stablehlo", m.versions.stablehlo}}},
+  };
+  info["tokenizer"] = m.tokenizer ? tokenizer_info(*m.tokenizer) : Json();
+  info["vision"] = m.vision ? vision_info(*m.vision) : Json();
+  info["quantization"] = m.quantization ? quantization_info(*m.quantization) : Json();
+  return info;
+}
+
+}  // namespace gemma3

@@ -1,0 +1,66 @@
+#include "environment.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace gemma3 {
+namespace {
+
+char kQuiet[] = "TF_CPP_MIN_LOG_LEVEL=3";
+
+// The environment belongs to the process, so what guards our change of it does too.
+std::mutex &guard() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+bool is_variable(const char *entry, const char *name) {
+  const size_t length = std::strlen(name);
+  return std::strncmp(entry, name, length) == 0 && entry[length] == '=';
+}
+
+}  // namespace
+
+std::string environment(const char *name) {
+  const char *value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+PluginEnvironment::PluginEnvironment() { guard().lock(); }
+
+bool PluginEnvironment::hide() {
+  before_ = ::environ;
+  std::vector<char *> kept;
+  bool level = false, flags = false;
+  for (char **entry = before_; entry != nullptr && *entry != nullptr; ++entry) {
+    if (is_variable(*entry, "XLA_FLAGS")) {
+      flags = flags || std::strcmp(*entry, "XLA_FLAGS=") != 0;
+      continue;
+    }
+    level = level || is_variable(*entry, "TF_CPP_MIN_LOG_LEVEL");
+    kept.push_back(*entry);
+  }
+  if (!level) kept.push_back(kQuiet);
+  kept.push_back(nullptr);
+  // getenv of another thread may still walk the list after we are gone, so it is never freed; it
+  // is made once for each plugin of the process, not for each model.
+  auto *during = static_cast<char **>(std::malloc(kept.size() * sizeof(char *)));
+  if (during == nullptr) throw std::bad_alloc();
+  std::memcpy(during, kept.data(), kept.size() * sizeof(char *));
+  ::environ = during;
+  hidden_ = true;
+  return flags;
+}
+
+PluginEnvironment::~PluginEnvironment() {
+  // A variable that the plugin set for itself meanwhile goes with its list.
+  if (hidden_) ::environ = before_;
+  guard().unlock();
+}
+
+}  // namespace gemma3

@@ -1,0 +1,35 @@
+// The environment a plugin sees while it starts.
+#ifndef GEMMA3_SRC_ENVIRONMENT_H_
+#define GEMMA3_SRC_ENVIRONMENT_H_
+
+#include <string>
+
+namespace gemma3 {
+
+// The value of a variable, empty when it is not set.
+std::string environment(const char *name);
+
+// What a plugin may see of the environment while it starts; plugins start one at a time.
+//
+// XLA reads XLA_FLAGS once, and ends the process for a flag it does not know. `hide` takes the
+// variable away, and turns XLA's remarks off unless TF_CPP_MIN_LOG_LEVEL says otherwise, until the
+// object is gone. The caller's variables are not touched: for the time being the process is given
+// another list of pointers to them.
+class PluginEnvironment {
+ public:
+  PluginEnvironment();
+  ~PluginEnvironment();
+  PluginEnvironment(const PluginEnvironment &) = delete;
+  PluginEnvironment &operator=(const PluginEnvironment &) = delete;
+
+  // To be called at most once. Whether there was something in XLA_FLAGS to be hidden.
+  bool hide();
+
+ private:
+  char **before_ = nullptr;
+  bool hidden_ = false;
+};
+
+}  // namespace gemma3
+
+#endif  // GEMMA3_SRC_ENVIRONMENT_H_

@@ -1,0 +1,41 @@
+// How failures travel inside the library: one exception type, turned into a gemma3_error at the ABI.
+#ifndef GEMMA3_SRC_ERROR_H_
+#define GEMMA3_SRC_ERROR_H_
+
+#include <exception>
+#include <string>
+#include <utility>
+
+#include "gemma3.h"
+
+namespace gemma3 {
+
+// A call that cannot be served: what kind of failure, and one line for people.
+class Error : public std::exception {
+ public:
+  Error(gemma3_status status, std::string message)
+      : status_(status), message_(std::move(message)) {}
+
+  gemma3_status status() const { return status_; }
+  const char *what() const noexcept override { return message_.c_str(); }
+
+ private:
+  gemma3_status status_;
+  std::string message_;
+};
+
+// The request or the bundle is at fault; the message names the remedy.
+[[noreturn]] inline void refuse(std::string message) {
+  throw Error(GEMMA3_USAGE, std::move(message));
+}
+
+// The plugin or the system is at fault.
+[[noreturn]] inline void fail(std::string message) {
+  throw Error(GEMMA3_FAILED, std::move(message));
+}
+
+[[noreturn]] inline void cancelled() { throw Error(GEMMA3_CANCELLED, "cancelled"); }
+
+}  // namespace gemma3
+
+#endif  // GEMMA3_SRC_ERROR_H_

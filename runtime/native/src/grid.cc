@@ -1,0 +1,137 @@
+#include "grid.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "error.h"
+
+namespace gemma3 {
+
+int64_t pick(int64_t needed, const std::set<int64_t> &sizes) {
+  const auto found = sizes.lower_bound(needed);
+  return found == sizes.end() ? *sizes.rbegin() : *found;
+}
+
+std::vector<int64_t> plan_prefill(int64_t length, const std::set<int64_t> &sizes) {
+  std::vector<int64_t> chunks;
+  for (; length > 0; length -= chunks.back()) chunks.push_back(pick(length, sizes));
+  return chunks;
+}
+
+std::vector<std::pair<int64_t, int64_t>> split_rows(int64_t rows,
+                                                    const std::set<int64_t> &batches) {
+  std::vector<std::pair<int64_t, int64_t>> groups;
+  while (rows > 0) {
+    const int64_t batch = pick(rows, batches);
+    groups.emplace_back(std::min(rows, batch), batch);
+    rows -= batch;
+  }
+  return groups;
+}
+
+std::set<int64_t> Grid::tokens(ProgramName program, GroupShape shape) const {
+  std::set<int64_t> sizes;
+  for (const Bucket &bucket : buckets_) {
+    if (bucket.program == program && bucket.batch == shape.batch && bucket.cache == shape.cache) {
+      sizes.insert(bucket.tokens);
+    }
+  }
+  return sizes;
+}
+
+GroupShapes Grid::shapes(ProgramName program) const {
+  GroupShapes found;
+  for (const Bucket &bucket : buckets_) {
+    if (bucket.program == program) found.insert({bucket.batch, bucket.cache});
+  }
+  return found;
+}
+
+GroupShapes Grid::generating(bool stepping) const {
+  GroupShapes following = shapes(ProgramName::kDecode);
+  if (!stepping) following.merge(shapes(ProgramName::kGenerate));
+  return intersection(shapes(ProgramName::kPrefill), following);
+}
+
+std::set<int64_t> Grid::image_counts() const {
+  std::set<int64_t> counts;
+  for (const Bucket &bucket : buckets_) {
+    if (bucket.program == ProgramName::kEncodeImage) counts.insert(bucket.batch);
+  }
+  return counts;
+}
+
+std::vector<Group> Grid::groups(const GroupShapes &shapes, size_t rows, int64_t needed) const {
+  std::set<int64_t> batches;
+  for (const GroupShape &shape : shapes) {
+    if (shape.cache >= needed) batches.insert(shape.batch);
+  }
+  std::vector<Group> groups;
+  size_t first = 0;
+  for (const auto &[count, batch] : split_rows(static_cast<int64_t>(rows), batches)) {
+    GroupShape chosen;
+    for (const GroupShape &shape : shapes) {  // in order of cache within a batch
+      if (shape.batch != batch || shape.cache < needed) continue;
+      chosen = shape;
+      break;
+    }
+    groups.push_back({first, static_cast<size_t>(count), chosen});
+    first += static_cast<size_t>(count);
+  }
+  return groups;
+}
+
+int64_t Grid::longest(const GroupShapes &shapes, const std::string &what) const {
+  if (shapes.empty()) {
+    std::set<std::string> names;
+    for (const Bucket &bucket : buckets_) names.emplace(name_of(bucket.program));
+    std::string programs;
+    for (const std::string &name : names) programs += (programs.empty() ? "" : ", ") + name;
+    refuse("cannot " + what + ": " + source_ + " has only these programs: " +
+           (programs.empty() ? "none" : programs) + "; export the bundle again");
+  }
+  int64_t most = 0;
+  for (const GroupShape &shape : shapes) most = std::max(most, shape.cache);
+  return most;
+}
+
+void Grid::require_fit(const GroupShapes &shapes, const std::string &what, int64_t length,
+                       int64_t new_tokens) const {
+  const int64_t most = longest(shapes, what);
+  const int64_t needed = length + new_tokens;
+  if (needed <= most) return;
+  std::set<int64_t> caches;
+  for (const GroupShape &shape : shapes) caches.insert(shape.cache);
+  std::string request = "prompt of " + count_of(length, "token");
+  std::string remedy = "re-export with --cache " + std::to_string(round_up(needed));
+  if (new_tokens > 0) request += " and " + count_of(new_tokens, "new token");
+  if (length < most) {
+    remedy = "ask for at most " + count_of(most - length, "new token") + ", or " + remedy;
+  }
+  refuse(request + " does not fit: largest cache bucket is " + std::to_string(most) +
+         " (cache buckets of " + source_ + ": " + joined(caches) + "); " + remedy);
+}
+
+GroupShapes intersection(const GroupShapes &a, const GroupShapes &b) {
+  GroupShapes both;
+  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::inserter(both, both.end()));
+  return both;
+}
+
+int64_t round_up(int64_t needed) {
+  int64_t size = 1;
+  while (size < needed) size *= 2;
+  return size;
+}
+
+std::string count_of(int64_t number, const std::string &noun) {
+  return std::to_string(number) + " " + noun + (number == 1 ? "" : "s");
+}
+
+std::string joined(const std::set<int64_t> &sizes, const char *separator) {
+  std::string text;
+  for (int64_t size : sizes) text += (text.empty() ? "" : separator) + std::to_string(size);
+  return text;
+}
+
+}  // namespace gemma3

@@ -1,0 +1,105 @@
+// What the opaque handles of gemma3.h are, and how calls enter and leave the library.
+#ifndef GEMMA3_SRC_HANDLES_H_
+#define GEMMA3_SRC_HANDLES_H_
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+
+#include "bundle.h"
+#include "error.h"
+#include "gemma3.h"
+#include "session.h"
+#include "tasks.h"
+
+struct gemma3_cancel {
+  std::atomic<bool> requested{false};
+};
+
+struct gemma3_bundle {
+  gemma3::Bundle bundle;
+};
+
+struct gemma3_model {
+  std::shared_ptr<gemma3::Model> model;
+};
+
+struct gemma3_session {
+  explicit gemma3_session(std::unique_ptr<gemma3::Session> own)
+      : session(std::move(own)), teller(0, session->settings().rows) {}
+  std::unique_ptr<gemma3::Session> session;
+  gemma3::Teller teller;
+};
+
+namespace gemma3 {
+
+inline gemma3_status set_error(gemma3_error *error, gemma3_status status, const char *message) {
+  if (error == nullptr) return status;
+  error->status = status;
+  size_t count = std::min(std::strlen(message), sizeof error->message - 1);
+  // Not in the middle of a character: bytes that go on with one begin with the bits 10.
+  while (message[count] != '\0' && count > 0 && (message[count] & 0xC0) == 0x80) --count;
+  std::memcpy(error->message, message, count);
+  error->message[count] = '\0';
+  return status;
+}
+
+// Runs the body of an ABI function: what it throws becomes a status and a message.
+template <typename Body>
+gemma3_status guarded(gemma3_error *error, Body body) noexcept {
+  try {
+    body();
+    return set_error(error, GEMMA3_OK, "");
+  } catch (const Error &failure) {
+    return set_error(error, failure.status(), failure.what());
+  } catch (const std::bad_alloc &) {
+    return set_error(error, GEMMA3_FAILED, "out of memory");
+  } catch (const std::length_error &) {
+    return set_error(error, GEMMA3_FAILED, "out of memory");
+  } catch (const std::exception &failure) {
+    return set_error(error, GEMMA3_FAILED, failure.what());
+  } catch (...) {
+    return set_error(error, GEMMA3_FAILED, "unknown failure");
+  }
+}
+
+// Refuses a null pointer for something that must be there.
+template <typename T>
+T &required(T *pointer, const char *name) {
+  if (pointer == nullptr) refuse(std::string(name) + ": expected a pointer, got NULL");
+  return *pointer;
+}
+
+// A versioned struct of the caller as this library knows it: what the caller's lacks is zero, and
+// what it has beyond must be.
+template <typename T>
+T versioned(const T *given, const char *name) {
+  const size_t size = required(given, name).size;
+  T known = {};
+  if (size < sizeof size) refuse(std::string(name) + ": set `size` to the size of the struct");
+  const auto *bytes = reinterpret_cast<const uint8_t *>(given);
+  for (size_t i = sizeof known; i < size; ++i) {
+    if (bytes[i] != 0) refuse(std::string(name) + ": has members that this library lacks");
+  }
+  std::memcpy(static_cast<void *>(&known), given, std::min(size, sizeof known));
+  known.size = sizeof known;
+  return known;
+}
+
+// A copy for the caller, to be freed by gemma3_free; a NUL follows.
+inline char *give(std::string_view bytes) {
+  auto *copy = static_cast<char *>(std::malloc(bytes.size() + 1));
+  if (copy == nullptr) throw std::bad_alloc();
+  if (!bytes.empty()) std::memcpy(copy, bytes.data(), bytes.size());
+  copy[bytes.size()] = '\0';
+  return copy;
+}
+
+inline std::string text_or_empty(const char *text) { return text == nullptr ? "" : text; }
+
+}  // namespace gemma3
+
+#endif  // GEMMA3_SRC_HANDLES_H_

@@ -1,0 +1,336 @@
+#include "model.h"
+
+#include <malloc.h>
+
+#include <chrono>
+#include <deque>
+#include <exception>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "convention.h"
+#include "error.h"
+#include "kernels.h"
+#include "sha256.h"
+
+namespace gemma3 {
+namespace {
+
+namespace fs = std::filesystem;
+
+CompiledCache::Use use_of(uint64_t flags) {
+  if ((flags & GEMMA3_NO_CACHE) != 0) return CompiledCache::Use::kNone;
+  if ((flags & GEMMA3_CACHE_READ_ONLY) != 0) return CompiledCache::Use::kRead;
+  return CompiledCache::Use::kReadWrite;
+}
+
+std::unique_ptr<CompiledCache> open_cache(const OpenOptions &options, const Client &client) {
+  const fs::path root = options.cache_dir.empty() ? fs::path(options.bundle) / "compiled"
+                                                  : fs::path(options.cache_dir);
+  return std::make_unique<CompiledCache>(root, machine_facts(client), use_of(options.flags));
+}
+
+// What compiled code of a program depends on: the program, the mesh it was partitioned for and the
+// signature that was compared with it.
+std::string cache_key(const Bundle &bundle, const Program &program, const std::string &options) {
+  Sha256 digest;
+  const auto add = [&](const std::string &text) { digest.update(text.data(), text.size() + 1); };
+  add(bundle.record(program.stablehlo).sha256);
+  add(options);
+  add(program.variant);
+  const Mesh &mesh = bundle.mesh(program.mesh).mesh;
+  for (const Axis &axis : mesh.axes) add(axis.name + "=" + std::to_string(axis.size));
+  const auto add_tensor = [&](const Shape &shape, const std::string &dtype, const Spec &spec) {
+    add(dtype + to_text(Json(shape)) + to_text(Json(spec)));
+  };
+  const auto &specs = bundle.mesh(program.mesh).weight_specs;
+  for (const std::string &name : bundle.manifest().weight_sets.at(program.weights)) {
+    add_tensor(bundle.weight(name).shape, bundle.weight(name).dtype, specs.at(name));
+  }
+  for (const auto *tensors : {&program.inputs, &program.outputs, &program.cache}) {
+    for (const Tensor &tensor : *tensors) add_tensor(tensor.shape, tensor.dtype, tensor.spec);
+    add("");
+  }
+  return digest.hex();
+}
+
+void return_freed_memory() {
+#if defined(__GLIBC__)
+  ::malloc_trim(0);  // compiling takes hundreds of MB for a moment, which glibc would keep
+#endif
+}
+
+}  // namespace
+
+double seconds() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double>(now).count();
+}
+
+Model::Model(const OpenOptions &options) : options_(options) {
+  const double begun = seconds();
+  Json report;
+  Opening opening(options, report);
+  bundle_ = std::move(opening.bundle);
+  record_ = opening.record;
+  client_ = std::move(opening.client);
+  if (client_->ignored_flags()) {
+    log(GEMMA3_LOG_WARNING, "XLA_FLAGS is not passed on to the plugin: programs are compiled as "
+                            "they were lowered");
+  }
+  compiled_ = open_cache(options, *client_);
+  std::set<Bucket> buckets;
+  std::set<std::string> names;
+  for (const Program *program : opening.programs) {
+    slots_[program->bucket].record = program;
+    buckets.insert(program->bucket);
+  }
+  load_kernels(options, opening.kernels);
+  for (const auto &[bucket, slot] : slots_) {
+    const auto &members = manifest().weight_sets.at(slot.record->weights);
+    names.insert(members.begin(), members.end());
+  }
+  weights_ = std::make_unique<WeightStore>(*bundle_, *client_, *record_, names);
+  grid_ = Grid((fs::path(options.bundle) / "manifest.json").string() + ", mesh " +
+                   record_->mesh.name,
+               std::move(buckets));
+  open_s_ = seconds() - begun;
+}
+
+
+void Model::load_kernels(const OpenOptions &options,
+                         const std::vector<const Program *> &programs) {
+  if (programs.empty() || options.kernels.empty()) return;
+  std::set<std::string> targets;
+  for (const Program *program : programs) {
+    targets.insert(program->custom_calls.begin(), program->custom_calls.end());
+  }
+  const std::string problem = register_kernels(*client_, options.kernels, targets);
+  if (!problem.empty()) {
+    log(GEMMA3_LOG_WARNING, problem + ": portable programs are used");
+    return;
+  }
+  for (const Program *program : programs) slots_[program->bucket].record = program;
+}
+
+Model::Slot &Model::slot(const Bucket &bucket) {
+  const auto found = slots_.find(bucket);
+  if (found == slots_.end()) {
+    refuse(grid_.source() + " has no program " + describe(bucket) + "; export the bundle again");
+  }
+  return found->second;
+}
+
+const LoadedProgram &Model::program(const Bucket &bucket) {
+  Slot &here = slot(bucket);
+  const std::lock_guard<std::mutex> lock(here.mutex);
+  if (here.program == nullptr) {
+    load(here);
+    if (compiled_->use() == CompiledCache::Use::kReadWrite) keep(here);
+  }
+  return *here.program;
+}
+
+std::string Model::key_of(const Program &program) const {
+  return cache_key(*bundle_, program, client_->compile_options(mesh().devices()));
+}
+
+void Model::load(Slot &here) {
+  const double begun = seconds();
+  const Program &record = *here.record;
+  if (const auto bytes = compiled_->read(key_of(record))) {
+    try {
+      here.program = std::make_unique<LoadedProgram>(
+          *client_, mesh(), record, client_->deserialize(*bytes), weights_of(record), true);
+      loaded_count_ += 1;
+      const std::lock_guard<std::mutex> lock(stats_mutex_);
+      load_s_ += seconds() - begun;
+      return;
+    } catch (const Error &error) {
+      compiled_->disappoint(std::string(error.what()) + ": compiling instead");
+    }
+  }
+  log_remark();
+  const std::string code = bundle_->read(record.stablehlo);
+  try {
+    here.program = std::make_unique<LoadedProgram>(
+        *client_, mesh(), record, client_->compile(code, mesh().devices()), weights_of(record),
+        false);
+  } catch (const Error &error) {
+    throw Error(error.status(), "program " + record.stablehlo + ": " + error.what());
+  }
+  return_freed_memory();
+  compiled_count_ += 1;
+  const std::lock_guard<std::mutex> lock(stats_mutex_);
+  compile_s_ += seconds() - begun;
+}
+
+// Keeps the machine code of a loaded program; whether a file was written.
+bool Model::keep(const Slot &here) {
+  const std::string key = key_of(*here.record);
+  if (compiled_->count(key) > 0) return false;
+  try {
+    const std::string bytes = client_->serialize(here.program->executable());
+    if (bytes.empty() || !compiled_->write(key, bytes)) {
+      compiled_->disappoint("compiled programs cannot be kept in " + compiled_->folder().string());
+      return false;
+    }
+  } catch (const Error &error) {
+    compiled_->disappoint(std::string("compiled programs cannot be kept: ") + error.what());
+    return false;
+  }
+  written_count_ += 1;
+  return true;
+}
+
+void Model::prepare(const std::set<Bucket> &buckets) {
+  std::deque<Bucket> waiting(buckets.begin(), buckets.end());
+  std::mutex mutex;
+  std::exception_ptr failure;
+  const auto work = [&] {
+    while (true) {
+      Bucket bucket;
+      {
+        const std::lock_guard<std::mutex> lock(mutex);
+        if (waiting.empty() || failure) return;
+        bucket = waiting.front();
+        waiting.pop_front();
+      }
+      try {
+        program(bucket);
+      } catch (...) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        if (!failure) failure = std::current_exception();
+      }
+    }
+  };
+  const size_t most = std::max(1u, std::thread::hardware_concurrency());
+  std::vector<std::thread> threads;
+  try {
+    while (threads.size() + 1 < std::min(most, buckets.size())) threads.emplace_back(work);
+  } catch (const std::system_error &) {
+    // Fewer threads then: this one works in any case.
+  }
+  work();
+  for (std::thread &thread : threads) thread.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+uint32_t Model::compile_all() {
+  prepare(grid_.buckets());
+  uint32_t written = 0;
+  for (auto &[bucket, here] : slots_) {
+    const std::lock_guard<std::mutex> lock(here.mutex);
+    written += keep(here) ? 1 : 0;
+    if (compiled_->count(key_of(*here.record)) == 0) {
+      fail(compiled_->folder().string() + ": " + compiled_->remark());
+    }
+  }
+  return written;
+}
+
+std::vector<const Shards *> Model::weights_of(const Program &program) const {
+  std::vector<const Shards *> weights;
+  for (const std::string &name : manifest().weight_sets.at(program.weights)) {
+    weights.push_back(&weights_->at(name));
+  }
+  return weights;
+}
+
+const std::vector<Tensor> &Model::cache_of(GroupShape shape) const {
+  static const std::vector<Tensor> none;
+  for (const auto &[bucket, here] : slots_) {
+    if (bucket.batch == shape.batch && bucket.cache == shape.cache && keeps_cache(bucket.program)) {
+      return here.record->cache;
+    }
+  }
+  return none;
+}
+
+std::vector<Shards> Model::new_cache(GroupShape shape) const {
+  std::vector<Shards> cache;
+  for (const Tensor &tensor : cache_of(shape)) {
+    const HostArray zeros(tensor.dtype, shard_shape(tensor.shape, tensor.spec, mesh()));
+    Shards shards;
+    for (int64_t device = 0; device < mesh().devices(); ++device) {
+      shards.push_back(client_
+                           ->upload(zeros.data<uint8_t>(), tensor.dtype, zeros.shape(),
+                                    static_cast<size_t>(device), Handover::kCopy)
+                           .buffer);
+    }
+    cache.push_back(std::move(shards));
+  }
+  return cache;
+}
+
+Json Model::info() const {
+  Json info = bundle_info(*bundle_);
+  info["mesh"] = mesh().name;
+  info["platform"] = client_->platform();
+  info["plugin"] = client_->plugin().path();
+  info["devices"] = {{"kind", client_->device_kind()}, {"count", mesh().devices()}};
+  return info;
+}
+
+Json Model::stats() const {
+  const std::lock_guard<std::mutex> lock(stats_mutex_);
+  const std::string remark = compiled_->remark();
+  const std::string fine = loaded_count_ > 0 ? "compiled programs are used"
+                                             : "no program was compiled here before";
+  return {{"open_s", open_s_},
+          {"weights",
+           {{"bytes", weights_->mapped_bytes() + weights_->copied_bytes()},
+            {"mapped_bytes", weights_->mapped_bytes()},
+            {"copied_bytes", weights_->copied_bytes()}}},
+          {"programs",
+           {{"compiled", compiled_count_.load()},
+            {"loaded", loaded_count_.load()},
+            {"written", written_count_.load()},
+            {"compile_s", compile_s_},
+            {"load_s", load_s_}}},
+          {"cache",
+           {{"fingerprint", compiled_->fingerprint()},
+            {"folder", compiled_->folder().string()},
+            {"state", remark.empty() ? fine : remark}}},
+          {"calls", calls_.load()},
+          {"donated_in_place", in_place_.load()}};
+}
+
+void Model::count_call(bool in_place) {
+  calls_ += 1;
+  in_place_ += in_place ? 1 : 0;
+}
+
+void Model::log(int32_t level, const std::string &message) {
+  if (options_.log == nullptr) return;
+  const std::lock_guard<std::mutex> lock(log_mutex_);
+  options_.log(options_.log_user, level, message.c_str());
+}
+
+// Says once why compiled programs are not used.
+void Model::log_remark() {
+  const std::string remark = compiled_->remark();
+  if (remark.empty() || compiled_->use() == CompiledCache::Use::kNone) return;
+  {
+    const std::lock_guard<std::mutex> lock(log_mutex_);
+    if (std::exchange(remarked_, true)) return;
+  }
+  log(GEMMA3_LOG_WARNING, remark);
+}
+
+void check_opening(const OpenOptions &options, Json &report) {
+  const Opening opening(options, report);
+  const std::unique_ptr<CompiledCache> cache = open_cache(options, *opening.client);
+  const std::string compile_options =
+      opening.client->compile_options(opening.record->mesh.devices());
+  size_t compiled = 0;
+  for (const Program *program : opening.programs) {
+    compiled += cache->count(cache_key(*opening.bundle, *program, compile_options));
+  }
+  report["compiled"] = {{"fingerprint", cache->fingerprint()},
+                        {"folder", cache->folder().string()},
+                        {"programs", compiled}};
+}
+
+}  // namespace gemma3

@@ -1,0 +1,178 @@
+// Sessions as bytes: "GEMMA3S1", the length of a JSON header, the header, the tensors of the cache
+// whole and row-major, and the SHA-256 of all that.
+
+#include <cstring>
+#include <utility>
+
+#include "error.h"
+#include "session.h"
+#include "sha256.h"
+#include "sharding.h"
+
+namespace gemma3 {
+namespace {
+
+constexpr std::string_view kMagic = "GEMMA3S1";
+constexpr size_t kDigest = 64;
+constexpr char kWhere[] = "saved session";
+
+struct Saved {
+  std::string bundle;
+  int64_t batch = 0, cache = 0, rows = 0, logprobs = 0;
+  bool images = false, has_cache = false;
+  std::vector<std::vector<int64_t>> states;  // position, token, remaining of each row
+  std::vector<std::vector<double>> sampling;
+  std::vector<int64_t> stop_tokens;
+};
+
+Json encode(const Saved &saved) {
+  return {{"bundle", saved.bundle},       {"batch", saved.batch},
+          {"cache", saved.cache},         {"rows", saved.rows},
+          {"logprobs", saved.logprobs},   {"images", saved.images},
+          {"has_cache", saved.has_cache}, {"states", saved.states},
+          {"sampling", saved.sampling},   {"stop_tokens", saved.stop_tokens}};
+}
+
+[[noreturn]] void refuse_bytes(const std::string &why) {
+  refuse(std::string(kWhere) + ": " + why + "; save the session again");
+}
+
+// The header and what follows it, once the digest has been compared.
+std::pair<Saved, std::string_view> split(std::string_view bytes) {
+  const size_t least = kMagic.size() + 8 + kDigest;
+  if (bytes.size() < least || bytes.substr(0, kMagic.size()) != kMagic) {
+    refuse_bytes("expected bytes that gemma3_session_save gave, got others");
+  }
+  const std::string_view body = bytes.substr(0, bytes.size() - kDigest);
+  if (sha256_hex(body) != bytes.substr(body.size())) refuse_bytes("the bytes are damaged");
+  uint64_t length = 0;
+  std::memcpy(&length, body.data() + kMagic.size(), 8);
+  const std::string_view rest = body.substr(kMagic.size() + 8);
+  if (length > rest.size()) refuse_bytes("the header is longer than the bytes");
+  const std::string where = kWhere;
+  const Json value = parse_json(rest.substr(0, length), where);
+  const Place place{&where};
+  Saved saved;
+  Fields(value, place)
+      .read("bundle", saved.bundle)
+      .read("batch", saved.batch)
+      .read("cache", saved.cache)
+      .read("rows", saved.rows)
+      .read("logprobs", saved.logprobs)
+      .read("images", saved.images)
+      .read("has_cache", saved.has_cache)
+      .read("states", saved.states)
+      .read("sampling", saved.sampling)
+      .read("stop_tokens", saved.stop_tokens)
+      .done();
+  return {std::move(saved), rest.substr(length)};
+}
+
+// A number of the header as a 32-bit one between bounds.
+int32_t number(const std::vector<int64_t> &values, size_t index, int64_t most) {
+  if (values.size() != 3 || values[index] < 0 || values[index] > most) {
+    refuse_bytes("expected rows within the session's room, got others");
+  }
+  return static_cast<int32_t>(values[index]);
+}
+
+gemma3_sampling sampling_from(const std::vector<double> &values) {
+  const bool whole = values.size() == 5 && values[1] >= 0 && values[1] <= INT32_MAX &&
+                     values[4] >= 0 && values[4] <= UINT32_MAX;
+  if (!whole) refuse_bytes("expected sampling parameters, got others");
+  const gemma3_sampling sampling{static_cast<float>(values[0]), static_cast<int32_t>(values[1]),
+                                 static_cast<float>(values[2]), static_cast<float>(values[3]),
+                                 static_cast<uint32_t>(values[4])};
+  check_sampling(sampling);
+  return sampling;
+}
+
+SessionSettings settings_from(const Model &model, const Saved &saved) {
+  SessionSettings settings;
+  settings.shape = {saved.batch, saved.cache};
+  if (model.grid().generating(false).count(settings.shape) == 0) {
+    refuse_bytes("expected a batch and cache length of the bundle, got others");
+  }
+  const auto batch = static_cast<size_t>(saved.batch);
+  const bool counts = saved.rows >= 1 && saved.rows <= saved.batch &&
+                      saved.states.size() == batch && saved.sampling.size() == batch;
+  if (!counts || saved.logprobs < 0 || saved.logprobs > model.manifest().model.vocab_size) {
+    refuse_bytes("expected as many rows as the batch, got others");
+  }
+  settings.rows = static_cast<size_t>(saved.rows);
+  settings.logprobs = static_cast<uint32_t>(saved.logprobs);
+  settings.images = saved.images;
+  for (const auto &values : saved.sampling) settings.sampling.push_back(sampling_from(values));
+  for (int64_t token : saved.stop_tokens) {
+    settings.stop_tokens.push_back(static_cast<int32_t>(token));
+  }
+  return settings;
+}
+
+}  // namespace
+
+std::string Session::save() {
+  Saved saved;
+  saved.bundle = model_->bundle().digest();
+  saved.batch = settings_.shape.batch;
+  saved.cache = settings_.shape.cache;
+  saved.rows = static_cast<int64_t>(settings_.rows);
+  saved.logprobs = settings_.logprobs;
+  saved.images = settings_.images;
+  saved.has_cache = !cache_.empty();
+  if (stats_.calls > 0 && cache_.empty()) {
+    fail("the cache was lost when an earlier call failed: begin a new session");
+  }
+  for (const gemma3_row &row : rows_) {
+    saved.states.push_back({row.position, row.token, row.remaining});
+  }
+  for (const gemma3_sampling &own : settings_.sampling) {
+    saved.sampling.push_back({own.temperature, static_cast<double>(own.top_k), own.top_p,
+                              own.min_p, static_cast<double>(own.seed)});
+  }
+  for (int32_t token : settings_.stop_tokens) saved.stop_tokens.push_back(token);
+  const std::string header = to_text(encode(saved));
+  const uint64_t length = header.size();
+  std::string bytes(kMagic);
+  bytes.append(reinterpret_cast<const char *>(&length), 8);
+  bytes += header;
+  const std::vector<Tensor> &tensors = model_->cache_of(settings_.shape);
+  for (size_t i = 0; i < cache_.size(); ++i) {
+    const size_t begin = bytes.size();
+    bytes.resize(begin + static_cast<size_t>(byte_size(tensors[i].shape, tensors[i].dtype)));
+    collect(model_->client(), model_->mesh(), tensors[i], cache_[i],
+            reinterpret_cast<uint8_t *>(bytes.data() + begin));
+  }
+  return bytes + sha256_hex(bytes);
+}
+
+std::unique_ptr<Session> Session::restore(std::shared_ptr<Model> model, std::string_view bytes) {
+  auto [saved, rest] = split(bytes);
+  if (saved.bundle != model->bundle().digest()) {
+    refuse_bytes("expected a session of this bundle, got one of another");
+  }
+  auto session = std::make_unique<Session>(model, settings_from(*model, saved));
+  const std::vector<Tensor> &tensors = model->cache_of(session->settings_.shape);
+  for (const Tensor &tensor : tensors) {
+    if (!saved.has_cache) break;
+    const auto count = static_cast<size_t>(byte_size(tensor.shape, tensor.dtype));
+    if (count > rest.size()) refuse_bytes("expected the whole cache, got less");
+    session->cache_.push_back(distribute(model->client(), model->mesh(), tensor,
+                                         reinterpret_cast<const uint8_t *>(rest.data())));
+    rest.remove_prefix(count);
+  }
+  if (!rest.empty()) refuse_bytes("expected the cache and no more, got more");
+  const int64_t vocab = model->manifest().model.vocab_size;
+  for (size_t row = 0; row < session->rows_.size(); ++row) {
+    const std::vector<int64_t> &state = saved.states[row];
+    session->rows_[row] = {number(state, 0, saved.cache), number(state, 1, vocab - 1),
+                           number(state, 2, saved.cache)};
+    if (session->rows_[row].position + session->rows_[row].remaining > saved.cache ||
+        (session->rows_[row].position > 0 && !saved.has_cache)) {
+      refuse_bytes("expected rows within the session's room, got others");
+    }
+  }
+  return session;
+}
+
+}  // namespace gemma3

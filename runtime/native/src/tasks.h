@@ -1,0 +1,53 @@
+// Whole requests: check everything, pick the buckets, run groups of rows (runtime/generate.py,
+// score.py, classify.py, embed.py).
+#ifndef GEMMA3_SRC_TASKS_H_
+#define GEMMA3_SRC_TASKS_H_
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "gemma3.h"
+#include "session.h"
+
+namespace gemma3 {
+
+// gemma3_request of the size the library knows, what the caller's lacks being zero.
+using Request = gemma3_request;
+
+// Refuses what the model cannot serve; of a request with `task` GENERATE the groups that serve it.
+std::vector<Group> plan_request(const Model &model, const Request &request);
+// The programs that serving the request begins with.
+std::set<Bucket> request_buckets(const std::shared_ptr<Model> &model, const Request &request);
+
+// Tells callbacks of the tokens of steps; rows of the session are prompts first, first + 1, ...
+class Teller {
+ public:
+  Teller(size_t first, size_t rows) : first_(first), counts_(rows) {}
+  // Throws Error (GEMMA3_CANCELLED) when the callback, which may be null, asks for it. Rows it has
+  // enough of are finished.
+  void tell(Session &session, const Step &step, gemma3_token_fn callback, void *user);
+  // The next token told of a row is its first.
+  void begin(size_t row) { counts_[row] = 0; }
+  uint64_t after_first() const;  // tokens told beyond the first of each row
+
+ private:
+  size_t first_;
+  std::vector<uint32_t> counts_;
+};
+
+void generate(const std::shared_ptr<Model> &model, const Request &request, gemma3_token_fn on_token,
+              void *user, gemma3_timing *timings, const std::atomic<bool> *cancel);
+
+void score(Model &model, const gemma3_prompt *prompts, size_t count, float *logprobs,
+           double *losses);
+void classify(Model &model, const gemma3_prompt *prompts, size_t count, float *scores);
+void embed(Model &model, const gemma3_prompt *prompts, size_t count, float *vectors);
+
+// Shapes a session can have, and what to call it in a refusal.
+std::pair<GroupShapes, std::string> usable_shapes(const Model &model, bool logprobs, bool images);
+
+}  // namespace gemma3
+
+#endif  // GEMMA3_SRC_TASKS_H_

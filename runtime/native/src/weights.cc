@@ -1,0 +1,87 @@
+#include "weights.h"
+
+#include <cstdlib>
+#include <new>
+#include <utility>
+
+#include "sharding.h"
+
+namespace gemma3 {
+namespace {
+
+constexpr size_t kAlignment = 64;  // what XLA:CPU takes without copying
+
+}  // namespace
+
+void WeightStore::Free::operator()(uint8_t *memory) const { std::free(memory); }
+
+WeightStore::Memory WeightStore::aligned(size_t bytes) {
+  const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  void *memory = std::aligned_alloc(kAlignment, rounded);
+  if (memory == nullptr) throw std::bad_alloc();
+  return Memory(static_cast<uint8_t *>(memory));
+}
+
+WeightStore::WeightStore(const Bundle &bundle, const Client &client, const MeshRecord &record,
+                         const std::set<std::string> &names)
+    : bundle_(bundle), client_(client) {
+  for (const std::string &name : names) {
+    place(bundle.weight(name), record.weight_specs.at(name), record.mesh);
+  }
+  if (client.on_cpu()) return;
+  for (const Event &event : done_) await(client.plugin(), event, "copying weights to a device");
+  done_.clear();
+  copies_.clear();
+  mappings_.clear();
+}
+
+WeightStore::~WeightStore() {
+  weights_.clear();
+  // A device may use the memory until it says that it is done, which it does when buffers go.
+  for (const Event &event : done_) {
+    try {
+      await(client_.plugin(), event, "letting weights go");
+    } catch (const Error &) {
+      continue;  // done in another way
+    }
+  }
+}
+
+const Mapping &WeightStore::map(const std::string &file) {
+  auto &mapping = mappings_[file];
+  if (mapping == nullptr) {
+    const File opened(bundle_.resolve(file));
+    if (opened.size() != bundle_.record(file).bytes) {
+      refuse(bundle_.root() + "/" + file + ": the file changed while it was opened");
+    }
+    mapping = std::make_unique<Mapping>(opened);
+  }
+  return *mapping;
+}
+
+void WeightStore::place(const Weight &weight, const Spec &spec, const Mesh &mesh) {
+  const uint8_t *whole = map(weight.file).data() + weight.offset;
+  const int64_t item = item_size(weight.dtype);
+  std::map<Shape, const uint8_t *> copies;  // by where the part begins
+  Shards &shards = weights_[weight.name];
+  for (int64_t device = 0; device < mesh.devices(); ++device) {
+    const Block block = shard_block(weight.shape, spec, mesh, device);
+    const uint8_t *part = whole + block_start(weight.shape, block, item);
+    const int64_t bytes = byte_size(block.shape, weight.dtype);
+    const bool mapped = is_contiguous(weight.shape, block) &&
+                        reinterpret_cast<uintptr_t>(part) % kAlignment == 0;
+    const auto [copy, fresh] = copies.emplace(block.offset, part);
+    if (fresh) (mapped ? mapped_ : copied_) += bytes;
+    if (fresh && !mapped) {
+      copies_.push_back(aligned(static_cast<size_t>(bytes)));
+      copy_out(whole, weight.shape, block, item, copies_.back().get());
+      copy->second = copies_.back().get();
+    }
+    Upload upload = client_.upload(copy->second, weight.dtype, block.shape,
+                                   static_cast<size_t>(device), Handover::kZeroCopy);
+    shards.push_back(std::move(upload.buffer));
+    done_.push_back(std::move(upload.done));
+  }
+}
+
+}  // namespace gemma3
