@@ -21,7 +21,8 @@ Planned = tuple[str, tuple[int, ...], str]
 
 def numpy_dtype(name: str) -> np.dtype:
     """The numpy dtype of a dtype name of the manifest."""
-    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+    narrow = {"bfloat16": ml_dtypes.bfloat16, "float8_e4m3fn": ml_dtypes.float8_e4m3fn}
+    return np.dtype(narrow.get(name, name))
 
 
 def plan_weights(tensors: Sequence[Planned]) -> tuple[Weight, ...]:

@@ -60,6 +60,12 @@ _DEFAULT_JOBS = 4
     help="Of the weights and the KV cache.",
 )  # fmt: skip
 @click.option(
+    "--quantize", default="none", show_default=True,
+    type=click.Choice(["none", "int8", "int4", "int4-pure", "fp8"]),
+    help="Store matrices in fewer bits: int8 for each output, int4 in groups of 32 (embedding "
+    "int8, or int4 too with int4-pure), fp8 for cuda and tpu.",
+)  # fmt: skip
+@click.option(
     "--abstract",
     metavar="SIZE",
     help="Lower a published size (270m 1b 4b 12b 27b) without weights.",

@@ -41,6 +41,7 @@ from ..model.cache import cache_slots
 from ..model.config import Gemma3TextConfig, LayerType
 from ..model.context import LoweringContext
 from ..model.forms import Platform
+from ..model.quantized import UNQUANTIZED, Recipe
 from ..model.sharding import Sharder
 from ..model.stack import layers_form
 from ..model.vision_config import Gemma3Config
@@ -72,6 +73,7 @@ class Job:
     bucket: Bucket
     purpose: Purpose = GENERATING
     score_outputs: tuple[str, ...] = ()
+    recipe: Recipe = UNQUANTIZED
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def lower(job: Job) -> Lowered:
     """Trace and lower the job's program. Deterministic: the same job gives the same bytes."""
     started = time.perf_counter()
     _quiet_locations()
-    models = make_models(job.config, job.purpose, jnp.dtype(job.dtype))
+    models = make_models(job.config, job.purpose, jnp.dtype(job.dtype), job.recipe)
     model = models[_weight_set(job.bucket)]
     sharder = make_sharder(job.mesh)
     context = LoweringContext(Platform(job.platform), sharder)
@@ -128,7 +130,8 @@ def lower(job: Job) -> Lowered:
     exported = _export(function, sharder, job.platform, weights, ports)
     module = bytes(exported.mlir_module_serialized)
     return Lowered(
-        _record(job, sharder, ports, len(weights)), module, bytes(exported.serialize()),
+        _record(job, sharder, ports, len(weights), context.forms), module,
+        bytes(exported.serialize()),
         tuple(sorted(sharder.fallbacks)), time.perf_counter() - started,
         exported.calling_convention_version, _stablehlo_version(module),
     )  # fmt: skip
@@ -196,7 +199,9 @@ def _score_extras(job: Job) -> ScoreExtras:
     return ScoreExtras(job.score_outputs, *sizes)
 
 
-def _record(job: Job, sharder: Sharder, ports: _Ports, weights: int) -> Program:
+def _record(
+    job: Job, sharder: Sharder, ports: _Ports, weights: int, forms: dict[str, str]
+) -> Program:
     stem = program_stem(job.mesh, job.platform, job.bucket)
     inputs, outputs, cache = (tuple(_tensor(sharder, port) for port in group) for group in ports)
     first = weights + len(inputs)
@@ -204,7 +209,7 @@ def _record(job: Job, sharder: Sharder, ports: _Ports, weights: int) -> Program:
         job.mesh.name, job.platform, job.bucket, f"{stem}.mlirbc", f"{stem}.jaxexport",
         _weight_set(job.bucket), inputs, outputs, cache,
         tuple(Alias(first + i, len(outputs) + i) for i in range(len(cache))),
-        forms=_forms(job),
+        forms=_forms(job) | forms,
     )  # fmt: skip
 
 

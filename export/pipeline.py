@@ -30,13 +30,13 @@ from ..artifacts.manifest import (
     Weight,
 )
 from ..artifacts.memory import largest_child_bytes
-from ..artifacts.store import Planned, plan_weights, store_bytes, write_weights
+from ..artifacts.store import store_bytes
 from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
 from ..model.config_fields import is_token_id
-from ..model.pure import ParameterSpec
+from ..model.quantized import ParameterSpec
 from ..model.vision_config import PUBLISHED_MULTIMODAL
-from .checkpoint import Checkpoint, blocks, check_tensors, demo_checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, check_tensors, demo_checkpoint, open_checkpoint
 from .goldens import add_goldens, check_wanted
 from .lower import (
     Job,
@@ -62,9 +62,12 @@ from .purpose import (
     vision_of,
     with_images,
 )
+from .quantize import RECIPES, check_recipe
+from .quantize import record as quantization_record
 from .savedmodel.write import check_saved_model, write_saved_model
 from .stablehlo import check_target as check_stablehlo
 from .stablehlo import for_version
+from .weights import write_checkpoint_weights
 from .workers import lower_all
 
 TOKENIZER_PATH = "tokenizer/tokenizer.model"
@@ -109,10 +112,11 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     if options.out is not None:
         check_target(options.out, options.force)
     source = _open_source(options)
-    models = make_models(source.config, source.purpose, jnp.dtype(options.dtype))
+    recipe = RECIPES[options.quantize]
+    models = make_models(source.config, source.purpose, jnp.dtype(options.dtype), recipe)
     notes = _check_request(source, models, options)
     out = options.out or Path(default_out(source.name))
-    planned = [(p.name, p.shape, str(p.dtype)) for p in _parameters(models)]
+    planned = [(p.name, p.shape, str(p.dtype)) for p in _stored(models)]
     jobs = _jobs(source, options)
     with BundleWriter(out, options.force) as writer:
         stored = 0 if source.checkpoint is None else store_bytes(planned)
@@ -126,7 +130,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
             # The bytes are on disk; keeping them would make memory grow with the grid.
             lowered.append(dataclasses.replace(result, stablehlo=b"", jaxexport=b""))
         largest_worker = largest_child_bytes()
-        weights = _write_weights(writer, source.checkpoint, planned, progress)
+        weights = write_checkpoint_weights(writer, source.checkpoint, planned, recipe, progress)
         tokenizer = _write_tokenizer(writer, source.checkpoint)
         manifest = _manifest(source, options, models, lowered, weights, tokenizer)
         if options.saved_model:
@@ -190,8 +194,13 @@ def _open_source(options: ExportOptions) -> _Source:
 
 
 def _parameters(models: dict[str, Model]) -> list[ParameterSpec]:
+    """Every weight as the checkpoint has it."""
+    return [spec for model in models.values() for spec in model.checkpoint_parameters()]
+
+
+def _stored(models: dict[str, Model]) -> list[ParameterSpec]:
     """Every weight of the bundle, in the order of the store."""
-    return [parameter for model in models.values() for parameter in model.parameters()]
+    return [spec for model in models.values() for spec in model.parameters()]
 
 
 def _check_request(
@@ -207,6 +216,7 @@ def _check_request(
             f"--outputs {','.join(options.outputs)}: {source.name} is a "
             f"{source.purpose.architecture} and has no score program; leave the option out"
         )
+    check_recipe(RECIPES[options.quantize], _parameters(models), options.platforms)
     if source.checkpoint is not None:
         unused = check_tensors(source.checkpoint, {p.name: p.shape for p in _parameters(models)})
         if unused:
@@ -224,8 +234,9 @@ def _check_request(
 def _jobs(source: _Source, options: ExportOptions) -> list[Job]:
     scan = options.scan_layers or source.config.scan_layers
     config = dataclasses.replace(source.config, scan_layers=scan)
+    recipe = RECIPES[options.quantize]
     return [
-        Job(config, options.dtype, mesh, platform, bucket, source.purpose, options.outputs)
+        Job(config, options.dtype, mesh, platform, bucket, source.purpose, options.outputs, recipe)
         for mesh in options.meshes
         for platform in options.platforms
         for bucket in _buckets(source.purpose, options)
@@ -244,19 +255,6 @@ def _buckets(purpose: Purpose, options: ExportOptions) -> Iterable[Bucket]:
     if vision is None:
         return text
     return itertools.chain(text, options.image_buckets(vision.mm_tokens_per_image, with_images))
-
-
-def _write_weights(
-    writer: BundleWriter, checkpoint: Checkpoint | None, planned: list[Planned], progress: Progress
-) -> tuple[Weight, ...]:
-    if checkpoint is None:
-        return plan_weights(planned)
-    with write_weights(writer, planned) as store:
-        for done, (name, _, dtype) in enumerate(planned):
-            progress(f"weights: {name}", done, len(planned))
-            for block in blocks(checkpoint.tensors[name], dtype):
-                store.write(name, block)
-    return store.weights
 
 
 def _write_tokenizer(writer: BundleWriter, checkpoint: Checkpoint | None) -> TokenizerRecord | None:
@@ -306,6 +304,7 @@ def _manifest(
         tokenizer=tokenizer,
         vision=vision_record(vision),
         score_outputs=options.outputs,
+        quantization=quantization_record(RECIPES[options.quantize], "none"),
     )
 
 

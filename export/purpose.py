@@ -14,6 +14,7 @@ from ..model.config import ConfigError, Gemma3TextConfig
 from ..model.embedding import DenseLayer, TextEmbedder
 from ..model.functional import CausalLM
 from ..model.image_encoder import ImageEncoder
+from ..model.quantized import UNQUANTIZED, Recipe
 from ..model.vision_config import Gemma3Config
 from .checkpoint import Checkpoint
 
@@ -116,24 +117,28 @@ def vision_of(purpose: Purpose) -> Gemma3Config | None:
     return None if isinstance(purpose, Embedding) else purpose.vision
 
 
-def make_models(config: Gemma3TextConfig, purpose: Purpose, dtype: jnp.dtype) -> dict[str, Model]:
+def make_models(
+    config: Gemma3TextConfig, purpose: Purpose, dtype: jnp.dtype, recipe: Recipe = UNQUANTIZED
+) -> dict[str, Model]:
     """The models of the bundle by the name of their weight set, in the order of the store."""
-    models: dict[str, Model] = {TEXT_WEIGHTS: make_model(config, purpose, dtype)}
+    models: dict[str, Model] = {TEXT_WEIGHTS: make_model(config, purpose, dtype, recipe)}
     vision = vision_of(purpose)
     if vision is not None:
         models[VISION_WEIGHTS] = ImageEncoder(vision, dtype)
     return models
 
 
-def make_model(config: Gemma3TextConfig, purpose: Purpose, dtype: jnp.dtype) -> TextModel:
-    """The text model as pure functions."""
+def make_model(
+    config: Gemma3TextConfig, purpose: Purpose, dtype: jnp.dtype, recipe: Recipe = UNQUANTIZED
+) -> TextModel:
+    """The text model as pure functions of weights that are stored as the recipe says."""
     match purpose:
         case Generating():
-            return CausalLM(config, dtype)
+            return CausalLM(config, dtype, recipe)
         case Classifying(labels, _):
-            return SequenceClassifier(config, len(labels), dtype)
+            return SequenceClassifier(config, len(labels), dtype, recipe)
         case Embedding(dense):
-            return TextEmbedder(config, dense, dtype)
+            return TextEmbedder(config, dense, dtype, recipe)
 
 
 def label_names(purpose: Purpose) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from .context import LoweringContext
 from .decoder import Gemma3TextModel
 from .functional import store_order
 from .image_mask import SoftTokens
-from .pure import ParameterSpec, Params, PureModule
+from .pure import Params, PureModule
+from .quantized import UNQUANTIZED, ParameterSpec, Recipe
 from .text import Linear
 
 Array = jax.Array
@@ -57,15 +58,21 @@ class Gemma3ForSequenceClassification(nnx.Module):
 class SequenceClassifier:
     """Gemma3ForSequenceClassification as pure functions of the weights by name."""
 
-    def __init__(self, config: Gemma3TextConfig, labels: int, dtype: jnp.dtype):
+    def __init__(
+        self, config: Gemma3TextConfig, labels: int, dtype: jnp.dtype, recipe: Recipe = UNQUANTIZED
+    ):
         self.config, self.dtype = config, jnp.dtype(dtype)
         self._module = PureModule(
-            lambda rngs: Gemma3ForSequenceClassification(config, labels, self.dtype, rngs)
+            lambda rngs: Gemma3ForSequenceClassification(config, labels, self.dtype, rngs), recipe
         )
 
     def parameters(self) -> list[ParameterSpec]:
         """Every weight, in the order of the weight store."""
         return sorted(self._module.parameters(), key=lambda spec: store_order(spec.name))
+
+    def checkpoint_parameters(self) -> list[ParameterSpec]:
+        """The same as the checkpoint has them, before they are quantised."""
+        return sorted(self._module.unquantized(), key=lambda spec: store_order(spec.name))
 
     def init(self, seed: int) -> dict[str, Array]:
         """Random weights with the config's initializer_range."""

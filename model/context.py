@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 
-from .forms import ONE_BY_ONE, Platform, choose_product, row_product
+from .forms import ANY_RANK, ONE_BY_ONE, Platform, choose_product, scheme_of
+from .quantized import Matrix
 from .sharding import ACTIVATION, Sharder
 
 Array = jax.Array
@@ -20,14 +21,20 @@ class LoweringContext:
 
     platform: Platform = Platform.CPU
     sharder: Sharder | None = None
+    forms: dict[str, str] = field(default_factory=dict, compare=False)
+    """What was chosen while tracing: the role of a product -> the name of its form."""
 
-    def product(self, x: Array, weight: Array) -> Array:
-        """x [...,I] times weight [O,I] transposed -> [...,O] float32, in the best form."""
+    def product(self, x: Array, weight: Matrix, role: str) -> Array:
+        """x [...,I] times weight [O,I] transposed -> [...,O] float32, in the best form.
+
+        `role` names the weight's part in the model where the choice is recorded.
+        """
         rows = x.size // x.shape[-1]
-        form = choose_product(self.platform, rows, weight.dtype)
-        if form is row_product:
-            return form(x.reshape(rows, -1), weight).reshape(*x.shape[:-1], weight.shape[0])
-        return form(x, weight)
+        form = choose_product(self.platform, rows, scheme_of(weight), weight.dtype)
+        self.forms[role] = form.__name__
+        if form in ANY_RANK:
+            return form(x, weight)
+        return form(x.reshape(rows, -1), weight).reshape(*x.shape[:-1], weight.shape[0])
 
     @property
     def _one_device(self) -> bool:

@@ -144,7 +144,8 @@ class Gemma3ForCausalLM(nnx.Module):
     def apply_lm_head(self, hidden: Array, context: LoweringContext) -> Array:
         """hidden [...,D] -> logits [...,V] float32, with final_logit_softcapping where set."""
         if self.config.tie_word_embeddings:
-            logits = context.product(hidden, self.model.embed_tokens.weight[...])
+            weight = self.model.embed_tokens.weight.get_value()
+            logits = context.product(hidden, weight, "embed to vocab")
         else:
             logits = self.lm_head(hidden, context)
         return softcap(logits, self.config.final_logit_softcapping)

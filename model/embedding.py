@@ -13,7 +13,8 @@ from .config import Gemma3TextConfig
 from .context import LoweringContext
 from .decoder import Gemma3TextModel
 from .functional import store_order
-from .pure import ParameterSpec, Params, PureModule
+from .pure import Params, PureModule
+from .quantized import UNQUANTIZED, ParameterSpec, Recipe
 from .text import Linear
 
 Array = jax.Array
@@ -64,16 +65,25 @@ class Gemma3TextEmbedding(nnx.Module):
 class TextEmbedder:
     """Gemma3TextEmbedding as a pure function of the weights by name."""
 
-    def __init__(self, config: Gemma3TextConfig, layers: Sequence[DenseLayer], dtype: jnp.dtype):
+    def __init__(
+        self, config: Gemma3TextConfig, layers: Sequence[DenseLayer], dtype: jnp.dtype,
+        recipe: Recipe = UNQUANTIZED,
+    ):  # fmt: skip
         self.config, self.dtype = config, jnp.dtype(dtype)
         self._module = PureModule(
-            lambda rngs: Gemma3TextEmbedding(config, layers, self.dtype, rngs)
+            lambda rngs: Gemma3TextEmbedding(config, layers, self.dtype, rngs), recipe
         )
 
     def parameters(self) -> list[ParameterSpec]:
         """Every weight, in the order of the weight store."""
         return sorted(
             self._module.parameters(), key=lambda spec: (store_order(spec.name), spec.name)
+        )
+
+    def checkpoint_parameters(self) -> list[ParameterSpec]:
+        """The same as the checkpoint has them, before they are quantised."""
+        return sorted(
+            self._module.unquantized(), key=lambda spec: (store_order(spec.name), spec.name)
         )
 
     def init(self, seed: int) -> dict[str, Array]:

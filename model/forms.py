@@ -2,19 +2,22 @@
 
 The same mathematics lowered two ways differs twenty-fold on XLA:CPU, so each form is a small
 named function and `choose_product` is the only place that decides. Weights lie (out, in), as
-in the checkpoint. All forms accumulate and return float32.
+in the checkpoint. All forms take x [R,I] float32 and a weight [O,I], accumulate in float32 (or
+int32) and return [R,O] float32.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from .quantized import GROUP, Matrix, QuantizedWeight, Scheme, scaled, unpacked
+
 Array = jax.Array
-Product = Callable[[Array, Array], Array]
 
 
 class Platform(enum.StrEnum):
@@ -30,56 +33,193 @@ ONE_BY_ONE = 4
 # XLA:CPU fuses the weight's conversion into a one-row product only while the vector operand
 # is under 16 KB; longer contractions are cut into pieces of this many floats.
 _FUSED_ROW_LIMIT = 2048
+# What the largest activation of a row becomes: of int8, and of float8_e4m3fn.
+_LARGEST_INT8, _LARGEST_FLOAT8 = 127.0, 448.0
+_TINY = 1e-30
 
 
 def row_product(x: Array, weight: Array) -> Array:
-    """One row at a time, the weight converted inside the product: x [R,I], weight [O,I] -> [R,O].
+    """One row at a time, the weight converted inside the product.
 
     On XLA:CPU this reads a bfloat16 weight once, at memory speed; written any other way the
     whole weight is first converted into fresh memory, 20 times slower.
     """
-    contraction = weight.shape[1]
-    pieces = max(1, -(-contraction // _FUSED_ROW_LIMIT))
-    while contraction % pieces:
-        pieces += 1
-    width = contraction // pieces
-    rows = []
-    for r in range(x.shape[0]):
-        row = x[r : r + 1]
-        partial = [
-            row[:, i : i + width] @ weight[:, i : i + width].astype(jnp.float32).T
-            for i in range(0, contraction, width)
-        ]
-        rows.append(sum(partial[1:], partial[0]))
-    return rows[0] if len(rows) == 1 else jnp.concatenate(rows)
+    inputs = weight.shape[1]
+    width = _largest_divisor(inputs, _FUSED_ROW_LIMIT)
+    return _by_rows(x, lambda row: [
+        row[:, i : i + width] @ weight[:, i : i + width].astype(jnp.float32).T
+        for i in range(0, inputs, width)
+    ])  # fmt: skip
 
 
 def float_product(x: Array, weight: Array) -> Array:
-    """Plain float32 product: x [...,I], weight [O,I] -> [...,O]."""
+    """Plain float32 product."""
     return x @ weight.astype(jnp.float32).T
 
 
 def narrow_product(x: Array, weight: Array) -> Array:
-    """Both operands in the weight's dtype, accumulated in float32: x [...,I] -> [...,O].
+    """Both operands in the weight's dtype, accumulated in float32.
 
     The activations are rounded to the weight's dtype; the hardware's (or YNNPACK's) native
     narrow product does the rest.
     """
-    return jax.lax.dot_general(
-        x.astype(weight.dtype),
-        weight,
-        (((x.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
+    return _product(x.astype(weight.dtype), weight, jnp.dtype(jnp.float32))
 
 
-def choose_product(platform: Platform, rows: int, dtype: jnp.dtype) -> Product:
-    """The fastest form for this platform, number of rows and weight dtype.
+def scaled_row_product(x: Array, weight: QuantizedWeight) -> Array:
+    """`row_product` on the numbers, scaled afterwards: a scale for each output."""
+    return row_product(x, weight.numbers) * weight.scale
 
-    Measured for CPU by tests/benchmarks/products.py (`make bench`).
+
+def scaled_float_product(x: Array, weight: QuantizedWeight) -> Array:
+    """`float_product` on the numbers, scaled afterwards: a scale for each output."""
+    return float_product(x, weight.numbers) * weight.scale
+
+
+def widened_product(x: Array, weight: QuantizedWeight) -> Array:
+    """The numbers widened to the dtype of the computation, in which int8 is exact."""
+    return narrow_product(x, weight.numbers.astype(weight.dtype)) * weight.scale
+
+
+def integer_product(x: Array, weight: QuantizedWeight) -> Array:
+    """int8 times int8: each row of x is rounded to 255 steps of its own largest value."""
+    numbers, scale = quantized_rows(x)
+    total = _product(numbers, weight.numbers, jnp.dtype(jnp.int32))
+    return total.astype(jnp.float32) * scale * weight.scale
+
+
+def grouped_row_product(x: Array, weight: QuantizedWeight) -> Array:
+    """int4, one row at a time: low and high halves of the bytes are unpacked in two products.
+
+    On XLA:CPU each reads the packed weight once, and no unpacked one is ever written.
     """
-    if dtype == jnp.float32:
-        return float_product
-    if platform == Platform.CPU and rows < ONE_BY_ONE:
-        return row_product
-    return narrow_product
+    half_group = GROUP // 2
+    groups = weight.scale.shape[1]
+    count = _largest_divisor(groups, _FUSED_ROW_LIMIT // half_group)
+
+    def pieces(row: Array) -> list[Array]:
+        low, high = _low_and_high(row)
+        found = []
+        for first in range(0, groups, count):
+            part = slice(first * half_group, (first + count) * half_group)
+            packed, scale = weight.numbers[:, part], weight.scale[:, first : first + count]
+            for half, bits in ((low, packed & jnp.uint8(15)), (high, packed >> jnp.uint8(4))):
+                found.append(half[:, part] @ scaled(bits.astype(jnp.float32) - 8.0, scale).T)
+        return found
+
+    return _by_rows(x, pieces)
+
+
+def unpacked_product(x: Array, weight: QuantizedWeight) -> Array:
+    """int4 unpacked and scaled to the dtype of the computation first, then multiplied."""
+    values = scaled(unpacked(weight.numbers), weight.scale)
+    return narrow_product(x, values.astype(weight.dtype))
+
+
+def eighth_product(x: Array, weight: QuantizedWeight) -> Array:
+    """8-bit floats on both sides: each row of x is scaled to their range."""
+    peak = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+    scale = jnp.maximum(peak, _TINY) / _LARGEST_FLOAT8
+    total = _product(
+        (x / scale).astype(weight.numbers.dtype), weight.numbers, jnp.dtype(jnp.float32)
+    )
+    return total * scale * weight.scale
+
+
+Form = Callable[[Array, Any], Array]
+"""Of x and a weight that lies as the form expects."""
+
+FORMS: dict[Scheme, tuple[Form, ...]] = {
+    Scheme.NONE: (row_product, float_product, narrow_product),
+    Scheme.INT8: (scaled_row_product, scaled_float_product, widened_product, integer_product),
+    Scheme.INT4: (grouped_row_product, unpacked_product),
+    Scheme.FP8: (scaled_float_product, widened_product, eighth_product),
+}
+"""Every form a weight of each scheme may be multiplied in."""
+
+ANY_RANK = (
+    float_product, narrow_product, scaled_float_product, widened_product, integer_product,
+    unpacked_product, eighth_product,
+)  # fmt: skip
+"""The forms that take x of any rank, and need no reshaping of what a mesh has split."""
+
+
+def choose_product(platform: Platform, rows: int, scheme: Scheme, dtype: jnp.dtype) -> Form:
+    """The fastest form for this platform, number of rows, scheme and dtype of the computation.
+
+    Where `dtype` is float32 no form is chosen that rounds activations. Measured for CPU by
+    tests/benchmarks/products.py (`make bench`).
+    """
+    exact, few = dtype == jnp.float32, platform == Platform.CPU and rows < ONE_BY_ONE
+    match scheme:
+        case Scheme.NONE:
+            if exact:
+                return float_product
+            return row_product if few else narrow_product
+        case Scheme.INT8:
+            if few:
+                return scaled_row_product
+            if exact:
+                return scaled_float_product
+            return integer_product if platform == Platform.CPU else widened_product
+        case Scheme.INT4:
+            return grouped_row_product if few else unpacked_product
+        case Scheme.FP8:
+            return scaled_float_product if exact else eighth_product
+
+
+def scheme_of(weight: Matrix) -> Scheme:
+    """How a weight is stored."""
+    return weight.scheme if isinstance(weight, QuantizedWeight) else Scheme.NONE
+
+
+def quantized_rows(x: Array) -> tuple[Array, Array]:
+    """x [...,I] as int8 numbers and a scale [...,1] float32 for each row."""
+    peak = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+    scale = jnp.maximum(peak, _TINY) / _LARGEST_INT8
+    return jnp.round(x / scale).astype(jnp.int8), scale
+
+
+def _product(x: Array, weight: Array, accumulator: jnp.dtype) -> Array:
+    """x [...,I] times weight [O,I] transposed, in their own dtypes."""
+    dimensions = (((x.ndim - 1,), (1,)), ((), ()))
+    return jax.lax.dot_general(x, weight, dimensions, preferred_element_type=accumulator)
+
+
+def _by_rows(x: Array, pieces: Callable[[Array], list[Array]]) -> Array:
+    """The sums of `pieces` of each row of x, a row at a time.
+
+    XLA:CPU fuses a product with the addition that follows it, rather than with the conversion
+    of its weight, 30 times slower. It does not look past reduce_precision, which to float32's
+    own bits is nothing.
+    """
+    rows = []
+    for r in range(x.shape[0]):
+        found = pieces(x[r : r + 1])
+        if len(found) > 1:
+            found = [jax.lax.reduce_precision(piece, 8, 23) for piece in found]
+        rows.append(sum(found[1:], found[0]))
+    return rows[0] if len(rows) == 1 else jnp.concatenate(rows)
+
+
+def _low_and_high(row: Array) -> tuple[Array, Array]:
+    """The inputs [1,I/2] that meet the low and the high halves of the bytes of an int4 row.
+
+    They are cut out of one array that XLA must make: from a strided operand the product
+    is 6 times slower. Made of pieces that meet elsewhere than they are cut, or XLA sees through.
+    """
+    groups = row.reshape(-1, GROUP)
+    half, middle = GROUP // 2, groups.shape[0] // 2
+    parts = [
+        part.reshape(1, -1)
+        for side in (groups[:, :half], groups[:, half:])
+        for part in (side[:middle], side[middle:])
+        if part.shape[0]
+    ]
+    both = jnp.concatenate(parts, axis=1)
+    return both[:, : row.shape[1] // 2], both[:, row.shape[1] // 2 :]
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    """The largest number up to `limit` that divides `number`."""
+    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)

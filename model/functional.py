@@ -11,7 +11,8 @@ from .context import LoweringContext
 from .decoder import Gemma3ForCausalLM
 from .image_mask import SoftTokens
 from .observe import Observed, Watch
-from .pure import ParameterSpec, Params, PureModule
+from .pure import Params, PureModule
+from .quantized import UNQUANTIZED, ParameterSpec, Recipe
 
 Array = jax.Array
 
@@ -19,13 +20,17 @@ Array = jax.Array
 class CausalLM:
     """Gemma3ForCausalLM as pure functions: `forward` and `logits` take the weights by name."""
 
-    def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype):
+    def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype, recipe: Recipe = UNQUANTIZED):
         self.config, self.dtype = config, jnp.dtype(dtype)
-        self._module = PureModule(lambda rngs: Gemma3ForCausalLM(config, self.dtype, rngs))
+        self._module = PureModule(lambda rngs: Gemma3ForCausalLM(config, self.dtype, rngs), recipe)
 
     def parameters(self) -> list[ParameterSpec]:
         """Every weight, in the order of the weight store."""
         return sorted(self._module.parameters(), key=lambda spec: store_order(spec.name))
+
+    def checkpoint_parameters(self) -> list[ParameterSpec]:
+        """The same as the checkpoint has them, before they are quantised."""
+        return sorted(self._module.unquantized(), key=lambda spec: store_order(spec.name))
 
     def init(self, seed: int) -> dict[str, Array]:
         """Random weights with the config's initializer_range, for tests and shape studies."""
@@ -62,16 +67,18 @@ _WITHIN_LAYER = (
     "post_feedforward_layernorm",
 )  # fmt: skip
 
+_WITHIN_MODULE = ("weight", "weight_scale", "bias")
+
 
 def store_order(name: str) -> tuple[int, int, int, int]:
     """Embeddings, then layers in order, then the rest.
 
-    q, k, v and gate, up are neighbours with their weights ahead of any biases, so that a
+    q, k, v and gate, up are neighbours with their weights ahead of scales and biases, so that a
     host may map each group as one matrix.
     """
     parts = name.split(".")
     if "layers" not in parts:
-        return (0, 0, 0, 0) if "embed_tokens" in parts else (2, 0, len(name), 0)
+        return (0, 0, len(name), 0) if "embed_tokens" in parts else (2, 0, len(name), 0)
     at = parts.index("layers")
     module = ".".join(parts[at + 2 : -1])
-    return (1, int(parts[at + 1]), parts[-1] == "bias", _WITHIN_LAYER.index(module))
+    return (1, int(parts[at + 1]), _WITHIN_MODULE.index(parts[-1]), _WITHIN_LAYER.index(module))

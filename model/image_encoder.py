@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from .context import LoweringContext
-from .pure import ParameterSpec, Params, PureModule
+from .pure import Params, PureModule
+from .quantized import ParameterSpec
 from .vision import Gemma3ImageEncoder
 from .vision_config import Gemma3Config
 
@@ -25,6 +26,10 @@ class ImageEncoder:
         """Every weight, in the order of the weight store: `vision_tower.*`, then
         `multi_modal_projector.*`."""
         return sorted(self._module.parameters(), key=lambda spec: _store_order(spec.name))
+
+    def checkpoint_parameters(self) -> list[ParameterSpec]:
+        """The same as the checkpoint has them, before they are quantised."""
+        return sorted(self._module.unquantized(), key=lambda spec: _store_order(spec.name))
 
     def init(self, seed: int) -> dict[str, Array]:
         """Random weights, for tests and shape studies."""

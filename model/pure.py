@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
+
+from .quantized import UNQUANTIZED, ParameterSpec, Recipe, assemble
 
 Array = jax.Array
 Params = Mapping[str, Array]
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
 
-@dataclass(frozen=True)
-class ParameterSpec:
-    """A weight's checkpoint name, shape (out, in), dtype, logical axes and divisible units."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: jnp.dtype
-    axes: tuple[str, ...]
-    counts: tuple[int, ...]
-
-
 class PureModule(Generic[ModuleT]):
     """The structure of a module, without its numbers."""
 
-    def __init__(self, build: Callable[[nnx.Rngs | None], ModuleT]):
-        """`build(None)` makes the abstract module, `build(rngs)` one with random weights."""
-        self._build = build
+    def __init__(self, build: Callable[[nnx.Rngs | None], ModuleT], recipe: Recipe = UNQUANTIZED):
+        """`build(None)` makes the abstract module, `build(rngs)` one with random weights.
+
+        `recipe` says how the weights that `bind` is given are stored.
+        """
+        self._build, self._recipe = build, recipe
         self._graph, state = nnx.split(build(None))
         self._paths = {_name(path): path for path, _ in nnx.to_flat_state(state)}
         self._variables = {_name(path): variable for path, variable in nnx.to_flat_state(state)}
 
     def parameters(self) -> list[ParameterSpec]:
-        """Every weight, in no particular order."""
+        """Every stored weight, in no particular order."""
+        return [stored for spec in self.unquantized() for stored in self._recipe.stored(spec)]
+
+    def unquantized(self) -> list[ParameterSpec]:
+        """Every weight as the checkpoint has it, in no particular order."""
         specs = []
         for name, variable in self._variables.items():
             value, meta = variable.get_value(), variable.get_metadata()
@@ -47,14 +43,15 @@ class PureModule(Generic[ModuleT]):
         return specs
 
     def init(self, seed: int) -> dict[str, Array]:
-        """Random weights by name."""
+        """Random weights by name, not quantised whatever the recipe."""
         flat = nnx.to_flat_state(nnx.state(self._build(nnx.Rngs(params=seed))))
         return {_name(path): variable[...] for path, variable in flat}
 
     def bind(self, params: Params) -> ModuleT:
         """The module with these weights; KeyError when one is missing, others are ignored."""
+        weights = assemble(self._recipe, self.unquantized(), params)
         flat = [
-            (self._paths[name], variable.replace(params[name]))
+            (self._paths[name], variable.replace(weights[name]))
             for name, variable in self._variables.items()
         ]
         return nnx.merge(self._graph, nnx.from_flat_state(flat))

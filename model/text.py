@@ -22,6 +22,7 @@ from .cache import (
 from .config import Gemma3TextConfig, LayerType
 from .context import LoweringContext
 from .image_mask import visible_new_with_images
+from .quantized import take_rows
 from .rope import apply_rope, rope_tables
 
 Array = jax.Array
@@ -57,10 +58,11 @@ class Linear(nnx.Module):
         if bias:
             self.bias = parameter(shape[:1], axes[:1], dtype, 0.0, rngs, (counts or shape)[:1])
         self.has_bias = bias
+        self.role = f"{axes[1]} to {axes[0]}"
 
     def __call__(self, x: Array, context: LoweringContext) -> Array:
         """x [...,in] float32 -> [...,out] float32."""
-        y = context.product(x, self.weight[...])
+        y = context.product(x, self.weight.get_value(), self.role)
         return y + self.bias[...].astype(jnp.float32) if self.has_bias else y
 
 
@@ -102,7 +104,7 @@ class Gemma3TextScaledWordEmbedding(nnx.Module):
 
     def __call__(self, tokens: Array) -> Array:
         """tokens [B,T] int32 -> [B,T,D] float32."""
-        return self.weight[...][tokens].astype(jnp.float32) * self.scale
+        return take_rows(self.weight.get_value(), tokens) * self.scale
 
 
 class Gemma3MLP(nnx.Module):
@@ -137,7 +139,7 @@ class Gemma3Attention(nnx.Module):
     ):
         D, N, K = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
         H, bias = config.head_dim, config.attention_bias
-        self.config, self.layer_type = config, layer_type
+        self.config, self.layer_type, self.dtype = config, layer_type, dtype
         q_axes, kv_axes = ("heads", "embed"), ("kv_heads", "embed")
         self.q_proj = Linear(
             (N * H, D), q_axes, config, dtype, rngs, bias=bias, counts=(N, D))  # fmt: skip
@@ -185,7 +187,7 @@ class Gemma3Attention(nnx.Module):
         self, x: Array, rope: tuple[Array, Array], visible: Array, context: LoweringContext
     ) -> Array:
         """Without a cache: x [B,T,D], visible [B,T,T] bool -> [B,T,D] float32."""
-        query, new = self._project(x, rope, self.q_proj.weight[...].dtype, context)
+        query, new = self._project(x, rope, self.dtype, context)
         scale, cap = self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping
         return self._output(attend_within(query, new, visible, scale, cap), context)
 

@@ -34,7 +34,8 @@ class SiglipLinear(nnx.Module):
 
     def __call__(self, x: Array, context: LoweringContext) -> Array:
         """x [...,in] float32 -> [...,out] float32."""
-        return context.product(x, self.weight[...]) + self.bias[...].astype(jnp.float32)
+        y = context.product(x, self.weight[...], "vision layers")
+        return y + self.bias[...].astype(jnp.float32)
 
 
 class SiglipLayerNorm(nnx.Module):
@@ -73,7 +74,7 @@ class PatchEmbedding(nnx.Module):
         patches = whole.reshape(N, C, side, size, side, size).transpose(0, 2, 4, 1, 3, 5)
         weight = self.weight[...]
         flat = weight.reshape(weight.shape[0], -1)
-        y = context.product(patches.reshape(N, side * side, -1), flat)
+        y = context.product(patches.reshape(N, side * side, -1), flat, "patches to vision")
         return y + self.bias[...].astype(jnp.float32)
 
 
@@ -232,7 +233,9 @@ class Gemma3MultiModalProjector(nnx.Module):
         side, pool = self.tokens_per_side, self.pool
         pooled = x.reshape(N, side, pool, side, pool, V).mean(axis=(2, 4)).reshape(N, -1, V)
         normed = self.mm_soft_emb_norm(pooled)
-        return context.product(normed, self.mm_input_projection_weight[...].T)
+        return context.product(
+            normed, self.mm_input_projection_weight[...].T, "vision to soft tokens"
+        )
 
 
 class Gemma3ImageEncoder(nnx.Module):

@@ -11,12 +11,14 @@ import pytest
 from gemma3_export.model.config import PUBLISHED_SIZES
 from gemma3_export.model.context import LoweringContext
 from gemma3_export.model.forms import (
+    FORMS,
     Platform,
     choose_product,
     float_product,
     narrow_product,
     row_product,
 )
+from gemma3_export.model.quantized import Scheme
 
 # float32 rounds the sum; a bfloat16 activation is rounded to 8 bits on top.
 TOLERANCE = {"float32": 2e-6, "bfloat16": 4e-3}
@@ -67,14 +69,18 @@ def test_whatever_is_chosen_takes_any_leading_dimensions(
     shape: tuple[int, ...], platform: Platform, dtype: str
 ):
     x, weight = operands(shape[0] * shape[1], 4096, dtype)
-    product = LoweringContext(platform).product
-    check(product, x.reshape(*shape, -1), weight, TOLERANCE[dtype])
+    context = LoweringContext(platform)
+    check(
+        lambda x, weight: context.product(x, weight, "a role"),
+        x.reshape(*shape, -1), weight, TOLERANCE[dtype],
+    )  # fmt: skip
+    assert context.forms["a role"] in {form.__name__ for form in FORMS[Scheme.NONE]}
 
 
 @pytest.mark.parametrize("platform", list(Platform))
 def test_a_float32_weight_is_never_rounded(platform: Platform):
     for rows in (1, 4, 512):
-        form = choose_product(platform, rows, jnp.dtype(jnp.float32))
+        form = choose_product(platform, rows, Scheme.NONE, jnp.dtype(jnp.float32))
         check(form, *operands(2, 2048, "float32"), TOLERANCE["float32"])
 
 

@@ -1,0 +1,71 @@
+"""Quantised programs compute what their dequantised weights mean, on one device and on eight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gemma3_export.artifacts.store import map_weight
+from gemma3_export.model.config import Gemma3TextConfig
+from gemma3_export.runtime.generate import generate
+from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.sampling import SamplingParameters
+from gemma3_export.runtime.score import score
+
+from ..goldens.tiny import write_checkpoint
+from ..model.quantized_weights import dequantized
+from ..model.small import log_softmax, reference_logits
+from .bundles import make_bundle
+
+TOLERANCE = 1e-4
+TOKENS = [2, 17, 230, 5, 99, 64, 5, 12, 201, 77, 3, 150, 31]
+
+
+def meant(model: LoadedModel) -> dict[str, np.ndarray]:
+    """The weights of a bundle in float32, from what is stored and nothing else."""
+    bundle = model.bundle
+    stored = {w.name: map_weight(bundle, w) for w in bundle.manifest.weights}
+    found = {}
+    for name, values in stored.items():
+        if name.endswith("_scale"):
+            continue
+        scale = stored.get(f"{name}_scale")
+        found[name] = values if scale is None else dequantized(values, scale).astype(np.float32)
+    return found
+
+
+CASES = [
+    ("default", "int8", "1x1"),
+    ("default", "int4-pure", "1x1"),
+    ("default", "int4", "2x4"),
+    ("layer_types", "int8", "2x4"),
+]
+
+
+@pytest.mark.parametrize(("name", "recipe", "mesh"), CASES)
+def test_logprobs_are_those_of_the_dequantised_weights(
+    name: str, recipe: str, mesh: str, tmp_path: Path
+):
+    checkpoint = write_checkpoint(name, tmp_path / "checkpoint")
+    bundle = make_bundle(checkpoint, tmp_path / "bundle", mesh, quantize=recipe, prefill=(16,))
+    model = LoadedModel.load(bundle, mesh, "cpu")
+    config = Gemma3TextConfig.from_dict(bundle_config(model))
+    logits = reference_logits(config, meant(model), TOKENS)
+    expected = log_softmax(logits)
+    result = score(model, [TOKENS])[0]
+    picked = expected[np.arange(len(TOKENS) - 1), TOKENS[1:]]
+    np.testing.assert_allclose(result.logprobs, picked, atol=TOLERANCE)
+    completion = generate(
+        model, [TOKENS[:6]], SamplingParameters(), max_new_tokens=3, ignore_eos=True, logprobs=5
+    )[0]
+    text = TOKENS[:6] + completion.tokens
+    expected = log_softmax(reference_logits(config, meant(model), text))
+    assert completion.logprobs is not None
+    for place, best in enumerate(completion.logprobs):
+        for token, logprob in best:
+            assert logprob == pytest.approx(expected[5 + place, token], abs=TOLERANCE)
+
+
+def bundle_config(model: LoadedModel) -> dict:
+    return model.bundle.manifest.model.config
