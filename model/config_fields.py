@@ -16,6 +16,11 @@ COUNTS = (
     "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window",
     "sliding_window_pattern",
 )  # fmt: skip
+MOST = 2**31 - 1
+"""No size is larger: programs count in int32. Products of sizes are for check_tensors."""
+MOST_NUMBER = 1e30
+MOST_LAYERS = 4096
+"""Of a stack; each layer costs memory and time before any tensor is looked at."""
 _NUMBERS = (
     "rms_norm_eps", "rope_theta", "query_pre_attn_scalar", "rope_local_base_freq",
     "final_logit_softcapping", "attn_logit_softcapping",
@@ -36,7 +41,8 @@ def check_fields(text: Mapping[str, Any]) -> None:
     Fields that are absent or null are left to their defaults, unknown ones to whoever knows them.
     """
     for name in (*COUNTS, "_sliding_window_pattern"):
-        _expect(text, name, is_count, "a whole number of at least 1")
+        _expect(text, name, is_count, f"a whole number of at least 1 and at most {MOST}")
+    _expect(text, "num_hidden_layers", lambda value: value <= MOST_LAYERS, f"at most {MOST_LAYERS}")
     for name in _NUMBERS:
         _expect(text, name, _is_positive, "a positive number")
     for name in _FLAGS:
@@ -58,8 +64,8 @@ def is_count(value: object) -> bool:
 
 
 def is_token_id(value: object) -> bool:
-    """Whether a JSON value is a whole number of at least 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    """Whether a JSON value is a whole number of at least 0 that an int32 holds."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
 def _check_rope(holder: Mapping[str, Any], name: str, path: str = "") -> None:
@@ -76,13 +82,21 @@ def _check_rope(holder: Mapping[str, Any], name: str, path: str = "") -> None:
 def _expect(holder: Mapping[str, Any], name: str, fits, expected: str, path: str = "") -> None:
     value = holder.get(name)
     if value is not None and not fits(value):
-        raise ConfigError(f"config.json {path}{name}: expected {expected}, got {value!r}")
+        raise ConfigError(f"config.json {path}{name}: expected {expected}, got {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """A value of the file in a message: short, on one line."""
+    if isinstance(value, int) and not -(10**40) < value < 10**40:
+        return "a number of more than 40 digits"  # which Python may refuse to write out
+    return repr(value)[:80]
 
 
 def _is_positive(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and value > 0
+    # A whole number of JSON can be beyond every float.
+    return 0 < value <= MOST_NUMBER and math.isfinite(value)
 
 
 def _are_positive(value: object) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from .config import PUBLISHED_SIZES, Gemma3TextConfig
-from .config_fields import ConfigError, is_count
+from .config_fields import MOST_LAYERS, ConfigError, is_count
 from .sharding import NAMED_AXES, PartitionRules, get_partition_rules
 
 
@@ -40,6 +40,11 @@ class SiglipVisionConfig:
             "num_channels", "image_size", "patch_size",
         ):  # fmt: skip
             _require_positive(f"vision_config.{name}", getattr(self, name))
+        if self.num_hidden_layers > MOST_LAYERS:
+            raise ConfigError(
+                f"config.json vision_config.num_hidden_layers: expected at most {MOST_LAYERS}, "
+                f"got {self.num_hidden_layers}"
+            )
         eps = self.layer_norm_eps
         if not isinstance(eps, float | int) or isinstance(eps, bool) or not 0 < eps < 1:
             raise ConfigError(

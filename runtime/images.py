@@ -91,7 +91,7 @@ def load_pixels(path: Path, size: int) -> np.ndarray:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise UsageError(_unreadable(path, error)) from error
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # the header is Python source to numpy, with all its errors
         raise UsageError(
             f"{path}: not a whole .npy array; expected pixels [N,3,{size},{size}] float32; "
             "save them with numpy.save, or pass a picture"

@@ -33,13 +33,17 @@ class Tokenizer:
         try:
             # The return value says nothing; a file that cannot be parsed raises.
             self._processor.Load(str(path))
-        except (OSError, RuntimeError) as error:
+            self._steering = self._find_steering()
+        except (OSError, RuntimeError, IndexError, UnicodeDecodeError) as error:
             raise ArtifactError(
                 f"tokenizer {path} is not a readable SentencePiece model; export the bundle again"
             ) from error
+
+    def _find_steering(self) -> dict[str, int]:
+        """Ids of the steering pieces that the model has."""
         ids = {piece: self._processor.piece_to_id(piece) for piece in _STEERING_PIECES}
         unknown = self._processor.unk_id()
-        self._steering = {
+        return {
             piece: token
             for piece, token in ids.items()
             if token != unknown or self._processor.id_to_piece(token) == piece
@@ -115,13 +119,19 @@ class IncrementalDecoder:
         processor = self._processor
         if not 0 <= token < processor.get_piece_size() or processor.is_control(token):
             return self.close()
-        if processor.is_byte(token):
-            self._bytes += bytes([int(processor.id_to_piece(token)[3:5], 16)])
-            text, self._bytes = _take_characters(self._bytes)
-            return text
-        if processor.is_unknown(token):
-            return self.close() + processor.decode([token])
-        return self.close() + processor.id_to_piece(token).replace(_SPACE, " ")
+        try:
+            if processor.is_byte(token):
+                self._bytes += bytes([int(processor.id_to_piece(token)[3:5], 16)])
+                text, self._bytes = _take_characters(self._bytes)
+                return text
+            if processor.is_unknown(token):
+                return self.close() + processor.decode([token])
+            return self.close() + processor.id_to_piece(token).replace(_SPACE, " ")
+        except ValueError as error:  # a piece that is not UTF-8, or a byte that is no number
+            raise ArtifactError(
+                f"the tokenizer's piece {token} is not text: the file is damaged; export the "
+                "bundle again"
+            ) from error
 
     def close(self) -> str:
         """The text of bytes that never became a character."""

@@ -17,6 +17,8 @@ from .tokenizer_json import sentencepiece_from_tokenizer_json
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_LONGEST_NAME = 200
+"""Characters; asking the system for a longer name is an error of its own."""
 
 
 def open_huggingface(folder: Path) -> Checkpoint:
@@ -86,9 +88,9 @@ def _stored_tensors(folder: Path) -> dict[str, TensorSource]:
         )
     shards = {}
     for shard in sorted(set(weight_map.values())):
-        if not (folder / shard).is_file():
+        if len(shard) > _LONGEST_NAME or not (folder / shard).is_file():
             raise ArtifactError(
-                f"{folder}: shard {shard} is missing, though {INDEX} names it; "
+                f"{folder}: shard {shard[:80]} is missing, though {INDEX} names it; "
                 "download it into the folder"
             )
         shards[shard] = read_safetensors(folder / shard)

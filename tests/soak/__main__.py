@@ -1,0 +1,159 @@
+"""`make soak`: everything at full length, and its figures into RESULTS.md.
+
+`python -m tests.soak [ITEM...]` runs some items; the rows of the others stay as they are.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ..goldens.tiny import write_checkpoint
+from . import faults
+from .abuse import fuzz
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+ROOT = Path(__file__).resolve().parents[2]
+SEED = 20261122
+KILLS, FILLS = 100, 20
+TARGETS = (
+    "manifest", "weights", "goldens", "signature", "compiled", "config", "safetensors", "index",
+    "gguf", "tokenizer_json", "tokenizer_model", "image", "array",
+)  # fmt: skip
+FUZZ_EACH = 5000
+TOKENS, SESSIONS = 100_000, 2000
+MOST_MEMORY, MOST_COST = 1.02, 1.10
+_LONG = ("--mesh", "1x1", "--prefill", "8", "--cache", "64,100352", "--generate", "256",
+         "--dtype", "float32", "--jobs", "1")  # fmt: skip
+
+
+def kills(folder: Path) -> str:
+    """Exports killed at random moments."""
+    tally = faults.kill_exports(write_checkpoint("default", folder / "c"), folder, KILLS, SEED)
+    return (
+        f"{tally.trials} kills, {tally.interrupted} before the end: nothing {tally.nothing}, "
+        f"old bundle {tally.old}, new bundle {tally.new}; every export afterwards worked"
+    )
+
+
+def disks(folder: Path) -> str:
+    """Disks that fill up at random moments."""
+    if os.geteuid() != 0:
+        sys.exit("error: filling a disk needs one of its own: run make soak as root")
+    tally = faults.fill_disks(write_checkpoint("default", folder / "c"), folder, FILLS, SEED)
+    return (
+        f"{tally.trials} full disks, {tally.interrupted} before the end: nothing {tally.nothing}, "
+        f"old bundle {tally.old}, new bundle {tally.new}; every export afterwards worked"
+    )
+
+
+def races(folder: Path) -> str:
+    """Two exports to one folder."""
+    checkpoint = write_checkpoint("default", folder / "c")
+    for trial in range(10):
+        (folder / str(trial)).mkdir()
+        found = faults.race(checkpoint, folder / str(trial))
+        assert found == [0, 2], found
+    return "10 races: one export wins, the other leaves with status 2"
+
+
+def abuse(folder: Path) -> str:
+    """Coverage-guided fuzzing of every reader."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    found = [fuzz(name, FUZZ_EACH, SEED) for name in TARGETS]
+    broken = [f"{one.name}: {one.fault}" for one in found if one.fault]
+    assert not broken, broken
+    total = sum(one.inputs for one in found)
+    return (
+        f"{total:,} inputs to {len(found)} readers: no fault, none over 5 s, none over 500 MB "
+        f"({', '.join(TARGETS)})"
+    )
+
+
+def endurance(folder: Path) -> str:
+    """One long session and many short ones."""
+    checkpoint = write_checkpoint("default", folder / "c")
+    command = "from gemma3_export.export.cli import main; main()"
+    out = folder / "long"
+    subprocess.run(
+        [sys.executable, "-c", command, "--checkpoint", checkpoint, "--out", out, *_LONG],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.soak.endurance", out, str(TOKENS), str(SESSIONS)],
+        check=True, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    result = json.loads(run.stdout)
+    said = []
+    for name, what in (("one_session", "tokens in one session"), ("many_sessions", "sessions")):
+        one = result[name]
+        figures = f"memory x {one['memory']:.3f}, processor time x {one['cost']:.3f}"
+        said.append(f"{one['count']:,} {what}: {figures}, same tokens at the end")
+        assert one["same_tokens"], said
+        assert one["memory"] <= MOST_MEMORY, said
+        assert one["cost"] <= MOST_COST, said
+    return "; ".join(said)
+
+
+ITEMS: dict[str, Callable[[Path], str]] = {
+    "kills": kills, "disks": disks, "races": races, "abuse": abuse, "endurance": endurance,
+}  # fmt: skip
+_HEAD = """# Results of `make soak`
+
+Tiny checkpoints and bundles; seeds are fixed. A row is replaced when its item runs again.
+
+| item | date | result | minutes | with |
+|---|---|---|---|---|
+"""
+
+
+def read_rows() -> dict[str, str]:
+    """The rows of RESULTS.md by their item."""
+    text = RESULTS.read_text() if RESULTS.exists() else ""
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    return {row.split("|")[1].strip(): row for row in rows}
+
+
+def versions() -> str:
+    """What of this environment the figures depend on."""
+    names = ("jax", "jaxlib", "numpy")
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+
+
+def write_row(item: str, result: str, seconds: float, used: str) -> None:
+    """Replace one row of RESULTS.md; `used` are the versions it was found with."""
+    where = f"{used}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    today = datetime.date.today().isoformat()
+    rows = read_rows()
+    rows[item] = f"| {item} | {today} | {result} | {seconds / 60:.1f} | {where} |"
+    RESULTS.write_text(_HEAD + "\n".join(rows[name] for name in sorted(rows)) + "\n")
+
+
+def main() -> None:
+    """Run the items named on the command line, all without any."""
+    names = sys.argv[1:] or list(ITEMS)
+    if unknown := [name for name in names if name not in ITEMS]:
+        sys.exit(f"error: expected items from {', '.join(ITEMS)}, got {unknown[0]}")
+    for name in names:
+        folder = Path(tempfile.mkdtemp(prefix="soak-"))
+        began = time.monotonic()
+        try:
+            result = ITEMS[name](folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        write_row(name, result, time.monotonic() - began, versions())
+        print(f"{name}: {result}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
