@@ -54,6 +54,7 @@ class Options:
     embed: bool
     mesh: str | None
     platform: str | None
+    server: str | None
     require_signature: Path | None
     no_cache: bool
     as_json: bool
@@ -153,6 +154,11 @@ class Options:
     help="Refuse a bundle that this public key or root certificate (PEM) has not signed.",
 )
 @click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled programs.")
+@click.option(
+    "--server",
+    metavar="HOST:PORT",
+    help="Let TensorFlow Serving run the SavedModel: gRPC, or REST with http://HOST:PORT.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt.")
 @click.option("--stats", is_flag=True, help="Print speed and memory on stderr.")
 @click.version_option(package_name="gemma3-export")
@@ -181,6 +187,9 @@ def run(options: Options) -> None:
     )
     pictures = _read_images(options, bundle)
     prompts, stop_tokens = _read_prompts(options, bundle, pictures)
+    if options.server is not None:
+        _run_served(options, bundle, prompts, sampling, stop_tokens, pictures)
+        return
     with StatusLine() as status:
         model = load_model(bundle, options.mesh, options.platform, status, not options.no_cache)
         images = pixels_of(pictures)
@@ -192,6 +201,34 @@ def run(options: Options) -> None:
             _embed(options, model, prompts, status)
         else:
             _generate(options, model, prompts, sampling, stop_tokens, images, status)
+
+
+def _run_served(
+    options: Options,
+    bundle: Bundle,
+    prompts: list[list[int]],
+    sampling: SamplingParameters,
+    stop_tokens: list[int],
+    pictures: list[Picture],
+) -> None:
+    from .serving import command as served
+
+    served.check_flags(options)
+    model, text = served.open_model(options, bundle), _prints_text(options)
+    if options.score:
+        tokenizer = open_tokenizer(bundle) if bundle.manifest.tokenizer is not None else None
+        served.print_scores(model, prompts, tokenizer, text)
+    elif options.classify:
+        served.print_classes(model, prompts, text)
+    elif options.embed:
+        served.print_vectors(model, prompts, text)
+    else:
+        if text:
+            open_tokenizer(bundle)  # a bundle without one has no text to print
+        images = pixels_of(pictures)
+        served.print_generated(
+            options, model, prompts, sampling, stop_tokens, images, DEFAULT_NEW_TOKENS, text
+        )
 
 
 def _check_flags(options: Options) -> None:

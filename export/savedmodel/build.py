@@ -46,6 +46,7 @@ from .calls import Calls
 from .checks import Tensors, shaped
 from .requests import classify, embed, generate, generate_images, score
 from .slots import Slots
+from .warmup import write_warmup
 
 _SIGNATURES: dict[str, Callable[[Calls, Tensors], Tensors]] = {
     SignatureName.GENERATE: generate,
@@ -92,6 +93,7 @@ def build(bundle: Bundle, slots: int) -> None:
     (folder / _WRITTEN_EACH_TIME_ANEW).unlink(missing_ok=True)
     (folder / "assets").rmdir()  # empty, and a bundle is its files
     _describe(folder / "saved_model.pb", described)
+    write_warmup(manifest, folder)
 
 
 def _weights(bundle: Bundle, programs: Mapping[Bucket, Program]) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""A bundle's SavedModel behind TensorFlow Serving, used from here; imports no TensorFlow."""

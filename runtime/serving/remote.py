@@ -1,0 +1,304 @@
+"""Requests to a served bundle: tokens go there and come back, text is made here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...artifacts.bundle import Bundle
+from ...artifacts.convention import STOP_TOKENS
+from ...artifacts.errors import UsageError
+from ...artifacts.manifest import ProgramName, Signature
+from ...artifacts.serving import SignatureName, saved_model_programs
+from ..buckets import split_rows
+from ..generate import STREAM_TOKENS, Completion, Request, Timing
+from ..opening import open_tokenizer
+from ..score import Score
+from ..text import TextStream
+from .client import Client, Values
+
+OnText = Callable[[int, str], None]
+Pieces = Generator[list[int], None, None]
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """The SavedModel of a bundle, served somewhere."""
+
+    bundle: Bundle
+    client: Client
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a bundle without a SavedModel."""
+        if self.bundle.manifest.saved_model is None:
+            raise UsageError(
+                f"--server: {self.bundle.root} has no SavedModel to be served; export it again "
+                "with --format savedmodel"
+            )
+
+    def signature(self, name: str) -> Signature:
+        """A signature of the SavedModel.
+
+        Raises:
+            UsageError: it has none of that name.
+        """
+        record = self.bundle.manifest.saved_model
+        assert record is not None
+        found = {signature.name: signature for signature in record.signatures}
+        if name not in found:
+            raise UsageError(
+                f"--server: the SavedModel of {self.bundle.root} cannot {name}; it has "
+                f"{', '.join(sorted(found))}"
+            )
+        return found[name]
+
+    def call(self, name: str, inputs: Values) -> dict[str, np.ndarray]:
+        """One call of a signature."""
+        return self.client.predict(self.signature(name), inputs)
+
+    @property
+    def slots(self) -> int:
+        """Texts whose caches the server keeps."""
+        record = self.bundle.manifest.saved_model
+        return record.slots if record is not None else 0
+
+    def most_rows(self, program: ProgramName) -> int:
+        """Rows of one call."""
+        return max(b.batch for b in self._buckets(program))
+
+    def most_new_tokens(self, prompts: Sequence[Sequence[int]]) -> int:
+        """How many tokens can follow the longest prompt; 0 or less when it does not fit."""
+        self.signature(SignatureName.GENERATE)
+        longest = max(b.cache for b in self._buckets(ProgramName.GENERATE))
+        return longest - max(map(len, prompts))
+
+    def _buckets(self, program: ProgramName):
+        programs = saved_model_programs(self.bundle.manifest)
+        return [p.bucket for p in programs if p.bucket.program is program]
+
+
+def run_remote(
+    model: RemoteModel, request: Request, on_text: OnText | None = None
+) -> Iterator[Completion]:
+    """Completions of a request, in order.
+
+    Whole rows come from one call where nobody reads along and no text may stop them; otherwise
+    each prompt is continued by few tokens a call: in a slot where the server has them, else by
+    sending all that is known so far again.
+    """
+    if request.logprobs:
+        raise UsageError("--logprobs: a served model gives tokens only; leave out --server")
+    has_images = any(len(pixels) for pixels in request.images)
+    if has_images or (on_text is None and not request.stop_texts):
+        yield from _whole(model, request, on_text, has_images)
+        return
+    for number in range(len(request.prompts)):
+        yield _streamed(model, request, number, on_text)
+
+
+class _Text:
+    """The tokens of one row so far, and the text they make."""
+
+    def __init__(self, model: RemoteModel, request: Request) -> None:
+        manifest = model.bundle.manifest
+        has_text = manifest.tokenizer is not None
+        decoder = open_tokenizer(model.bundle).decoder() if has_text else None
+        self._stream = TextStream(decoder, request.stop_texts) if decoder is not None else None
+        self._stop = frozenset(_stop_tokens(model, request))
+        self.tokens: list[int] = []
+        self.stopped = False
+
+    def push(self, tokens: Sequence[int]) -> str:
+        """Add tokens up to the one that ends the text; what to show."""
+        shown = ""
+        for token in tokens:
+            if self.stopped:
+                break
+            self.tokens.append(token)
+            if token in self._stop:
+                self.stopped = True
+            elif self._stream is not None:
+                shown += self._stream.push(token)
+                self.stopped = self._stream.stopped
+        return shown
+
+    def completion(self, timing: Timing) -> Completion:
+        """What was made, once no token follows."""
+        text = self._stream.text if self._stream is not None else ""
+        reason = "stop" if self.stopped else "length"
+        return Completion(self.tokens, text, reason, None, timing)
+
+    def close(self) -> str:
+        """The last text to show."""
+        return self._stream.close() if self._stream is not None else ""
+
+
+def _stop_tokens(model: RemoteModel, request: Request) -> tuple[int, ...]:
+    own = () if request.ignore_eos else model.bundle.manifest.model.eos_token_ids
+    return tuple(dict.fromkeys((*own, *request.stop_token_ids)))
+
+
+def _whole(
+    model: RemoteModel, request: Request, on_text: OnText | None, has_images: bool
+) -> Iterator[Completion]:
+    name = SignatureName.GENERATE_IMAGES if has_images else SignatureName.GENERATE
+    model.signature(name)
+    first = 0
+    for count, _ in split_rows(len(request.prompts), [model.most_rows(ProgramName.GENERATE)]):
+        prompts = request.prompts[first : first + count]
+        inputs = _generate_inputs(model, request, prompts, request.max_new_tokens)
+        if has_images:
+            inputs["pixels"] = np.concatenate(list(request.images[first : first + count]))
+        started = time.monotonic()
+        outputs = model.call(name, inputs)
+        ended = time.monotonic()
+        made = int(outputs["counts"].sum())
+        # One call tells nothing of its parts: all of its time stands under decode.
+        timing = Timing(sum(map(len, prompts)), 0.0, made, ended - started, ended)
+        for row in range(count):
+            text = _Text(model, request)
+            tokens = outputs["tokens"][row, : outputs["counts"][row]].tolist()
+            shown = text.push(tokens) + text.close()
+            if on_text is not None:
+                on_text(first + row, shown)
+            yield text.completion(timing)
+        first += count
+
+
+def _streamed(
+    model: RemoteModel, request: Request, number: int, on_text: OnText | None
+) -> Completion:
+    prompt, text = request.prompts[number], _Text(model, request)
+    pieces = _slot_pieces if model.slots else _repeated_pieces
+    started, first_at = time.monotonic(), 0.0
+
+    def show(new: str) -> None:
+        if new and on_text is not None:
+            on_text(number, new)
+
+    source = pieces(model, request, prompt)
+    for tokens in source:
+        first_at = first_at or time.monotonic()
+        show(text.push(tokens))
+        if text.stopped:
+            break
+    source.close()  # gives a slot back
+    show(text.close())
+    ended = time.monotonic()
+    made = len(text.tokens)
+    return text.completion(
+        Timing(len(prompt), first_at - started, made - 1, ended - first_at, first_at)
+    )
+
+
+def _slot_pieces(model: RemoteModel, request: Request, prompt: Sequence[int]) -> Pieces:
+    """New tokens of a text whose cache stays in the server."""
+    sampling = _sampling(request, 1)
+    given = model.call(
+        SignatureName.PREFILL_SLOT,
+        {"slot": np.array([-1], np.int32), **_texts([prompt]), **sampling},
+    )
+    mine = {"slot": given["slot"], "owner": given["owner"]}
+    try:
+        yield [int(given["token"][0])]
+        left = request.max_new_tokens - 1
+        while left > 0:
+            outputs = model.call(
+                SignatureName.DECODE_SLOT,
+                {
+                    **mine, **sampling, "stop_tokens": _stop_rows(model, request, 1),
+                    "max_new_tokens": np.array([min(left, STREAM_TOKENS)], np.int32),
+                },
+            )  # fmt: skip
+            count = int(outputs["counts"][0])
+            yield outputs["tokens"][0, :count].tolist()
+            left -= count
+    finally:
+        model.call(SignatureName.RELEASE_SLOT, mine)
+
+
+def _repeated_pieces(model: RemoteModel, request: Request, prompt: Sequence[int]) -> Pieces:
+    """New tokens of a text that is sent again with what has come of it."""
+    known, left = list(prompt), request.max_new_tokens
+    while left > 0:
+        inputs = _generate_inputs(model, request, [known], min(left, STREAM_TOKENS))
+        outputs = model.call(SignatureName.GENERATE, inputs)
+        tokens = outputs["tokens"][0, : outputs["counts"][0]].tolist()
+        yield tokens
+        known += tokens
+        left -= len(tokens)
+
+
+def _generate_inputs(
+    model: RemoteModel, request: Request, prompts: Sequence[Sequence[int]], new_tokens: int
+) -> dict[str, np.ndarray]:
+    rows = len(prompts)
+    return {
+        **_texts(prompts), **_sampling(request, rows),
+        "max_new_tokens": np.full(rows, new_tokens, np.int32),
+        "stop_tokens": _stop_rows(model, request, rows),
+    }  # fmt: skip
+
+
+def _texts(texts: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+    lengths = np.array([len(text) for text in texts], np.int32)
+    tokens = np.zeros((len(texts), max(lengths)), np.int32)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)] = text
+    return {"tokens": tokens, "lengths": lengths}
+
+
+def _sampling(request: Request, rows: int) -> dict[str, np.ndarray]:
+    names = ("temperature", "top_k", "top_p", "min_p", "seed")
+    values = dict(zip(names, request.sampling.arrays(rows), strict=True))
+    return {**values, "seed": values["seed"].astype(np.int64)}
+
+
+def _stop_rows(model: RemoteModel, request: Request, rows: int) -> np.ndarray:
+    """The stop tokens the server looks for; the others are found here, when they have come."""
+    known = list(_stop_tokens(model, request))[:STOP_TOKENS] or [-1]
+    return np.tile(np.array(known, np.int32), (rows, 1))
+
+
+def score_remote(model: RemoteModel, texts: Sequence[Sequence[int]]) -> list[Score]:
+    """Scores of texts given as token ids."""
+    found = []
+    for rows in _groups(model, ProgramName.SCORE, SignatureName.SCORE, texts):
+        outputs = model.call(SignatureName.SCORE, _texts(rows))
+        for row, text in enumerate(rows):
+            logprobs = outputs["logprobs"][row, : len(text) - 1].tolist()
+            found.append(Score(logprobs, float(outputs["loss"][row])))
+    return found
+
+
+def classify_remote(model: RemoteModel, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Class scores of texts given as token ids."""
+    groups = _groups(model, ProgramName.CLASSIFY, SignatureName.CLASSIFY, texts)
+    return [
+        row
+        for rows in groups
+        for row in model.call(SignatureName.CLASSIFY, _texts(rows))["scores"].tolist()
+    ]
+
+
+def embed_remote(model: RemoteModel, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Vectors of texts given as token ids."""
+    groups = _groups(model, ProgramName.EMBED, SignatureName.EMBED, texts)
+    return [
+        row
+        for rows in groups
+        for row in model.call(SignatureName.EMBED, _texts(rows))["embedding"].tolist()
+    ]
+
+
+def _groups(
+    model: RemoteModel, program: ProgramName, name: str, texts: Sequence[Sequence[int]]
+) -> Iterator[Sequence[Sequence[int]]]:
+    """The texts by as many as one call takes."""
+    model.signature(name)
+    size = model.most_rows(program)
+    for first in range(0, len(texts), size):
+        yield texts[first : first + size]
