@@ -60,6 +60,11 @@ _DEFAULT_JOBS = 4
     help="Of the weights and the KV cache.",
 )  # fmt: skip
 @click.option(
+    "--kv-dtype", type=click.Choice(["int8"]),
+    help="Keep keys and values in int8, with a scale for each head of a position.  "
+    "[default: --dtype]",
+)  # fmt: skip
+@click.option(
     "--quantize", default="none", show_default=True,
     type=click.Choice(["none", "int8", "int4", "int4-pure", "fp8"]),
     help="Store matrices in fewer bits: int8 for each output, int4 in groups of 32 (embedding "

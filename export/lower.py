@@ -74,6 +74,8 @@ class Job:
     purpose: Purpose = GENERATING
     score_outputs: tuple[str, ...] = ()
     recipe: Recipe = UNQUANTIZED
+    kv_dtype: str | None = None
+    """Of keys and values; None is `dtype`."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def lower(job: Job) -> Lowered:
 def _cache_ports(job: Job) -> tuple[Port, ...]:
     if not keeps_cache(job.bucket.program):
         return ()
-    layout = cache_layout(job.config, job.bucket.cache, job.dtype)
+    layout = cache_layout(job.config, job.bucket.cache, job.kv_dtype or job.dtype)
     return cache_tensors(layout, job.bucket.batch)
 
 
@@ -157,6 +159,7 @@ def cache_layout(config: Gemma3TextConfig, cache: int, dtype: str) -> CacheLayou
         CacheLayer(
             LayerKind.RING if kind == LayerType.SLIDING else LayerKind.FULL,
             cache_slots(config, kind, cache), config.num_key_value_heads, config.head_dim, dtype,
+            "float32" if dtype == "int8" else None,
         )
         for kind in config.layer_types
     )  # fmt: skip
@@ -260,7 +263,7 @@ def _port_spec(sharder: Sharder, port: Port) -> PartitionSpec:
     tokens.
     """
     if port.name.startswith("cache."):
-        return sharder.spec("cache", _CACHE_AXES, port.shape)
+        return sharder.spec("cache", _CACHE_AXES[: len(port.shape)], port.shape)
     if port.name in _OBSERVED_AXES:
         return sharder.spec("inputs and outputs", _OBSERVED_AXES[port.name], port.shape)
     rank, first, second = len(port.shape), "batch", "norm"

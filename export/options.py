@@ -37,6 +37,8 @@ class ExportOptions:
     abstract: str | None
     images: tuple[int, ...] | None = None
     """Images of one encode_image call; () switches images off, None is 1 where they are seen."""
+    kv_dtype: str | None = None
+    """Of keys and values: int8, or None for `dtype`."""
     quantize: str = "none"
     """A name of export/quantize.py's RECIPES."""
     scan_layers: bool = False

@@ -236,7 +236,17 @@ def _jobs(source: _Source, options: ExportOptions) -> list[Job]:
     config = dataclasses.replace(source.config, scan_layers=scan)
     recipe = RECIPES[options.quantize]
     return [
-        Job(config, options.dtype, mesh, platform, bucket, source.purpose, options.outputs, recipe)
+        Job(
+            config,
+            options.dtype,
+            mesh,
+            platform,
+            bucket,
+            source.purpose,
+            options.outputs,
+            recipe,
+            options.kv_dtype,
+        )
         for mesh in options.meshes
         for platform in options.platforms
         for bucket in _buckets(source.purpose, options)
@@ -304,7 +314,7 @@ def _manifest(
         tokenizer=tokenizer,
         vision=vision_record(vision),
         score_outputs=options.outputs,
-        quantization=quantization_record(RECIPES[options.quantize], "none"),
+        quantization=quantization_record(RECIPES[options.quantize], options.kv_dtype or "none"),
     )
 
 
@@ -317,7 +327,10 @@ def _keys_seen(source: _Source) -> int:
 def _cache_layouts(source: _Source, options: ExportOptions) -> tuple[CacheLayout, ...]:
     if isinstance(source.purpose, Embedding):
         return ()
-    return tuple(cache_layout(source.config, cache, options.dtype) for cache in options.cache)
+    return tuple(
+        cache_layout(source.config, cache, options.kv_dtype or options.dtype)
+        for cache in options.cache
+    )
 
 
 def _mesh_records(

@@ -107,13 +107,25 @@ class _Net:
 
 
 def flatten_cache(cache: KVCache) -> Flat:
-    """Key and value of layer 0, of layer 1, ..."""
-    return tuple(array for layer in cache for array in layer)
+    """Key and value of layer 0, of layer 1, ...; of int8 followed by their scales [B,K,S]."""
+    parts = []
+    for layer in cache:
+        parts += [layer.key, layer.value]
+        if layer.key_scale is not None and layer.value_scale is not None:
+            parts += [layer.key_scale[..., 0], layer.value_scale[..., 0]]
+    return tuple(parts)
 
 
 def unflatten_cache(arrays: Flat) -> KVCache:
     """The inverse of flatten_cache."""
-    return tuple(LayerCache(*arrays[i : i + 2]) for i in range(0, len(arrays), 2))
+    if len(arrays) < 4 or arrays[2].ndim == arrays[0].ndim:
+        return tuple(LayerCache(*arrays[i : i + 2]) for i in range(0, len(arrays), 2))
+    return tuple(
+        LayerCache(key, value, key_scale[..., None], value_scale[..., None])
+        for key, value, key_scale, value_scale in (
+            arrays[i : i + 4] for i in range(0, len(arrays), 4)
+        )
+    )
 
 
 def _prefill(bucket: Bucket, net: _Net) -> ProgramFunction:

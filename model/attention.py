@@ -27,8 +27,8 @@ def attend(
     """Softmax attention in float32 over the old cache and the new tokens.
 
     Args:
-      query: [B,T,N,H] float32, rotated.
-      new, old: keys and values [B,K,T,H] and [B,K,S,H] in the cache's dtype.
+      query: [B,T,N,H] rotated, float32 or what int8 keys are to be widened to.
+      new, old: keys and values [B,K,T,H] and [B,K,S,H] as the cache keeps them.
       scale: query_pre_attn_scalar ** -0.5.
       cap: attn_logit_softcapping. Hugging Face parses it and applies nothing; where a config
         sets it, it is honoured here.
@@ -36,11 +36,12 @@ def attend(
     Returns:
       [B,T,N,H] float32.
     """
-    old_weights, new_weights, total = _weights(query * scale, new, old, visible, cap)
+    old_weights, new_weights, total = _weights(query, new, old, visible, scale, cap)
     mixed = context.in_halves(  # [B,K,G*T,H]
         query.shape[0] * query.shape[1],
         lambda a, b: (a + b) / total, "norm",
-        _mix(old_weights, old.value), _mix(new_weights, new.value),
+        _mix(old_weights, old.value, old.value_scale, query.dtype),
+        _mix(new_weights, new.value, new.value_scale, query.dtype),
     )  # fmt: skip
     return _heads(mixed, query.shape)
 
@@ -54,7 +55,7 @@ def attention_weights(
     Args as in `attend`. Returns weights of the old cache [B,N,T,S] and of the new tokens
     [B,N,T,T], float32, that add up to 1 over both.
     """
-    *parts, total = _weights(query * scale, new, old, visible, cap)
+    *parts, total = _weights(query, new, old, visible, scale, cap)
     B, T, N, _ = query.shape
     old_weights, new_weights = ((part / total).reshape(B, N, T, -1) for part in parts)
     return old_weights, new_weights
@@ -68,19 +69,21 @@ def attend_within(
     Args as in `attend`; visible is [B,T,T] bool. Returns [B,T,N,H] float32.
     """
     groups = query.shape[2] // new.key.shape[1]
-    scores = _scores(_rows(query * scale, new.key.shape[1]), new.key, cap)
+    scores = _scores(_rows(query * scale, new.key.shape[1]), new.key, None, cap)
     weights = jax.nn.softmax(_masked(scores, visible[:, None, None], groups), axis=-1)
-    return _heads(_mix(weights, new.value), query.shape)
+    return _heads(_mix(weights, new.value, None, query.dtype), query.shape)
 
 
 def _weights(
-    query: Array, new: LayerCache, old: LayerCache, visible: Visibility, cap: float | None
-) -> tuple[Array, Array, Array]:
+    query: Array, new: LayerCache, old: LayerCache, visible: Visibility, scale: float,
+    cap: float | None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
     """exp of the scores of the old [B,K,G*T,S] and new [B,K,G*T,T] keys, and their sum."""
-    rows = _rows(query, new.key.shape[1])  # [B,K,G*T,H]
+    scaled = (query.astype(jnp.float32) * scale).astype(query.dtype)
+    rows = _rows(scaled, new.key.shape[1])  # [B,K,G*T,H]
     G = query.shape[2] // new.key.shape[1]
-    old_scores = _masked(_scores(rows, old.key, cap), visible.old[:, None, None], G)
-    new_scores = _masked(_scores(rows, new.key, cap), visible.new[:, None, None], G)
+    old_scores = _masked(_scores(rows, old.key, old.key_scale, cap), visible.old[:, None, None], G)
+    new_scores = _masked(_scores(rows, new.key, new.key_scale, cap), visible.new[:, None, None], G)
     peak = jnp.maximum(old_scores.max(-1, keepdims=True), new_scores.max(-1, keepdims=True))
     old_weights, new_weights = jnp.exp(old_scores - peak), jnp.exp(new_scores - peak)
     total = old_weights.sum(-1, keepdims=True) + new_weights.sum(-1, keepdims=True)
@@ -100,16 +103,25 @@ def _heads(rows: Array, shape: tuple[int, ...]) -> Array:
     return rows.reshape(B, K, N // K, T, H).transpose(0, 3, 1, 2, 4).reshape(shape)
 
 
-def _scores(rows: Array, key: Array, cap: float | None) -> Array:
-    """[B,K,R,H] x [B,K,S,H] -> [B,K,R,S] float32."""
-    scores = jnp.einsum(
-        "bkrh,bksh->bkrs", rows.astype(key.dtype), key, preferred_element_type=jnp.float32
-    )
+def _scores(rows: Array, key: Array, key_scale: Array | None, cap: float | None) -> Array:
+    """[B,K,R,H] x [B,K,S,H], with scales [B,K,S,1] or none -> [B,K,R,S] float32."""
+    if key_scale is None:
+        rows = rows.astype(key.dtype)
+    else:
+        key = key.astype(rows.dtype)
+    scores = jnp.einsum("bkrh,bksh->bkrs", rows, key, preferred_element_type=jnp.float32)
+    if key_scale is not None:
+        scores = scores * key_scale.swapaxes(2, 3)
     return softcap(scores, cap)
 
 
-def _mix(weights: Array, value: Array) -> Array:
-    """[B,K,R,S] x [B,K,S,H] -> [B,K,R,H] float32."""
+def _mix(weights: Array, value: Array, value_scale: Array | None, dtype: jnp.dtype) -> Array:
+    """[B,K,R,S] x [B,K,S,H], with scales [B,K,S,1] or none -> [B,K,R,H] float32.
+
+    `dtype` is what int8 values are widened to.
+    """
+    if value_scale is not None:
+        weights, value = weights * value_scale.swapaxes(2, 3), value.astype(dtype)
     return jnp.einsum(
         "bkrs,bksh->bkrh", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
     )

@@ -11,22 +11,28 @@ the old contents readable.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .config import Gemma3TextConfig, LayerType
-from .forms import Platform
+from .forms import Platform, quantized_rows
 
 Array = jax.Array
 
 
 class LayerCache(NamedTuple):
-    """Keys and values of one layer, each [B,K,S,H]."""
+    """Keys and values of one layer, each [B,K,S,H].
+
+    Those of int8 are multiplied by a scale for each head of a position, [B,K,S,1] float32.
+    """
 
     key: Array
     value: Array
+    key_scale: Array | None = None
+    value_scale: Array | None = None
 
 
 KVCache = tuple[LayerCache, ...]
@@ -48,8 +54,21 @@ def init_cache(
     for kind in config.layer_types:
         slots = cache_slots(config, kind, max_length)
         shape = (batch_size, config.num_key_value_heads, slots, config.head_dim)
-        layers.append(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
+        zeros = jnp.zeros(shape, dtype)
+        scale = jnp.zeros((*shape[:-1], 1), jnp.float32) if dtype == jnp.int8 else None
+        layers.append(LayerCache(zeros, zeros, scale, scale))
     return tuple(layers)
+
+
+def cached(key: Array, value: Array, dtype: jnp.dtype) -> LayerCache:
+    """Keys and values [B,K,T,H] as a cache of `dtype` keeps them.
+
+    A chunk attends to its own keys as they are kept, so that chunking changes nothing.
+    """
+    if dtype != jnp.int8:
+        return LayerCache(key.astype(dtype), value.astype(dtype))
+    (key, key_scale), (value, value_scale) = quantized_rows(key), quantized_rows(value)
+    return LayerCache(key, value, key_scale, value_scale)
 
 
 def reach(layer_type: LayerType, window: int) -> int:
@@ -160,13 +179,25 @@ def update_layer(
         assert tokens == 1
         slot = jnp.mod(start, slots) if is_ring else start
         write = _write if _has_slice_update(cache.key, platform) else _put
-        return LayerCache(*(write(old, one, slot) for old, one in zip(cache, new, strict=True)))
+        return _each(lambda old, one: write(old, one, slot), cache, new)
     if _has_slice_update(cache.key, platform) and not is_ring:
-        return LayerCache(
-            *(_rewrite(old, one, start, length) for old, one in zip(cache, new, strict=True))
-        )
+        return _each(lambda old, one: _rewrite(old, one, start, length), cache, new)
     source = _newest(slots, start, length) if is_ring else _own(slots, start, length)
-    return LayerCache(*(_select(old, one, source) for old, one in zip(cache, new, strict=True)))
+    return _each(lambda old, one: _select(old, one, source), cache, new)
+
+
+def _each(
+    function: Callable[[Array, Array], Array], cache: LayerCache, new: LayerCache
+) -> LayerCache:
+    """`function` of each part of the cache and of what is written to it."""
+
+    def part(old: Array | None, one: Array | None) -> Array | None:
+        return None if old is None or one is None else function(old, one)
+
+    return LayerCache(
+        function(cache.key, new.key), function(cache.value, new.value),
+        part(cache.key_scale, new.key_scale), part(cache.value_scale, new.value_scale),
+    )  # fmt: skip
 
 
 def _has_slice_update(cache: Array, platform: Platform) -> bool:

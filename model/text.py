@@ -14,6 +14,7 @@ from .attention import Visibility, attend, attend_within, attention_weights
 from .cache import (
     KVCache,
     LayerCache,
+    cached,
     update_layer,
     visible_new,
     visible_slots,
@@ -194,7 +195,10 @@ class Gemma3Attention(nnx.Module):
     def _project(
         self, x: Array, rope: tuple[Array, Array], dtype: jnp.dtype, context: LoweringContext
     ) -> tuple[Array, LayerCache]:
-        """Rotated queries [B,T,N,H] float32, and keys and values [B,K,T,H] of `dtype`."""
+        """Rotated queries [B,T,N,H], and keys and values [B,K,T,H] kept in `dtype`.
+
+        Queries are float32; where `dtype` is int8, in the dtype that they meet keys in.
+        """
         B, T, _ = x.shape
         H = self.config.head_dim
         cos, sin = rope
@@ -205,10 +209,9 @@ class Gemma3Attention(nnx.Module):
         kv_axes = ("batch", "tokens", "kv_heads", "norm")
         key = context.constrain(apply_rope(key, cos, sin), kv_axes)
         value = context.constrain(value, kv_axes)
-        new = LayerCache(
-            key.astype(dtype).transpose(0, 2, 1, 3), value.astype(dtype).transpose(0, 2, 1, 3)
-        )
-        return query, new
+        if dtype == jnp.int8:
+            query = query.astype(self.dtype)
+        return query, cached(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), dtype)
 
     def _output(self, mixed: Array, context: LoweringContext) -> Array:
         """mixed [B,T,N,H] -> [B,T,D] float32."""

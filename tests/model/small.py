@@ -7,7 +7,7 @@ has them must agree with. It knows the default RoPE only; the variants have test
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -47,9 +47,13 @@ def small_weights(config: Gemma3TextConfig, dtype: str = "float32") -> dict[str,
 
 
 def reference_logits(
-    config: Gemma3TextConfig, weights: Mapping[str, jax.Array], tokens: list[int]
-) -> np.ndarray:
-    """Logits [T,V] float64 of every place of one text."""
+    config: Gemma3TextConfig, weights: Mapping[str, jax.Array], tokens: list[int],
+    keep: Callable[[np.ndarray], np.ndarray] = lambda kept: kept,
+) -> np.ndarray:  # fmt: skip
+    """Logits [T,V] float64 of every place of one text.
+
+    `keep` is what a cache makes of keys and of values [T,K,H].
+    """
     w = {name: np.asarray(value, np.float64) for name, value in weights.items()}
     embedding = w["model.embed_tokens.weight"]
     dtype = weights["model.embed_tokens.weight"].dtype
@@ -60,7 +64,9 @@ def reference_logits(
             for name, value in w.items()
             if name.startswith(f"model.layers.{index}.")
         }
-        x = x + _norm(config, layer, "post_attention_layernorm", _attention(config, kind, layer, x))
+        x = x + _norm(
+            config, layer, "post_attention_layernorm", _attention(config, kind, layer, x, keep)
+        )
         x = x + _norm(config, layer, "post_feedforward_layernorm", _mlp(config, layer, x))
     hidden = _norm(config, w, "model.norm", x)
     logits = hidden @ w.get("lm_head.weight", embedding).T
@@ -94,8 +100,9 @@ def _linear(w: Mapping[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray
 
 
 def _attention(
-    config: Gemma3TextConfig, kind: LayerType, w: Mapping[str, np.ndarray], x: np.ndarray
-) -> np.ndarray:
+    config: Gemma3TextConfig, kind: LayerType, w: Mapping[str, np.ndarray], x: np.ndarray,
+    keep: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:  # fmt: skip
     normed = _norm(config, w, "input_layernorm", x)
     T, H = len(x), config.head_dim
     theta = config.rope_theta if kind == LayerType.FULL else config.rope_local_base_freq
@@ -103,7 +110,8 @@ def _attention(
         _linear(w, f"self_attn.{name}_proj", normed).reshape(T, -1, H) for name in "qkv"
     )
     query = _rotate(_norm(config, w, "self_attn.q_norm", query), theta)
-    key = _rotate(_norm(config, w, "self_attn.k_norm", key), theta)
+    key = keep(_rotate(_norm(config, w, "self_attn.k_norm", key), theta))
+    value = keep(value)
     q, k = np.arange(T)[:, None], np.arange(T)[None, :]
     visible = (k <= q) & ((kind == LayerType.FULL) | (k > q - config.sliding_window))
     heads = []

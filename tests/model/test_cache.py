@@ -180,7 +180,7 @@ def test_a_fresh_cache_has_rings_on_sliding_layers_and_is_zeros(cache: int, ring
     for kind, layer in zip(config.layer_types, layers, strict=True):
         slots = ring if kind == LayerType.SLIDING else cache
         assert cache_slots(config, kind, cache) == slots
-        for part in layer:
+        for part in (layer.key, layer.value):
             assert part.shape == (3, 2, slots, 8)
             assert part.dtype == jnp.bfloat16
             assert not part.any()

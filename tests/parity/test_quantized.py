@@ -1,4 +1,4 @@
-"""Quantised programs compute what their dequantised weights mean, on one device and on eight."""
+"""Quantised programs compute what their weights and caches mean, on one device and on eight."""
 
 from __future__ import annotations
 
@@ -65,6 +65,40 @@ def test_logprobs_are_those_of_the_dequantised_weights(
     for place, best in enumerate(completion.logprobs):
         for token, logprob in best:
             assert logprob == pytest.approx(expected[5 + place, token], abs=TOLERANCE)
+
+
+def rounded(kept: np.ndarray) -> np.ndarray:
+    """[T,K,H] in 255 steps of the largest number of each [H]."""
+    step = np.abs(kept).max(-1, keepdims=True) / 127
+    return np.rint(kept / step) * step
+
+
+@pytest.mark.parametrize(("name", "mesh"), [("default", "1x1"), ("layer_types", "2x4")])
+def test_keys_and_values_in_int8_are_rounded_once_and_chunks_change_nothing(
+    name: str, mesh: str, tmp_path: Path
+):
+    checkpoint = write_checkpoint(name, tmp_path / "checkpoint")
+    bundle = make_bundle(checkpoint, tmp_path / "bundle", mesh, kv_dtype="int8", prefill=(4, 16))
+    model = LoadedModel.load(bundle, mesh, "cpu")
+    config = Gemma3TextConfig.from_dict(bundle_config(model))
+    expected = log_softmax(reference_logits(config, meant(model), TOKENS, rounded))
+    exact = log_softmax(reference_logits(config, meant(model), TOKENS))
+    picked = np.arange(len(TOKENS) - 1), TOKENS[1:]
+    in_one = score(model, [TOKENS])[0].logprobs
+    # A number that lies between two steps may fall to either, float32 being what it is.
+    np.testing.assert_allclose(in_one, expected[picked], atol=2e-3)
+    assert np.abs(exact[picked] - expected[picked]).max() > 2e-3
+    completion = generate(
+        model, [TOKENS], SamplingParameters(), max_new_tokens=3, ignore_eos=True, logprobs=5
+    )[0]
+    text = TOKENS + completion.tokens
+    expected = log_softmax(reference_logits(config, meant(model), text, rounded))
+    assert completion.logprobs is not None
+    for place, best in enumerate(completion.logprobs):
+        for token, logprob in best:
+            assert logprob == pytest.approx(expected[len(TOKENS) - 1 + place, token], abs=2e-3)
+    layer = model.bundle.manifest.caches[0].layers[0]
+    assert (layer.dtype, layer.scale_dtype) == ("int8", "float32")
 
 
 def bundle_config(model: LoadedModel) -> dict:
