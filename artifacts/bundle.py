@@ -142,12 +142,26 @@ class Bundle:
         Raises:
             ArtifactError: the contents are not what the manifest records.
         """
-        record = self._record(name)
-        with resolve_inside(self.root, name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != record.sha256:
+        with resolve_inside(self.root, self._record(name).path).open("rb") as file:
+            self._check_digest(name, hashlib.file_digest(file, "sha256").hexdigest())
+
+    def read(self, name: str) -> bytes:
+        """The contents of file `name` of the manifest, read once and compared with their SHA-256.
+
+        What is loaded is what was checked, even if the file changes meanwhile.
+
+        Raises:
+            ArtifactError: the contents are not what the manifest records.
+        """
+        data = resolve_inside(self.root, self._record(name).path).read_bytes()
+        self._check_digest(name, hashlib.sha256(data).hexdigest())
+        return data
+
+    def _check_digest(self, name: str, digest: str) -> None:
+        expected = self._record(name).sha256
+        if digest != expected:
             raise ArtifactError(
-                f"{self.root / name}: contents changed: expected SHA-256 {record.sha256}, "
+                f"{self.root / name}: contents changed: expected SHA-256 {expected}, "
                 f"got {digest}; copy the bundle again or re-export it"
             )
 

@@ -95,10 +95,9 @@ def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 def _read(bundle: Bundle, record: Program) -> export.Exported:
-    bundle.verify_digest(record.jaxexport)
-    path = bundle.path(record.jaxexport)
+    path, data = bundle.path(record.jaxexport), bundle.read(record.jaxexport)
     try:
-        return export.deserialize(bytearray(path.read_bytes()))
+        return export.deserialize(bytearray(data))
     except Exception as error:  # flatbuffers, MLIR and JAX each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(

@@ -443,7 +443,12 @@ def test_changed_contents_of_the_same_length_are_named_by_verify(tiny: Path):
     (tiny / "tokenizer/tokenizer.model").write_bytes(b"PIECES")
     bundle = Bundle.open(tiny)
     bundle.verify_digest("weights/model.safetensors")
-    for check in (bundle.verify, lambda: bundle.verify_digest("tokenizer/tokenizer.model")):
+    name = "tokenizer/tokenizer.model"
+    weights = bundle.read("weights/model.safetensors")
+    assert weights == (tiny / "weights/model.safetensors").read_bytes()
+    for check in (
+        bundle.verify, lambda: bundle.verify_digest(name), lambda: bundle.read(name),
+    ):  # fmt: skip
         with pytest.raises(ArtifactError, match=r"tokenizer\.model: contents changed"):
             check()
 

@@ -71,10 +71,13 @@ def test_inspect_json_has_the_figures(bundle_command: Callable[..., Result], tin
 def test_verify_says_that_all_is_well(bundle_command: Callable[..., Result], tiny: Path):
     status, out, err = bundle_command("verify", tiny)
     assert (status, err) == (0, "")
-    assert out.startswith(f"{tiny}: 34 files, 1.9 KiB, all as recorded\n")
+    files = [path for path in tiny.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    total = sum(path.stat().st_size for path in files)
+    first = f"{tiny}: {len(files)} files, {format_bytes(total)}, all as recorded\n"
+    assert out.startswith(first)
     status, out, _ = bundle_command("verify", tiny, "--json")
     report = json.loads(out)
-    assert (report["ok"], report["files"], report["bytes"]) == (True, 34, 1990)
+    assert (report["ok"], report["files"], report["bytes"]) == (True, len(files), total)
 
 
 def damage_contents(bundle: Path) -> None:
@@ -99,6 +102,22 @@ def test_verify_names_the_first_damaged_file_and_leaves_with_2(
     report = json.loads(out)
     assert report["ok"] is False
     assert err == f"error: {report['error']}\n"
+
+
+def test_diff_says_what_differs_and_leaves_with_1(
+    bundle_command: Callable[..., Result], tiny: Path, abstract: Path
+):
+    assert bundle_command("diff", tiny, tiny) == (0, "no difference\n", "")
+    status, out, err = bundle_command("diff", tiny, abstract)
+    assert (status, err) == (1, "")
+    assert "abstract changed from false to true\n" in out
+    assert "file tokenizer/tokenizer.model removed\n" in out
+    status, out, _ = bundle_command("diff", tiny, abstract, "--json")
+    assert status == 1
+    report = json.loads(out)
+    assert report["same"] is False
+    assert "abstract changed from false to true" in report["differences"]
+    assert json.loads(bundle_command("diff", tiny, tiny, "--json")[1])["same"] is True
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
+from gemma3_export.artifacts.diff import diff_bundles
 from gemma3_export.artifacts.errors import ArtifactError
 from gemma3_export.runtime.generate import generate
 from gemma3_export.runtime.model import LoadedModel
@@ -28,14 +29,25 @@ SIZES = ("--prefill", "8", "--cache", "24", "--generate", "4", "--dtype", "float
 PROGRAMS = ("prefill", "decode", "generate", "score")
 
 
-def start_export(checkpoint: Path, cwd: Path, *flags: str, seed: str = "0") -> subprocess.Popen:
+ELSEWHERE = """
+import os, time
+clock = time.time
+os.umask(0o077)
+time.time = lambda: clock() - 1e8  # three years ago
+"""
+"""Run before an export, to make another time of it."""
+
+
+def start_export(
+    checkpoint: Path, cwd: Path, *flags: str, seed: str = "0", before: str = "", **variables: str
+) -> subprocess.Popen:
     """The real command in a process of its own, as a shell starts it: one device, no flags."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = "from gemma3_export.export.cli import main; main()"
+    command = f"{before}\nfrom gemma3_export.export.cli import main; main()"
     cwd.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         [sys.executable, "-c", command, "--checkpoint", str(checkpoint), *SIZES, *flags],
-        cwd=cwd, env=environment | {"PYTHONHASHSEED": seed}, text=True,
+        cwd=cwd, env=environment | {"PYTHONHASHSEED": seed} | variables, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -67,14 +79,17 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_another_run_elsewhere_gives_the_same_bytes(bundle: Path, checkpoint: Path, tmp_path: Path):
+    """Another folder, hash seed, number of jobs, day, time zone, language and umask."""
     copy = Path(shutil.copytree(checkpoint, tmp_path / "elsewhere" / checkpoint.name))
     run = start_export(
         copy, tmp_path / "deeper" / "down", "--mesh", "2x4", "--mesh", "1x1", "--jobs", "1",
-        "--out", "other", seed="4711",
+        "--out", "other", seed="4711", before=ELSEWHERE, TZ="Asia/Tokyo", LC_ALL="C",
     )  # fmt: skip
     _, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
-    assert contents(tmp_path / "deeper" / "down" / "other") == contents(bundle)
+    other = tmp_path / "deeper" / "down" / "other"
+    assert contents(other) == contents(bundle)
+    assert diff_bundles(Bundle.open(bundle), Bundle.open(other)) == []
 
 
 def test_no_file_names_a_path_of_this_machine(bundle: Path):
