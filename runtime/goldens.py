@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 TEXTS = (
     "The capital of France is",
     "Once upon a time there was a king who",
-    "def fibonacci(n):\n    ",
+    "for i in range(10): print(i",
     "1, 2, 3, 4, 5,",
 )
-"""What goldens are recorded from when the bundle has a tokenizer."""
+"""What goldens are recorded from when the bundle has a tokenizer; printable, as JSON demands."""
 NEW_TOKENS = 16
 _IDS = ((3, 1, 4, 1, 5, 9, 2, 6), (2, 7, 1, 8, 2, 8))
 """What they are recorded from otherwise, within the vocabulary."""
