@@ -10,8 +10,8 @@ from ..artifacts.manifest import Weight
 from ..artifacts.store import Planned, WeightWriter, plan_weights, write_weights
 from ..artifacts.writer import BundleWriter
 from ..model.quantized import SCALE, Recipe, Scheme
+from ..model.quantizing import quantize
 from .checkpoint import Checkpoint, blocks
-from .quantize import quantize
 
 
 def write_checkpoint_weights(

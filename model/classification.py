@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from .cache import KVCache
 from .config import Gemma3TextConfig
-from .context import LoweringContext
+from .context import LoweringContext, here
 from .decoder import Gemma3TextModel
 from .functional import store_order
+from .generation import GenerationMixin
 from .image_mask import SoftTokens
+from .loss import classification_loss
+from .multimodal import Gemma3Model
+from .outputs import Gemma3SequenceClassifierOutputWithPast
+from .past import TransformerCache
 from .pure import Params, PureModule
 from .quantized import UNQUANTIZED, ParameterSpec, Recipe
-from .text import Linear
+from .text import Gemma3TextScaledWordEmbedding, Linear
+from .vision_config import Gemma3Config
 
 Array = jax.Array
 
@@ -28,18 +36,33 @@ def text_lengths(tokens: Array, pad_token_id: int) -> Array:
     return jnp.maximum(jnp.max(jnp.where(tokens != pad_token_id, place, 0), axis=1), 1)
 
 
-class Gemma3ForSequenceClassification(nnx.Module):
-    """Scores of classes after the last token of a text."""
+class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
+    """Scores of classes after the last token of a text; config.num_labels counts them.
+
+    With a Gemma3Config the text may have images.
+    """
 
     def __init__(
-        self, config: Gemma3TextConfig, labels: int, dtype: jnp.dtype, rngs: nnx.Rngs | None
-    ):
-        self.config = config
-        self.model = Gemma3TextModel(config, dtype, rngs)
-        shape, axes = (labels, config.hidden_size), ("labels", "pooled")
-        self.score = Linear(shape, axes, config, dtype, rngs)
+        self, config: Gemma3TextConfig | Gemma3Config, dtype: jnp.dtype = jnp.bfloat16,
+        rngs: nnx.Rngs | None = None,
+    ):  # fmt: skip
+        """As Gemma3TextModel."""
+        self.config, self.dtype = config, jnp.dtype(dtype)
+        if isinstance(config, Gemma3Config):
+            self.model = Gemma3Model(config, dtype, rngs)
+        else:
+            self.model = Gemma3TextModel(config, dtype, rngs)
+        text = self.text_config
+        shape, axes = (text.num_labels, text.hidden_size), ("labels", "pooled")
+        self.score = Linear(shape, axes, text, dtype, rngs)
 
-    def __call__(
+    @property
+    def text_config(self) -> Gemma3TextConfig:
+        """The text stack's config."""
+        config = self.config
+        return config.text_config if isinstance(config, Gemma3Config) else config
+
+    def extend(
         self, tokens: Array, start: Array, length: Array, cache: KVCache,
         context: LoweringContext, soft: SoftTokens | None = None,
     ) -> tuple[Array, KVCache]:  # fmt: skip
@@ -49,10 +72,62 @@ class Gemma3ForSequenceClassification(nnx.Module):
           Logits of the classes [B,C] float32 after the last valid token of each row's chunk, and
           the cache with the chunk. final_logit_softcapping is for tokens and not applied.
         """
-        hidden, cache = self.model.extend(tokens, start, length, cache, context, soft)
+        hidden, cache = self.get_decoder().extend(tokens, start, length, cache, context, soft)
         last = jnp.maximum(length, 1) - 1
         row = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # [B,D]
         return self.score(row, context), cache
+
+    def __call__(
+        self, input_ids: Array, attention_mask: Array | None = None,
+        position_ids: Array | None = None, token_type_ids: Array | None = None,
+        past_key_values: TransformerCache | None = None, pixel_values: Array | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        labels: Array | None = None,
+    ) -> Gemma3SequenceClassifierOutputWithPast:  # fmt: skip
+        """Classify texts [B,T]; each is read up to its rightmost token that is no padding.
+
+        labels [B] ask for the loss: the class of each row, -100 for none, or with one class a
+        number. Other arguments as in Gemma3Model. Raises ValueError for images without eyes.
+        """
+        if isinstance(self.model, Gemma3Model):
+            output = self.model(
+                input_ids, pixel_values, attention_mask, position_ids, token_type_ids,
+                past_key_values, None, output_attentions, output_hidden_states,
+            )  # fmt: skip
+        elif pixel_values is not None:
+            raise ValueError("pixel_values: a model of text sees none; make it with a Gemma3Config")
+        else:
+            output = self.model(
+                input_ids, None, attention_mask, position_ids, token_type_ids, past_key_values,
+                output_attentions, output_hidden_states,
+            )  # fmt: skip
+        last = text_lengths(input_ids, self.text_config.pad_token_id) - 1
+        hidden = output["last_hidden_state"]
+        row = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+        logits = self.score(row, here())
+        loss = None if labels is None else classification_loss(logits, labels)
+        rest = {name: value for name, value in output.items() if name != "last_hidden_state"}
+        return Gemma3SequenceClassifierOutputWithPast(loss=loss, logits=logits, **rest)
+
+    def get_encoder(self) -> nnx.Module:
+        """The vision tower; raises NotImplementedError for a model of text."""
+        return self.model.get_encoder()
+
+    def get_decoder(self) -> Gemma3TextModel:
+        """The text stack."""
+        return self.model.get_decoder()
+
+    def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
+        """The token embeddings."""
+        return self.model.get_embedding()
+
+    def get_lm_head(self) -> nnx.Module:
+        """There is none: raises NotImplementedError."""
+        raise NotImplementedError("a classifier has a head over classes: see get_task_head")
+
+    def get_task_head(self) -> Linear:
+        """The head over classes."""
+        return self.score
 
 
 class SequenceClassifier:
@@ -62,8 +137,9 @@ class SequenceClassifier:
         self, config: Gemma3TextConfig, labels: int, dtype: jnp.dtype, recipe: Recipe = UNQUANTIZED
     ):
         self.config, self.dtype = config, jnp.dtype(dtype)
+        own = dataclasses.replace(config, num_labels=labels)
         self._module = PureModule(
-            lambda rngs: Gemma3ForSequenceClassification(config, labels, self.dtype, rngs), recipe
+            lambda rngs: Gemma3ForSequenceClassification(own, self.dtype, rngs), recipe
         )
 
     def parameters(self) -> list[ParameterSpec]:
@@ -83,4 +159,4 @@ class SequenceClassifier:
         context: LoweringContext, soft: SoftTokens | None = None,
     ) -> tuple[Array, KVCache]:  # fmt: skip
         """Logits of the classes [B,C] float32 and the cache; see the module."""
-        return self._module.bind(params)(tokens, start, length, cache, context, soft)
+        return self._module.bind(params).extend(tokens, start, length, cache, context, soft)

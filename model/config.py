@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from .config_fields import COUNTS, ConfigError, check_fields, is_count
+from .sharding import NAMED_AXES, PartitionRules, get_partition_rules
 
 
 class LayerType(enum.StrEnum):
@@ -45,6 +46,10 @@ class GradientCheckPointers(enum.StrEnum):
     DOTS_WITH_NO_BATCH_DIMS_SAVEABLE = "dots_with_no_batch_dims_saveable"
     NONE = ""
     """No checkpointing: whatever jax keeps by itself."""
+
+
+EasyDeLGradientCheckPointers = GradientCheckPointers
+"""The same under EasyDeL's name."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,16 @@ class Gemma3TextConfig:
     use_bidirectional_attention: bool = False
     gradient_checkpointing: str = GradientCheckPointers.NONE
     scan_layers: bool = False
+    bits: int | None = None
+    """4 or 8: the modules keep their matrices quantised to so many bits; see load_weights."""
+    num_labels: int = 2
+    """Classes of Gemma3ForSequenceClassification."""
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+    """What a call of a module gives where its arguments do not say."""
+    freq_max_position_embeddings: int | None = None
+    mask_max_position_embeddings: int | None = None
+    """Limits of their own for rotary tables and for calls; see the properties granted_*."""
 
     model_type = "gemma3_text"
 
@@ -107,6 +122,47 @@ class Gemma3TextConfig:
         """The variant on full-attention layers; sliding layers are always default."""
         scaling = self.rope_scaling or {}
         return RopeType(scaling.get("rope_type", scaling.get("type", "default")))
+
+    @property
+    def granted_freq_max_position_embedding(self) -> int:
+        """Positions that tables of rotary angles cover."""
+        return self.freq_max_position_embeddings or self.max_position_embeddings
+
+    @property
+    def granted_mask_max_position_embedding(self) -> int:
+        """The most tokens one call of a module may have: its mask is square."""
+        return self.mask_max_position_embeddings or self.max_position_embeddings
+
+    def get_text_config(self) -> Gemma3TextConfig:
+        """Itself: so that both kinds of config can be asked, as in transformers."""
+        return self
+
+    def get_partition_rules(self, axis_names: tuple[str, ...] = NAMED_AXES) -> PartitionRules:
+        """(regular expression, PartitionSpec) pairs for every weight; see sharding.py."""
+        return get_partition_rules(axis_names)
+
+    def attach_custom_arguments(
+        self, gradient_checkpointing: str = GradientCheckPointers.NONE, bits: int | None = None
+    ) -> Gemma3TextConfig:
+        """Set these two fields of this very config, as EasyDeL does; returns it.
+
+        They say how a module runs, not what it is: nothing else can be changed in place. Raises
+        ConfigError, with nothing changed, for a value that a config cannot have.
+        """
+        _check(dataclasses.replace(self, gradient_checkpointing=gradient_checkpointing, bits=bits))
+        object.__setattr__(self, "gradient_checkpointing", gradient_checkpointing)
+        object.__setattr__(self, "bits", bits)
+        return self
+
+    @staticmethod
+    def get_weight_decay_exclusions() -> tuple[str, ...]:
+        """Names of weights that training should not decay: none."""
+        return ()
+
+    @staticmethod
+    def rng_keys() -> tuple[str, ...]:
+        """Names of the random streams that training may use."""
+        return ("params", "dropout", "fcm")
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -133,6 +189,8 @@ class Gemma3TextConfig:
         if pattern is not None:
             values["sliding_window_pattern"] = pattern
         values.update(_rope_fields(text))
+        if isinstance(text.get("id2label"), dict) and text["id2label"]:
+            values["num_labels"] = len(text["id2label"])
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = tuple(values["eos_token_id"])
         values["layer_types"] = _layer_types(text)
@@ -203,6 +261,8 @@ def _check(config: Gemma3TextConfig) -> None:
             f"{', '.join(filter(None, GradientCheckPointers))} or an empty string, "
             f"got {config.gradient_checkpointing!r}"
         )
+    if config.bits not in (None, 4, 8):
+        raise ConfigError(f"config.json bits: expected 4, 8 or null, got {config.bits!r}")
     _check_rope(config)
 
 

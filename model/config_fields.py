@@ -27,6 +27,7 @@ _NUMBERS = (
 )  # fmt: skip
 _FLAGS = (
     "tie_word_embeddings", "attention_bias", "use_bidirectional_attention", "scan_layers",
+    "use_cache", "output_hidden_states", "output_attentions",
 )  # fmt: skip
 _ROPE_NUMBERS = (
     "factor", "rope_theta", "original_max_position_embeddings", "attention_factor", "beta_fast",
@@ -43,6 +44,8 @@ def check_fields(text: Mapping[str, Any]) -> None:
     for name in (*COUNTS, "_sliding_window_pattern"):
         _expect(text, name, is_count, f"a whole number of at least 1 and at most {MOST}")
     _expect(text, "num_hidden_layers", lambda value: value <= MOST_LAYERS, f"at most {MOST_LAYERS}")
+    for name in ("num_labels", "freq_max_position_embeddings", "mask_max_position_embeddings"):
+        _expect(text, name, is_count, "a whole number of at least 1")
     for name in _NUMBERS:
         _expect(text, name, _is_positive, "a positive number")
     for name in _FLAGS:

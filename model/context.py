@@ -86,6 +86,12 @@ class LoweringContext:
         return start + jnp.minimum(jnp.abs(one), 0.0).astype(jnp.int32)
 
 
+def here() -> LoweringContext:
+    """For calls outside an export: written for the platform that JAX runs on."""
+    names = {"gpu": Platform.CUDA, "cuda": Platform.CUDA, "tpu": Platform.TPU}
+    return LoweringContext(names.get(jax.default_backend(), Platform.CPU))
+
+
 def softcap(x: Array, cap: float | None) -> Array:
     """cap * tanh(x / cap), or x itself when there is no cap."""
     return x if cap is None else jnp.tanh(x / cap) * cap

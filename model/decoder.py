@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .cache import KVCache, LayerCache, init_cache, visible_both_ways
+from .batch import read_batch
+from .cache import KVCache, LayerCache, visible_both_ways
 from .config import Gemma3TextConfig
-from .context import LoweringContext, softcap
+from .context import LoweringContext, here, softcap
+from .generation import GenerationMixin
 from .image_mask import SoftTokens, image_groups, merge_soft_tokens
+from .loss import next_token_loss
 from .observe import NOTHING, Observed, Watch
-from .rope import default_frequencies, rope_tables
+from .outputs import Gemma3CausalLMOutputWithPast, Gemma3ModelOutputWithPast
+from .past import TransformerCache
+from .rope import local_frequencies, rope_tables
 from .stack import run_layers
 from .text import (
     Gemma3DecoderLayer,
@@ -26,11 +33,18 @@ from .text import (
 Array = jax.Array
 
 
-class Gemma3TextModel(nnx.Module):
-    """Embeddings, decoder layers and the final norm."""
+class Gemma3TextModel(nnx.Module, GenerationMixin):
+    """Embeddings, decoder layers and the final norm.
 
-    def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None):
-        self.config = config
+    `model(input_ids, ...)` is for people, `extend` and `encode` are what programs are made of.
+    """
+
+    def __init__(
+        self, config: Gemma3TextConfig, dtype: jnp.dtype = jnp.bfloat16,
+        rngs: nnx.Rngs | None = None,
+    ):  # fmt: skip
+        """Random weights with `rngs`; without, abstract ones: see load_weights."""
+        self.config, self.dtype = config, jnp.dtype(dtype)
         self.embed_tokens = Gemma3TextScaledWordEmbedding(config, dtype, rngs)
         self.layers = nnx.List(
             Gemma3DecoderLayer(config, kind, dtype, rngs) for kind in config.layer_types
@@ -38,9 +52,123 @@ class Gemma3TextModel(nnx.Module):
         self.norm = Gemma3RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, rngs)
 
     @property
+    def text_config(self) -> Gemma3TextConfig:
+        """Its own config."""
+        return self.config
+
+    @property
     def default_frequencies(self) -> np.ndarray:
-        """Unscaled inverse rope frequencies of the global layers, [head_dim / 2] float32."""
-        return default_frequencies(self.config)
+        """The rotary table of sliding layers, [granted_freq_max_position_embedding, head_dim].
+
+        For each position the cosines of its angles, then the sines, float32.
+        """
+        config = self.config
+        positions = np.arange(config.granted_freq_max_position_embedding, dtype=np.float32)
+        angles = positions[:, None] * local_frequencies(config)[None, :]
+        return np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+
+    def __call__(
+        self, input_ids: Array | None = None, inputs_embeds: Array | None = None,
+        attention_mask: Array | None = None, position_ids: Array | None = None,
+        token_type_ids: Array | None = None, past_key_values: TransformerCache | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+    ) -> Gemma3ModelOutputWithPast:  # fmt: skip
+        """Read tokens; padding may stand on either side of them.
+
+        Args:
+          input_ids: [B,T] int32.
+          inputs_embeds: [B,T,D] in their place, which are not scaled.
+          attention_mask: [B,T] or, with a cache, all columns there will be; not 0 where a token
+            counts. Without one every token counts, but for the padding that the cache knows of.
+          position_ids: [B,T] int32 for the rotary embedding. Where a token stands in the cache
+            follows from the cache alone.
+          token_type_ids: [B,T], 1 where a soft token of an image stands. Runs see themselves.
+          past_key_values: of init_cache or the last call, extended in the output. Without one
+            the output has the cache of these T tokens alone, where config.use_cache says so.
+          output_attentions, output_hidden_states: None is what the config says.
+
+        Raises ValueError for both or neither of input_ids and inputs_embeds, for a call longer
+        than config.granted_mask_max_position_embedding, and for a mask of another shape.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass input_ids or inputs_embeds, and not both")
+        if self.config.use_bidirectional_attention:
+            return self._read_both_ways(input_ids, attention_mask)
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed(input_ids)
+        return self.read(
+            inputs_embeds, input_ids, attention_mask, position_ids, token_type_ids,
+            past_key_values, output_attentions, output_hidden_states,
+        )  # fmt: skip
+
+    def read(
+        self, embedded: Array, input_ids: Array | None, attention_mask: Array | None,
+        position_ids: Array | None, token_type_ids: Array | None,
+        past_key_values: TransformerCache | None, output_attentions: bool | None,
+        output_hidden_states: bool | None,
+    ) -> Gemma3ModelOutputWithPast:  # fmt: skip
+        """A call with its tokens embedded [B,T,D]; input_ids only tell padding."""
+        rows, tokens = embedded.shape[:2]
+        most = self.config.granted_mask_max_position_embedding
+        if tokens > most:
+            raise ValueError(f"a call of {tokens} tokens: the config grants at most {most}")
+        cache = past_key_values or self.init_cache(rows, tokens, starts=0)
+        batch = read_batch(tokens, cache, input_ids, attention_mask, position_ids)
+        groups = None
+        if token_type_ids is not None:
+            groups = batch.gather(image_groups(token_type_ids == 1))
+        watch = self._watch(output_attentions, output_hidden_states, cache)
+        hidden, layers, seen = self.extend_embedded(
+            batch.gather(embedded.astype(jnp.float32)), groups, batch.start, batch.length,
+            cache.layers, here(), watch, batch.positions,
+        )  # fmt: skip
+        past = dataclasses.replace(
+            cache, layers=layers, positions=batch.start + batch.length,
+            columns=cache.columns + tokens,
+        )  # fmt: skip
+        seen = batch.restore_observed(seen, within=past_key_values is None)
+        return Gemma3ModelOutputWithPast(
+            last_hidden_state=batch.restore(hidden),
+            past_key_values=past if past_key_values or self.config.use_cache else None,
+            hidden_states=seen.hidden_states if watch.hidden_states else None,
+            attentions=seen.attentions if watch.key_positions else None,
+        )
+
+    def _read_both_ways(
+        self, input_ids: Array | None, attention_mask: Array | None
+    ) -> Gemma3ModelOutputWithPast:
+        """A call of a model with use_bidirectional_attention, which keeps no cache."""
+        if input_ids is None:
+            raise ValueError("a bidirectional model takes input_ids, not inputs_embeds")
+        empty = self.init_cache(*input_ids.shape, starts=0)
+        batch = read_batch(input_ids.shape[1], empty, input_ids, attention_mask, None)
+        hidden = self.encode(batch.gather(input_ids), batch.length, here())
+        return Gemma3ModelOutputWithPast(last_hidden_state=batch.restore(hidden))
+
+    def _watch(
+        self, attentions: bool | None, hidden_states: bool | None, cache: TransformerCache
+    ) -> Watch:
+        config = self.config
+        attentions = config.output_attentions if attentions is None else attentions
+        hidden_states = config.output_hidden_states if hidden_states is None else hidden_states
+        return Watch(hidden_states, cache.max_length if attentions else 0)
+
+    def get_encoder(self) -> nnx.Module:
+        """There is none: raises NotImplementedError."""
+        raise NotImplementedError("Gemma3TextModel is a decoder and has no encoder")
+
+    def get_decoder(self) -> Gemma3TextModel:
+        """The text stack: itself."""
+        return self
+
+    def get_lm_head(self) -> nnx.Module:
+        """There is none: raises NotImplementedError."""
+        raise NotImplementedError("Gemma3TextModel has no language model head")
+
+    def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
+        """The token embeddings."""
+        return self.embed_tokens
 
     def extend(
         self, tokens: Array, start: Array, length: Array | None, cache: KVCache,
@@ -76,10 +204,13 @@ class Gemma3TextModel(nnx.Module):
 
     def extend_embedded(
         self, x: Array, groups: Array | None, start: Array, length: Array | None,
-        cache: KVCache, context: LoweringContext, watch: Watch,
+        cache: KVCache, context: LoweringContext, watch: Watch, rotated: Array | None = None,
     ) -> tuple[Array, KVCache, Observed]:  # fmt: skip
-        """`observe` of embedded tokens x [B,T,D]; `groups` [B,T] are their images."""
-        steps = layer_steps(self.config, start, length, x.shape[1], cache, groups)
+        """`observe` of embedded tokens x [B,T,D]; `groups` [B,T] are their images.
+
+        `rotated` [B,T] are positions for the rotary embedding other than on from `start`.
+        """
+        steps = layer_steps(self.config, start, length, x.shape[1], cache, groups, rotated)
         x = context.constrain(x, ("batch", "tokens", "norm"))
 
         def call(layer: Gemma3DecoderLayer, x: Array, step: LayerStep, cache: LayerCache):
@@ -131,25 +262,96 @@ class Gemma3TextModel(nnx.Module):
         return self.norm(x)
 
 
-class Gemma3ForCausalLM(nnx.Module):
+class TiedHead(nnx.Module):
+    """The token embeddings as a language model head: it shares their weight."""
+
+    def __init__(self, embedding: Gemma3TextScaledWordEmbedding):
+        self.weight = embedding.weight
+
+    def __call__(self, x: Array, context: LoweringContext) -> Array:
+        """x [...,D] float32 -> [...,V] float32."""
+        return context.product(x, self.weight.get_value(), "embed to vocab")
+
+
+class LanguageModelHead:
+    """What models with a head for tokens share; the class has `lm_head` unless it is tied."""
+
+    lm_head: Linear
+
+    @property
+    def text_config(self) -> Gemma3TextConfig:
+        """The text stack's config."""
+        raise NotImplementedError
+
+    def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
+        """The token embeddings."""
+        raise NotImplementedError
+
+    def get_lm_head(self) -> Linear | TiedHead:
+        """The language model head, without the softcap; the embeddings' where they are tied."""
+        tied = self.text_config.tie_word_embeddings
+        return TiedHead(self.get_embedding()) if tied else self.lm_head
+
+    def apply_lm_head(self, hidden: Array, context: LoweringContext | None = None) -> Array:
+        """hidden [...,D] -> logits [...,V] float32, with final_logit_softcapping where set."""
+        logits = self.get_lm_head()(hidden, context or here())
+        return softcap(logits, self.text_config.final_logit_softcapping)
+
+    def with_logits(
+        self, output: Gemma3ModelOutputWithPast, labels: Array | None
+    ) -> Gemma3CausalLMOutputWithPast:
+        """What the text stack gave, with logits, and the loss where there are labels [B,T]."""
+        assert output.last_hidden_state is not None
+        logits = self.apply_lm_head(output.last_hidden_state)
+        loss = None if labels is None else next_token_loss(logits, labels)
+        return Gemma3CausalLMOutputWithPast(loss=loss, logits=logits, **dict(output))
+
+
+class Gemma3ForCausalLM(nnx.Module, LanguageModelHead, GenerationMixin):
     """The text model with its language-modelling head, tied or not."""
 
-    def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None):
-        self.config = config
+    def __init__(
+        self, config: Gemma3TextConfig, dtype: jnp.dtype = jnp.bfloat16,
+        rngs: nnx.Rngs | None = None,
+    ):  # fmt: skip
+        """As Gemma3TextModel."""
+        self.config, self.dtype = config, jnp.dtype(dtype)
         self.model = Gemma3TextModel(config, dtype, rngs)
         if not config.tie_word_embeddings:
             shape = (config.vocab_size, config.hidden_size)
             self.lm_head = Linear(shape, ("vocab_out", "embed"), config, dtype, rngs)
 
-    def apply_lm_head(self, hidden: Array, context: LoweringContext) -> Array:
-        """hidden [...,D] -> logits [...,V] float32, with final_logit_softcapping where set."""
-        if self.config.tie_word_embeddings:
-            weight = self.model.embed_tokens.weight.get_value()
-            logits = context.product(hidden, weight, "embed to vocab")
-        else:
-            logits = self.lm_head(hidden, context)
-        return softcap(logits, self.config.final_logit_softcapping)
+    @property
+    def text_config(self) -> Gemma3TextConfig:
+        """Its own config."""
+        return self.config
 
-    def init_cache(self, batch_size: int, max_length: int, dtype: jnp.dtype) -> KVCache:
-        """A fresh cache for rows of up to `max_length` positions."""
-        return init_cache(self.config, batch_size, max_length, dtype)
+    def __call__(
+        self, input_ids: Array | None = None, inputs_embeds: Array | None = None,
+        attention_mask: Array | None = None, position_ids: Array | None = None,
+        token_type_ids: Array | None = None, past_key_values: TransformerCache | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        labels: Array | None = None,
+    ) -> Gemma3CausalLMOutputWithPast:  # fmt: skip
+        """Read tokens; arguments as in Gemma3TextModel.
+
+        labels [B,T] int ask for the loss: label t + 1 is what should follow token t, -100 is
+        ignored. So must be padding, and the first token after it.
+        """
+        output = self.model(
+            input_ids, inputs_embeds, attention_mask, position_ids, token_type_ids,
+            past_key_values, output_attentions, output_hidden_states,
+        )  # fmt: skip
+        return self.with_logits(output, labels)
+
+    def get_encoder(self) -> nnx.Module:
+        """There is none: raises NotImplementedError."""
+        raise NotImplementedError("Gemma3ForCausalLM is a decoder and has no encoder")
+
+    def get_decoder(self) -> Gemma3TextModel:
+        """The text stack."""
+        return self.model
+
+    def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
+        """The token embeddings."""
+        return self.model.get_embedding()

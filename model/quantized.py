@@ -8,7 +8,7 @@ A matrix W [O,I] is kept as small numbers and scales, W = numbers * scale:
            Two numbers lie in a byte, each plus 8: byte b of a group holds number b of the group
            in its low half and number b + 16 in its high half (as GGML's Q4_0): uint8 [O,I/2]
 
-How the numbers are found is export/quantize.py's business.
+How the numbers are found is quantizing.py's business.
 """
 
 from __future__ import annotations

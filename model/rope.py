@@ -22,9 +22,9 @@ from .config import Gemma3TextConfig, LayerType, RopeType
 Array = jax.Array
 
 
-def default_frequencies(config: Gemma3TextConfig) -> np.ndarray:
-    """Unscaled inverse frequencies of the full-attention layers, [head_dim / 2] float32."""
-    return _inverse_frequencies(config.rope_theta, config.head_dim)
+def local_frequencies(config: Gemma3TextConfig) -> np.ndarray:
+    """Inverse frequencies of the sliding layers, which are never scaled, [head_dim / 2] float32."""
+    return _inverse_frequencies(config.rope_local_base_freq, config.head_dim)
 
 
 def rope_tables(
@@ -40,9 +40,7 @@ def rope_tables(
       cos, sin: [B,T,head_dim/2] float32, already multiplied by the variant's attention factor.
     """
     if layer_type == LayerType.SLIDING:
-        frequencies: Array = jnp.asarray(
-            _inverse_frequencies(config.rope_local_base_freq, config.head_dim)
-        )
+        frequencies: Array = jnp.asarray(local_frequencies(config))
         scale = 1.0
     else:
         frequencies, scale = _full_attention_frequencies(config, last)
@@ -71,7 +69,7 @@ def _inverse_frequencies(theta: float, head_dim: int) -> np.ndarray:
 
 def _full_attention_frequencies(config: Gemma3TextConfig, last: Array) -> tuple[Array, float]:
     """Inverse frequencies, [H/2] or per row [B,H/2], and the factor on cos and sin."""
-    base = default_frequencies(config)
+    base = _inverse_frequencies(config.rope_theta, config.head_dim)
     scaling = config.rope_scaling or {}
     match config.rope_type:
         case RopeType.DEFAULT:

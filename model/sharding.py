@@ -102,7 +102,7 @@ def get_partition_rules(axis_names: Sequence[str] = NAMED_AXES) -> PartitionRule
         return PartitionSpec(*[_spec_entry(entry) for entry in kept])
 
     # The vision tower's rules stand first: its names contain those of the text stack.
-    vision = r"^vision_tower\..*"
+    vision = r"(^|\.)vision_tower\..*"
     return (
         (vision + r"patch_embedding\.weight$", spec("vision_embed", "patch", "patch", "patch")),
         (vision + r"position_embedding\.weight$", spec("patch", "vision_embed")),

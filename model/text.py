@@ -282,14 +282,19 @@ class LayerStep(NamedTuple):
 
 def layer_steps(
     config: Gemma3TextConfig, start: Array, length: Array | None, tokens: int, cache: KVCache,
-    groups: Array | None = None,
+    groups: Array | None = None, rotated: Array | None = None,
 ) -> dict[LayerType, LayerStep]:  # fmt: skip
     """For each kind of layer what a chunk of `tokens` tokens is to it.
 
-    `groups` [B,T] are the chunk's images, see image_groups; None where it has none.
+    `groups` [B,T] are the chunk's images, see image_groups; None where it has none. `rotated`
+    [B,T] are positions for the rotary embedding that are not on from `start`.
     """
     positions = start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]  # [B,T]
-    last = start if length is None else start + jnp.maximum(length, 1) - 1
+    final = jnp.zeros_like(start) if length is None else jnp.maximum(length, 1) - 1
+    last = start if length is None else start + final
+    turned = positions
+    if rotated is not None:
+        turned, last = rotated, jnp.take_along_axis(rotated, final[:, None], axis=1)[:, 0]
     steps: dict[LayerType, LayerStep] = {}
     for kind, layer in zip(config.layer_types, cache, strict=True):
         if kind in steps:
@@ -301,5 +306,5 @@ def layer_steps(
             if groups is None
             else visible_new_with_images(kind, window, groups),
         )
-        steps[kind] = LayerStep(start, length, visible, rope_tables(config, kind, positions, last))
+        steps[kind] = LayerStep(start, length, visible, rope_tables(config, kind, turned, last))
     return steps

@@ -247,6 +247,14 @@ class Gemma3ImageEncoder(nnx.Module):
 
     def __call__(self, pixels: Array, context: LoweringContext) -> Array:
         """pixels [N,C,image,image] float32 in -1..1 -> soft tokens [N,M,D] float32."""
-        pixels = context.constrain(pixels, ("images", "norm", "norm", "norm"))
-        soft = self.multi_modal_projector(self.vision_tower(pixels, context), context)
-        return context.constrain(soft, ("images", "norm", "norm"))
+        return soft_tokens_of(self.vision_tower, self.multi_modal_projector, pixels, context)
+
+
+def soft_tokens_of(
+    tower: SiglipVisionModel, projector: Gemma3MultiModalProjector, pixels: Array,
+    context: LoweringContext,
+) -> Array:  # fmt: skip
+    """pixels [N,C,image,image] float32 in -1..1 -> soft tokens [N,M,D] float32."""
+    pixels = context.constrain(pixels, ("images", "norm", "norm", "norm"))
+    soft = projector(tower(pixels, context), context)
+    return context.constrain(soft, ("images", "norm", "norm"))

@@ -97,7 +97,7 @@ class Gemma3Config:
     """Text stack, vision tower and how an image stands among the tokens.
 
     An image in a prompt is `boi_token_index`, `mm_tokens_per_image` times `image_token_index`,
-    `eoi_token_index`.
+    `eoi_token_index`. The two sections may be given as dictionaries; None is their defaults.
     """
 
     text_config: Gemma3TextConfig = field(default_factory=Gemma3TextConfig)
@@ -115,6 +115,10 @@ class Gemma3Config:
     }
 
     def __post_init__(self) -> None:
+        for name, kind in self.sub_configs.items():
+            section = getattr(self, name)
+            if section is None or isinstance(section, dict):
+                object.__setattr__(self, name, kind.from_dict(section or {}))
         for name in (
             "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index",
         ):  # fmt: skip
@@ -158,16 +162,17 @@ class Gemma3Config:
         """Read a multimodal config.json of any age; raises ConfigError naming the field.
 
         Absent or null fields take their defaults, in the nested configs too. `*_token_id` is
-        accepted for `*_token_index`; a `tie_word_embeddings` at the top decides, as in
-        transformers.
+        accepted for `*_token_index`; `tie_word_embeddings` and the classes at the top decide, as
+        in transformers.
         """
         values = _known(cls, config)
         for name in ("boi", "eoi", "image"):
             if config.get(f"{name}_token_id") is not None:
                 values.setdefault(f"{name}_token_index", config[f"{name}_token_id"])
         text = {"model_type": Gemma3TextConfig.model_type} | _section(config, "text_config")
-        if config.get("tie_word_embeddings") is not None:
-            text["tie_word_embeddings"] = config["tie_word_embeddings"]
+        for name in ("tie_word_embeddings", "num_labels", "id2label"):
+            if config.get(name) is not None:
+                text[name] = config[name]
         values["text_config"] = Gemma3TextConfig.from_dict(text)
         values["vision_config"] = SiglipVisionConfig.from_dict(_section(config, "vision_config"))
         return cls(**values)

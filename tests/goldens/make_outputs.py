@@ -108,7 +108,8 @@ def _padded(model: Any, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor, 
 def _batch_loss(model: Any, tokens: list[int]) -> dict[str, Any]:
     """The loss of a left-padded batch of unequal rows: a mean over labels, not over rows."""
     ids, mask, positions = _padded(model, tokens)
-    labels = torch.where(mask == 1, ids, IGNORED)
+    # The first token of a row is predicted by padding, or by nothing: no label.
+    labels = torch.where(mask.cumsum(-1) > 1, ids, IGNORED)
     with torch.no_grad():
         out = model(
             ids, attention_mask=mask, position_ids=positions, labels=labels, use_cache=False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gemma3_export.model.config import PUBLISHED_SIZES, LayerType
-from gemma3_export.model.rope import apply_rope, default_frequencies, rope_tables
+from gemma3_export.model.decoder import Gemma3TextModel
+from gemma3_export.model.rope import apply_rope, local_frequencies, rope_tables
 
 from .small import small_config
 
@@ -180,9 +182,18 @@ def test_angles_are_float32_products_as_in_transformers_even_at_the_last_positio
     np.testing.assert_allclose(sin, np.sin(angles), atol=1e-6)
 
 
-def test_default_frequencies_are_those_before_scaling():
-    config = config_of({"rope_type": "linear", "factor": 8.0})
-    np.testing.assert_allclose(default_frequencies(config), plain(), rtol=1e-7)
+def test_default_frequencies_are_the_table_of_sliding_layers_which_are_never_scaled():
+    config = dataclasses.replace(
+        config_of({"rope_type": "linear", "factor": 8.0}),
+        rope_local_base_freq=500.0, freq_max_position_embeddings=7,
+    )  # fmt: skip
+    np.testing.assert_allclose(local_frequencies(config), plain(500.0), rtol=1e-7)
+    table = Gemma3TextModel(config, jnp.dtype(jnp.float32)).default_frequencies
+    assert table.shape == (7, config.head_dim)
+    np.testing.assert_allclose(table[:, : DIM // 2], np.cos(np.outer(range(7), plain(500.0))), 1e-5)
+    np.testing.assert_allclose(
+        table[:, DIM // 2 :], np.sin(np.outer(range(7), plain(500.0))), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_rotation_pairs_the_halves_of_a_head():

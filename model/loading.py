@@ -1,0 +1,81 @@
+"""Weights of a checkpoint in the modules that people use, quantised where the config says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from .config import Gemma3TextConfig
+from .quantized import QuantizedWeight, Recipe, Scheme
+from .quantizing import quantize
+from .vision_config import Gemma3Config
+
+ModuleT = TypeVar("ModuleT", bound=nnx.Module)
+
+_RECIPES = {
+    None: Recipe(),
+    8: Recipe(Scheme.INT8, Scheme.INT8),
+    4: Recipe(Scheme.INT4, Scheme.INT8),
+}
+"""By config.bits: the same as `--quantize int8` and `int4` of the export."""
+
+
+def load_weights(module: ModuleT, weights: Mapping[str, np.ndarray]) -> ModuleT:
+    """The module with the weights of a checkpoint.
+
+    Args:
+      module: one of this package's, with any weights or abstract ones.
+      weights: by their names in the text-only layout of Hugging Face, `model.layers...`; of
+        the vision side `vision_tower...` and `multi_modal_projector...`. What the module lacks
+        is ignored. Cast to the module's dtype; with config.bits of 4 or 8, matrices of the text
+        stack are quantised, which lowers memory and changes results by their rounding.
+
+    Raises:
+      KeyError: a weight is missing.
+      ValueError: one has another shape, or cannot be quantised.
+    """
+    recipe = _RECIPES[_bits(module)]
+    graph, state = nnx.split(module)
+    flat = []
+    for path, variable in nnx.to_flat_state(state):
+        name = weight_name(".".join(str(part) for part in path))
+        value, expected = np.asarray(weights[name]), variable.get_value()
+        if value.shape != tuple(expected.shape):
+            raise ValueError(
+                f"{name}: expected shape {list(expected.shape)}, got {list(value.shape)}"
+            )
+        flat.append((path, variable.replace(_stored(name, value, expected.dtype, recipe))))
+    return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def weight_name(path: str) -> str:
+    """The canonical name of the weight at a module's path.
+
+    The multimodal modules keep the text stack one level deeper, the text model is without the
+    level of its head.
+    """
+    path = path.removeprefix("model.")
+    if path.startswith(("vision_tower.", "multi_modal_projector.", "lm_head.", "score.")):
+        return path
+    return "model." + path.removeprefix("language_model.")
+
+
+def _bits(module: nnx.Module) -> int | None:
+    config: Gemma3TextConfig | Gemma3Config = getattr(module, "config")  # noqa: B009
+    return config.get_text_config().bits
+
+
+def _stored(
+    name: str, value: np.ndarray, dtype: jnp.dtype, recipe: Recipe
+) -> jnp.ndarray | QuantizedWeight:
+    scheme = recipe.scheme(name)
+    if scheme == Scheme.NONE:
+        return jnp.asarray(value).astype(dtype)
+    if scheme == Scheme.INT4 and value.shape[1] % 32:
+        raise ValueError(f"{name}: bits=4 needs inputs in groups of 32, got {value.shape[1]}")
+    ((numbers, scale),) = quantize([value.astype(np.float32)], scheme)
+    return QuantizedWeight(jnp.asarray(numbers), jnp.asarray(scale), scheme, dtype)

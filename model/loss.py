@@ -1,0 +1,37 @@
+"""Losses, as transformers computes them: in float32, labels of -100 left out."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+IGNORED = -100
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Mean of -ln p(label) over the labels that are not -100, [] float32; NaN without any.
+
+    logits [...,V], labels [...] int.
+    """
+    logits = logits.astype(jnp.float32)
+    kept = labels != IGNORED
+    index = jnp.where(kept, labels, 0)[..., None]
+    chosen = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
+    loss = jax.nn.logsumexp(logits, axis=-1) - chosen
+    count = jnp.sum(kept.astype(jnp.float32))
+    return jnp.sum(jnp.where(kept, loss, 0.0)) / count
+
+
+def next_token_loss(logits: Array, labels: Array) -> Array:
+    """Of logits [B,T,V] and labels [B,T]: place t is held against label t + 1. [] float32."""
+    return cross_entropy(logits[:, :-1], labels[:, 1:])
+
+
+def classification_loss(logits: Array, labels: Array) -> Array:
+    """Of class logits [B,C] and labels [B]; with one class a regression, mean square error."""
+    if logits.shape[-1] == 1:
+        error = logits[:, 0].astype(jnp.float32) - labels.astype(jnp.float32)
+        return jnp.mean(error * error)
+    return cross_entropy(logits, labels)
