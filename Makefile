@@ -10,7 +10,7 @@ NATIVE := build/native
 NATIVE_HEADERS := nlohmann/json.hpp
 NATIVE_PACKAGES := nlohmann-json3-dev
 
-.PHONY: demo test check bench clean native setup browser soak compat
+.PHONY: llama.cpp demo test check bench clean native setup browser soak compat
 
 setup: $(VENV)/.installed
 
@@ -48,9 +48,15 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# Against llama.cpp and others, interleaved: about ten minutes. `make llama.cpp` builds it for this
+# machine first; without that the prebuilt library of xllamacpp is measured, which is slower.
 bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python tests/benchmarks/bench.py --chart tests/benchmarks/decode.png
 	$(BIN)/python tests/benchmarks/products.py
-	$(BIN)/python tests/benchmarks/decode.py
+
+llama.cpp: setup
+	cd tests/benchmarks && $(CURDIR)/$(BIN)/python -m peers.llama_cpp
 
 # What takes too long for every change: kills, full disks, fuzzing, endurance. Leaves its figures in
 # tests/soak/RESULTS.md, to be committed.

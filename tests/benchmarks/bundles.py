@@ -1,0 +1,75 @@
+"""The bundles that are measured: a recipe each, exported once per state of the sources."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "bench"
+GENERATE = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a bundle is exported, and the GGUF format with weights of the same size."""
+
+    name: str
+    arguments: tuple[str, ...]
+    peer: str
+
+
+RECIPES = (
+    Recipe("bf16", (), "BF16"),
+    Recipe("int8", ("--quantize", "int8"), "Q8_0"),
+    Recipe("int4", ("--quantize", "int4-pure"), "Q4_0"),
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The buckets of the bundles: what they are measured at."""
+
+    batch: tuple[int, ...] = (1, 8)
+    prefill: tuple[int, ...] = (32, 512)
+    cache: tuple[int, ...] = (1024, 4096, 16384)
+
+    @property
+    def arguments(self) -> list[str]:
+        """As flags of `gemma3-export`."""
+        sizes = {"--batch": self.batch, "--prefill": self.prefill, "--cache": self.cache}
+        flags = [part for flag, each in sizes.items() for part in (flag, ",".join(map(str, each)))]
+        return ["--mesh", "1x1", "--generate", str(GENERATE), *flags]
+
+
+def command(name: str) -> str:
+    """The console script of this environment."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def export_bundle(recipe: Recipe, grid: Grid, extra: tuple[str, ...] = ()) -> Path:
+    """The bundle of a recipe, exported unless one of the same sources and flags is there."""
+    out = BUILD / recipe.name
+    arguments = [*grid.arguments, *recipe.arguments, *extra]
+    stamp, key = out.with_suffix(".key"), _sources(arguments)
+    if not (out / "manifest.json").exists() or not stamp.exists() or stamp.read_text() != key:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            [command("gemma3-export"), *arguments, "--out", out, "--force"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        stamp.write_text(key)
+    return out
+
+
+def _sources(arguments: list[str]) -> str:
+    """Digest of everything in the repository that an export depends on."""
+    digest = hashlib.sha256(repr(arguments).encode())
+    for folder in ("model", "export", "artifacts"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
