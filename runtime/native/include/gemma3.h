@@ -148,8 +148,8 @@ typedef struct gemma3_options {
  * The plugin that gemma3_open takes for `platform` when none is named. Looks through the Python
  * environment: VIRTUAL_ENV, CONDA_PREFIX, that of python3 on PATH, that of this library, then the
  * system's and the user's. No Python is run. For "cpu" it looks for xla_cpu_pjrt and
- * lammps_jax_pjrt_cpu, for "cuda" for jax-cuda13-pjrt and jax-cuda12-pjrt, for "tpu" for libtpu;
- * newest first. NULL is the first of tpu, cuda, cpu whose plugin and hardware are there.
+ * lammps_jax_pjrt_cpu, for "cuda" for jax-cuda13-pjrt and jax-cuda12-pjrt, for "tpu" for libtpu, in
+ * this order. NULL is the first of tpu, cuda, cpu whose plugin and hardware are there.
  */
 GEMMA3_API gemma3_status gemma3_find_plugin(const char *platform, char **path,
                                             gemma3_error *error);
@@ -157,12 +157,14 @@ GEMMA3_API gemma3_status gemma3_find_plugin(const char *platform, char **path,
 /*
  * Whether gemma3_open would succeed, answered before any weight or program is loaded: GEMMA3_OK, or
  * the failure that opening would end with. Checks the bundle, the plugin's API version, the
- * StableHLO version it accepts, and its devices. `*report`, unless `report` is NULL, is JSON in
+ * StableHLO version it accepts, and its devices. Programs may be newer than the plugin: it reads
+ * those whose operations it knows, and `stablehlo` beside `stablehlo_current` tells. `*report`, unless `report` is NULL, is JSON in
  * either case, NULL when memory ran out:
  *   loads: bool, problem: string or null, bundle, mesh, platform,
  *   plugin: {path, api, stablehlo_current, stablehlo_minimum, platform, version} or null,
  *   devices: {kind, count, needed} or null,
- *   programs, weights_bytes, cache_bytes: of one row of the largest cache,
+ *   programs, stablehlo: version of the programs, weights_bytes, cache_bytes: of one row of the
+ *   largest cache,
  *   compiled: {fingerprint, folder, programs: how many of them are compiled}.
  */
 GEMMA3_API gemma3_status gemma3_check(const gemma3_options *options, char **report,
@@ -250,7 +252,8 @@ typedef struct gemma3_token {
 /* What a callback answers. */
 enum {
   GEMMA3_CONTINUE = 0,
-  GEMMA3_FINISH_ROW = 1, /* no more tokens of this row: for stop texts */
+  GEMMA3_FINISH_ROW = 1, /* no more tokens of this row: for stop texts. Those drawn by the same
+                            call on the device are not told, though they are in the cache. */
   GEMMA3_CANCEL = 2,     /* end the call with GEMMA3_CANCELLED */
 };
 

@@ -1,6 +1,7 @@
 // The C ABI, first part: versions, bundles, models and requests.
 
 #include "handles.h"
+#include "json.h"
 #include "prompts.h"
 
 using gemma3::give;

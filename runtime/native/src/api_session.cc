@@ -1,6 +1,7 @@
 // The C ABI, second part: sessions.
 
 #include "handles.h"
+#include "json.h"
 #include "prompts.h"
 
 using gemma3::give;

@@ -5,6 +5,7 @@
 
 #include "error.h"
 #include "files.h"
+#include "json.h"
 #include "sha256.h"
 
 namespace gemma3 {

@@ -7,7 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "json.h"
+#include "json_fwd.h"
 #include "manifest.h"
 
 namespace gemma3 {

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "files.h"
+#include "json.h"
 #include "sha256.h"
 
 namespace gemma3 {
@@ -55,7 +56,7 @@ class FolderLock {
 
 }  // namespace
 
-Json machine_facts(const Client &client) {
+std::string machine_facts(const Client &client) {
   Json facts = {{"version", kVersion},
                 {"plugin_build", client.plugin().build()},
                 {"pjrt_api", client.plugin().api_version()},
@@ -68,12 +69,12 @@ Json machine_facts(const Client &client) {
     // XLA:CPU cuts work into as many pieces as there are threads when it compiles.
     facts["threads"] = std::thread::hardware_concurrency();
   }
-  return facts;
+  return to_text(facts);
 }
 
-CompiledCache::CompiledCache(fs::path root, const Json &facts, Use use)
-    : root_(std::move(root)), facts_(facts), use_(use) {
-  fingerprint_ = sha256_hex(to_text(facts_)).substr(0, 32);
+CompiledCache::CompiledCache(fs::path root, std::string facts, Use use)
+    : root_(std::move(root)), facts_(std::move(facts)), use_(use) {
+  fingerprint_ = sha256_hex(facts_).substr(0, 32);
   folder_ = root_ / fingerprint_;
   if (use_ == Use::kNone) {
     remark_ = "compiled programs are turned off";
@@ -101,7 +102,7 @@ void CompiledCache::load() {
     const File file(folder_ / kIndex);
     if (file.size() > (1 << 24)) refuse(where + ": expected at most 16 MiB");
     const Json index = parse_json(file.read(0, static_cast<size_t>(file.size())), where);
-    if (index.value("facts", Json()) != facts_) refuse(where + ": is for another machine");
+    if (to_text(index.value("facts", Json())) != facts_) refuse(where + ": is for another machine");
     const Place place{&where};
     for (const auto &item : index.at("programs").items()) {
       Entry entry;
@@ -160,7 +161,7 @@ bool CompiledCache::write(const std::string &key, std::string_view bytes) {
   for (const auto &[name, kept] : entries_) {
     programs[name] = {{"file", kept.file}, {"bytes", kept.bytes}, {"sha256", kept.sha256}};
   }
-  const Json index = {{"facts", facts_}, {"programs", programs}};
+  const Json index = {{"facts", Json::parse(facts_)}, {"programs", programs}};
   return write_atomically(folder_ / kIndex, index.dump(1) + "\n");
 }
 

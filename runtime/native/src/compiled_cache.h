@@ -10,12 +10,11 @@
 #include <string_view>
 
 #include "client.h"
-#include "json.h"
 
 namespace gemma3 {
 
-// Everything that machine code depends on besides the program: plugin, processor, devices.
-Json machine_facts(const Client &client);
+// Everything that machine code depends on besides the program, as JSON: plugin, processor, devices.
+std::string machine_facts(const Client &client);
 
 // A folder `root`/<fingerprint>/ with an index of files and their digests. Files of other
 // fingerprints are never looked at, and those of this one are compared with their digests.
@@ -25,7 +24,7 @@ class CompiledCache {
  public:
   enum class Use { kNone, kRead, kReadWrite };
 
-  CompiledCache(std::filesystem::path root, const Json &facts, Use use);
+  CompiledCache(std::filesystem::path root, std::string facts, Use use);
 
   const std::string &fingerprint() const { return fingerprint_; }
   const std::filesystem::path &folder() const { return folder_; }
@@ -50,8 +49,7 @@ class CompiledCache {
   void load();
 
   std::filesystem::path root_, folder_;
-  Json facts_;
-  std::string fingerprint_;
+  std::string facts_, fingerprint_;
   Use use_;
   mutable std::mutex mutex_;
   std::map<std::string, Entry> entries_;

@@ -1,6 +1,8 @@
 #include "convention.h"
 
-#include "error.h"
+#include <algorithm>
+#include <utility>
+
 
 namespace gemma3 {
 namespace {
@@ -24,6 +26,35 @@ std::vector<Port> chunk_inputs(const Bucket &bucket) {
   return {{"tokens", chunk, "int32"}, {"start", rows, "int32"}, {"length", rows, "int32"}};
 }
 
+// What a chunk with images takes besides its tokens: room for as many soft tokens as the call has
+// places, since no call needs more.
+std::vector<Port> image_inputs(const Bucket &bucket, const Manifest &manifest) {
+  const Shape room{times(bucket.batch, bucket.tokens), manifest.vision->soft_token_size};
+  return {{"soft_tokens", room, "float32"},
+          {"soft_index", {bucket.batch, bucket.tokens}, "int32"}};
+}
+
+// What score gives besides log-probabilities.
+std::vector<Port> score_extras(const Bucket &bucket, const Manifest &manifest) {
+  const ModelRecord &model = manifest.model;
+  std::vector<Port> ports;
+  for (const char *name : {"hidden_states", "attentions"}) {
+    const auto &wanted = manifest.score_outputs;
+    if (std::find(wanted.begin(), wanted.end(), name) == wanted.end()) continue;
+    if (name[0] == 'h') {
+      ports.push_back({name,
+                       {model.num_hidden_layers + 1, bucket.batch, bucket.tokens, model.hidden_size},
+                       "float32"});
+    } else {
+      ports.push_back({name,
+                       {model.num_hidden_layers, bucket.batch, model.num_attention_heads,
+                        bucket.tokens, bucket.cache},
+                       "float32"});
+    }
+  }
+  return ports;
+}
+
 void append(std::vector<Port> &ports, std::vector<Port> more) {
   for (Port &port : more) ports.push_back(std::move(port));
 }
@@ -35,23 +66,22 @@ bool keeps_cache(ProgramName program) {
 }
 
 bool sees_images(ProgramName program) {
-  return program == ProgramName::kEncodeImage || program == ProgramName::kPrefillImages;
+  return program == ProgramName::kEncodeImage || takes_images(program);
+}
+
+bool takes_images(ProgramName program) {
+  return program == ProgramName::kPrefillImages || program == ProgramName::kScoreImages ||
+         program == ProgramName::kClassifyImages;
 }
 
 std::vector<Port> program_inputs(const Bucket &bucket, const Manifest &manifest) {
   const Shape rows{bucket.batch}, chunk{bucket.batch, bucket.tokens};
-  std::vector<Port> ports;
+  std::vector<Port> ports = chunk_inputs(bucket);
+  if (takes_images(bucket.program)) append(ports, image_inputs(bucket, manifest));
   switch (bucket.program) {
     case ProgramName::kPrefill:
-      ports = chunk_inputs(bucket);
+    case ProgramName::kPrefillImages:
       break;
-    case ProgramName::kPrefillImages: {
-      ports = chunk_inputs(bucket);
-      // Room for as many soft tokens as the call has places: no call needs more.
-      const Shape room{times(bucket.batch, bucket.tokens), manifest.vision->soft_token_size};
-      append(ports, {{"soft_tokens", room, "float32"}, {"soft_index", chunk, "int32"}});
-      break;
-    }
     case ProgramName::kDecode:
       ports = {{"token", rows, "int32"}, {"position", rows, "int32"}};
       break;
@@ -62,11 +92,12 @@ std::vector<Port> program_inputs(const Bucket &bucket, const Manifest &manifest)
                {"stop_tokens", {bucket.batch, kStopTokens}, "int32"}};
       break;
     case ProgramName::kScore:
-      ports = chunk_inputs(bucket);
+    case ProgramName::kScoreImages:
       append(ports, {{"labels", chunk, "int32"}});
       return ports;
     case ProgramName::kClassify:
-      return chunk_inputs(bucket);
+    case ProgramName::kClassifyImages:
+      return ports;
     case ProgramName::kEmbed:
       return {{"tokens", chunk, "int32"}, {"length", rows, "int32"}};
     case ProgramName::kEncodeImage: {
@@ -94,8 +125,13 @@ std::vector<Port> program_outputs(const Bucket &bucket, const Manifest &manifest
               {"token", rows, "int32"},
               {"position", rows, "int32"}};
     case ProgramName::kScore:
-      return {{"logprobs", chunk, "float32"}};
-    case ProgramName::kClassify: {
+    case ProgramName::kScoreImages: {
+      std::vector<Port> ports{{"logprobs", chunk, "float32"}};
+      append(ports, score_extras(bucket, manifest));
+      return ports;
+    }
+    case ProgramName::kClassify:
+    case ProgramName::kClassifyImages: {
       const auto labels = static_cast<int64_t>(model.labels.size());
       return {{"scores", {bucket.batch, labels}, "float32"}};
     }

@@ -27,7 +27,9 @@ std::vector<Port> program_outputs(const Bucket &bucket, const Manifest &manifest
 std::vector<Port> cache_tensors(const CacheLayout &layout, int64_t batch);
 
 bool keeps_cache(ProgramName program);
+// Only in bundles that take images; `takes_images`: reads texts that have images in them.
 bool sees_images(ProgramName program);
+bool takes_images(ProgramName program);
 
 }  // namespace gemma3
 

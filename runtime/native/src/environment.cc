@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
-#include <new>
+#include <utility>
 #include <vector>
 
 namespace gemma3 {
@@ -47,12 +47,10 @@ bool PluginEnvironment::hide() {
   }
   if (!level) kept.push_back(kQuiet);
   kept.push_back(nullptr);
-  // getenv of another thread may still walk the list after we are gone, so it is never freed; it
-  // is made once for each plugin of the process, not for each model.
-  auto *during = static_cast<char **>(std::malloc(kept.size() * sizeof(char *)));
-  if (during == nullptr) throw std::bad_alloc();
-  std::memcpy(during, kept.data(), kept.size() * sizeof(char *));
-  ::environ = during;
+  // getenv of another thread may still walk the list after we are gone, so it is never freed; one
+  // is made for each plugin of the process, not for each model.
+  static auto *lists = new std::vector<std::vector<char *>>;
+  ::environ = lists->emplace_back(std::move(kept)).data();
   hidden_ = true;
   return flags;
 }

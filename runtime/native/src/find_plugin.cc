@@ -24,10 +24,11 @@ struct Known {
   const char *package;  // what brings it
 };
 
-// The best of each platform first: newer plugins accept newer programs.
+// The fastest of each platform first: of the CPU plugins 0.0.1 and 0.11.2, measured on the 270M model
+// in bfloat16, the first decodes about ten times as fast.
 constexpr Known kPlugins[] = {
-    {"cpu", "lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so", "lammps_jax_pjrt_cpu"},
     {"cpu", "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so", "xla_cpu_pjrt"},
+    {"cpu", "lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so", "lammps_jax_pjrt_cpu"},
     {"cuda", "jax_plugins/xla_cuda13/xla_cuda_plugin.so", "jax-cuda13-pjrt"},
     {"cuda", "jax_plugins/xla_cuda12/xla_cuda_plugin.so", "jax-cuda12-pjrt"},
     {"tpu", "libtpu/libtpu.so", "libtpu"},

@@ -10,16 +10,13 @@
 #include <string_view>
 #include <vector>
 
-namespace gemma3 {
+#include "json_fwd.h"
 
-using Json = nlohmann::json;
+namespace gemma3 {
 
 // The value in `text`. Refuses text that is not JSON in UTF-8, keys given twice, a byte order mark,
 // numbers out of range and values nested too deep; `where` names the file. Throws Error.
 Json parse_json(std::string_view text, const std::string &where);
-
-// `value` as one line of ASCII, whatever strings it holds.
-std::string to_text(const Json &value);
 
 // A short name for a value in an error.
 std::string show(const Json &value);

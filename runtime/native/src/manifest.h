@@ -22,7 +22,8 @@ using Spec = std::vector<std::vector<std::string>>;
 
 // What a program computes.
 enum class ProgramName {
-  kClassify, kDecode, kEmbed, kEncodeImage, kGenerate, kPrefill, kPrefillImages, kScore,
+  kClassify, kClassifyImages, kDecode, kEmbed, kEncodeImage, kGenerate, kPrefill, kPrefillImages,
+  kScore, kScoreImages,
 };
 std::string_view name_of(ProgramName program);
 std::optional<ProgramName> program_named(std::string_view name);
@@ -113,6 +114,8 @@ struct ModelRecord {
   std::vector<int64_t> eos_token_ids;
   std::vector<std::string> labels;
   int64_t embedding_size = 0;
+  // Of the configuration: layers, width and query heads; 0 when it does not say.
+  int64_t num_hidden_layers = 0, hidden_size = 0, num_attention_heads = 0;
 };
 
 struct VisionRecord {

@@ -255,6 +255,11 @@ class Checker {
     for (const std::string &name : m_.score_outputs) {
       known("score_outputs", name, {"hidden_states", "attentions"});
     }
+    if (!m_.score_outputs.empty()) {  // their sizes are those of the configuration
+      at_least("model.config.num_hidden_layers", 1, m_.model.num_hidden_layers);
+      at_least("model.config.hidden_size", 1, m_.model.hidden_size);
+      at_least("model.config.num_attention_heads", 1, m_.model.num_attention_heads);
+    }
     if (m_.quantization) {
       const Names recipes{"none", "int8", "int4", "fp8"};
       known("quantization.weights", m_.quantization->weights, recipes);

@@ -18,6 +18,8 @@ constexpr std::pair<ProgramName, const char *> kPrograms[] = {
     {ProgramName::kEmbed, "embed"},
     {ProgramName::kEncodeImage, "encode_image"},
     {ProgramName::kPrefillImages, "prefill_images"},
+    {ProgramName::kScoreImages, "score_images"},
+    {ProgramName::kClassifyImages, "classify_images"},
 };
 
 // Adds fields that `object` lacks.
@@ -179,9 +181,19 @@ static void decode(const Json &value, const Place &place, ModelRecord &out) {
       .read("eos_token_ids", out.eos_token_ids)
       .read("labels", out.labels)
       .read("embedding_size", out.embedding_size);
-  const Place config{place.where, &place, "config"};
-  if (!fields.at("config").is_object()) refuse_value(config, "an object", "another value");
+  const Place inside{place.where, &place, "config"};
+  const Json &config = fields.at("config");
+  if (!config.is_object()) refuse_value(inside, "an object", show(config));
   fields.done();
+  const Json text = config.value("text_config", config);
+  if (!text.is_object()) return;
+  const auto size = [&](const char *name) {
+    const Json found = text.value(name, Json());
+    return found.is_number_integer() && found <= INT32_MAX ? found.get<int64_t>() : 0;
+  };
+  out.num_hidden_layers = size("num_hidden_layers");
+  out.hidden_size = size("hidden_size");
+  out.num_attention_heads = size("num_attention_heads");
 }
 
 static void decode(const Json &value, const Place &place, VisionRecord &out) {

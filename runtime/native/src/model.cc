@@ -11,6 +11,7 @@
 
 #include "convention.h"
 #include "error.h"
+#include "json.h"
 #include "kernels.h"
 #include "sha256.h"
 
@@ -158,7 +159,9 @@ void Model::load(Slot &here) {
         *client_, mesh(), record, client_->compile(code, mesh().devices()), weights_of(record),
         false);
   } catch (const Error &error) {
-    throw Error(error.status(), "program " + record.stablehlo + ": " + error.what());
+    throw Error(error.status(), "program " + record.stablehlo + " (StableHLO " +
+                                    manifest().versions.stablehlo + "; the plugin is of " +
+                                    client_->plugin().stablehlo_current() + "): " + error.what());
   }
   return_freed_memory();
   compiled_count_ += 1;

@@ -8,6 +8,7 @@
 #include "bundle.h"
 #include "error.h"
 #include "files.h"
+#include "json.h"
 
 namespace gemma3 {
 namespace {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "error.h"
+#include "json.h"
 #include "session.h"
 #include "sha256.h"
 #include "sharding.h"

@@ -5,6 +5,7 @@
 #include "convention.h"
 #include "error.h"
 #include "prompts.h"
+#include "soft_tokens.h"
 #include "tasks.h"
 
 namespace gemma3 {
@@ -32,48 +33,95 @@ std::vector<Tokens> unpadded(const Model &model, std::vector<Tokens> texts) {
   return texts;
 }
 
-std::vector<Group> plan(const Model &model, ProgramName program, const std::string &what,
-                        const gemma3_prompt *texts, size_t count) {
-  const GroupShapes shapes = model.grid().shapes(program);
-  const int64_t longest = longest_of(texts_of(texts, 0, count));
-  model.grid().require_fit(shapes, what, longest, 0);
-  return model.grid().groups(shapes, count, longest);
+// The programs that read texts for a task: without images, and with them.
+struct Reading {
+  ProgramName text, images;
+  const char *what;
+};
+constexpr Reading kScoring{ProgramName::kScore, ProgramName::kScoreImages, "score"};
+constexpr Reading kClassifying{ProgramName::kClassify, ProgramName::kClassifyImages, "classify"};
+
+// The calls that take in the texts of a group.
+std::vector<PrefillCall> plan_calls(const Model &model, const Reading &reading, GroupShape shape,
+                                    const std::vector<Tokens> &texts, bool images) {
+  if (images) {
+    return plan_images(texts, model.manifest().vision->soft_token_id,
+                       model.grid().tokens(reading.images, shape));
+  }
+  std::vector<int64_t> lengths;
+  for (const Tokens &text : texts) lengths.push_back(static_cast<int64_t>(text.size()));
+  return plan_text(lengths, model.grid().tokens(reading.text, shape));
 }
 
-// Reads the texts of a group chunk by chunk; visit(program, outputs, start, size) after each.
-// `labels` says whether the program is asked for the probabilities of the next tokens.
-template <typename Visit>
-void read(Model &model, ProgramName name, const Group &group, const std::vector<Tokens> &texts,
-          bool labels, Visit visit) {
-  const auto [batch, length] = group.shape;
-  const auto sizes = plan_prefill(longest_of(texts), model.grid().tokens(name, group.shape));
-  std::set<Bucket> buckets;
-  for (int64_t size : sizes) buckets.insert({name, batch, size, length});
-  model.prepare(buckets);
-  std::vector<Shards> cache = model.new_cache(group.shape);
-  int64_t start = 0;
-  for (int64_t size : sizes) {
-    const LoadedProgram &program = model.program({name, batch, size, length});
-    HostArrays inputs{HostArray("int32", {batch, size}), HostArray("int32", {batch}),
-                      HostArray("int32", {batch})};
-    HostArray wanted("int32", {batch, size});
-    std::fill_n(inputs[1].data<int32_t>(), batch, static_cast<int32_t>(start));
-    std::fill_n(wanted.data<int32_t>(), batch * size, kIgnoredLabel);
-    for (size_t row = 0; row < texts.size(); ++row) {
-      const Tokens &text = texts[row];
-      const auto end = std::min<int64_t>(static_cast<int64_t>(text.size()), start + size);
-      for (int64_t at = start; at < end; ++at) {
-        const int64_t place = static_cast<int64_t>(row) * size + at - start;
-        inputs[0].data<int32_t>()[place] = text[static_cast<size_t>(at)];
-        if (at + 1 >= static_cast<int64_t>(text.size())) continue;
-        wanted.data<int32_t>()[place] = text[static_cast<size_t>(at) + 1];
-      }
-      inputs[2].data<int32_t>()[row] = static_cast<int32_t>(std::max<int64_t>(end - start, 0));
+std::vector<Group> plan(const Model &model, const Reading &reading, const gemma3_prompt *texts,
+                        size_t count) {
+  check_images(model, texts, count);
+  GroupShapes shapes = model.grid().shapes(reading.text);
+  std::string what = reading.what;
+  if (has_images(texts, count)) {
+    shapes = intersection(shapes, model.grid().shapes(reading.images));
+    what += " images";
+  }
+  const int64_t longest = longest_of(texts_of(texts, 0, count));
+  model.grid().require_fit(shapes, what, longest, 0);
+  const auto groups = model.grid().groups(shapes, count, longest);
+  for (const Group &group : groups) {  // refuses an image that is too long
+    plan_calls(model, reading, group.shape, texts_of(texts, group.first, group.count),
+               has_images(texts + group.first, group.count));
+  }
+  return groups;
+}
+
+// The inputs of a call: tokens, start, length, and of score the token that follows each place.
+HostArrays chunk_inputs(const PrefillCall &call, int64_t batch, const std::vector<Tokens> &texts,
+                        HostArray &labels) {
+  HostArrays inputs{HostArray("int32", {batch, call.size}), HostArray("int32", {batch}),
+                    HostArray("int32", {batch})};
+  std::fill_n(labels.data<int32_t>(), batch * call.size, kIgnoredLabel);
+  for (size_t row = 0; row < texts.size(); ++row) {
+    const Tokens &text = texts[row];
+    const auto [start, length] = call.rows[row];
+    inputs[1].data<int32_t>()[row] = static_cast<int32_t>(start);
+    inputs[2].data<int32_t>()[row] = static_cast<int32_t>(length);
+    for (int64_t i = 0; i < length; ++i) {
+      const int64_t place = static_cast<int64_t>(row) * call.size + i;
+      const auto at = static_cast<size_t>(start + i);
+      inputs[0].data<int32_t>()[place] = text[at];
+      if (at + 1 < text.size()) labels.data<int32_t>()[place] = text[at + 1];
     }
-    if (labels) inputs.push_back(std::move(wanted));
-    visit(program, program.run(inputs, cache), start, size);
+  }
+  return inputs;
+}
+
+std::set<Bucket> call_buckets(const Model &model, const Reading &reading, const Group &group,
+                              const std::vector<Tokens> &texts, bool images) {
+  std::set<Bucket> buckets;
+  const ProgramName name = images ? reading.images : reading.text;
+  for (const PrefillCall &call : plan_calls(model, reading, group.shape, texts, images)) {
+    buckets.insert({name, group.shape.batch, call.size, group.shape.cache});
+  }
+  return buckets;
+}
+
+// Reads the texts of a group call by call; visit(program, outputs, call) after each.
+template <typename Visit>
+void read(Model &model, const Reading &reading, const Group &group, const gemma3_prompt *prompts,
+          const std::vector<Tokens> &texts, Visit visit) {
+  const auto [batch, length] = group.shape;
+  const bool images = has_images(prompts, texts.size());
+  model.prepare(call_buckets(model, reading, group, texts, images));
+  SoftTokens soft;
+  if (images) soft = SoftTokens::encode(model, prompts, texts.size(), texts);
+  std::vector<Shards> cache = model.new_cache(group.shape);
+  for (const PrefillCall &call : plan_calls(model, reading, group.shape, texts, images)) {
+    HostArray labels("int32", {batch, call.size});
+    HostArrays inputs = chunk_inputs(call, batch, texts, labels);
+    if (images) soft.add_inputs(call, batch, inputs);
+    if (reading.text == ProgramName::kScore) inputs.push_back(std::move(labels));
+    const ProgramName name = images ? reading.images : reading.text;
+    const LoadedProgram &program = model.program({name, batch, call.size, length});
+    visit(program, program.run(inputs, cache), call);
     model.count_call(false);
-    start += size;
   }
 }
 
@@ -85,12 +133,12 @@ std::vector<Group> plan_score(const Model &model, const gemma3_prompt *texts, si
     if (texts[i].count >= 2) continue;
     refuse("prompt " + std::to_string(i + 1) + " has one token: a score needs at least 2");
   }
-  return plan(model, ProgramName::kScore, "score", texts, count);
+  return plan(model, kScoring, texts, count);
 }
 
 std::vector<Group> plan_classify(const Model &model, const gemma3_prompt *texts, size_t count) {
   check_prompts(model, texts, count, false);
-  return plan(model, ProgramName::kClassify, "classify", texts, count);
+  return plan(model, kClassifying, texts, count);
 }
 
 std::vector<EmbedGroup> plan_embed(const Model &model, const gemma3_prompt *texts, size_t count) {
@@ -130,14 +178,18 @@ std::set<Bucket> text_buckets(const Model &model, int32_t task, const gemma3_pro
     return buckets;
   }
   const bool scored = task == GEMMA3_TASK_SCORE;
-  const ProgramName name = scored ? ProgramName::kScore : ProgramName::kClassify;
+  const Reading &reading = scored ? kScoring : kClassifying;
   const auto groups = scored ? plan_score(model, texts, count) : plan_classify(model, texts, count);
   for (const Group &group : groups) {
-    std::vector<Tokens> rows = texts_of(texts, group.first, group.count);
+    const gemma3_prompt *own = texts + group.first;
+    std::vector<Tokens> rows = texts_of(own, 0, group.count);
     if (!scored) rows = unpadded(model, std::move(rows));
-    for (int64_t size : plan_prefill(longest_of(rows), model.grid().tokens(name, group.shape))) {
-      buckets.insert({name, group.shape.batch, size, group.shape.cache});
-    }
+    const bool images = has_images(own, group.count);
+    buckets.merge(call_buckets(model, reading, group, rows, images));
+    int64_t pictures = 0;
+    for (size_t i = 0; i < group.count; ++i) pictures += static_cast<int64_t>(own[i].images);
+    if (!images) continue;
+    for (const auto &[bucket, used] : plan_encoding(model, pictures)) buckets.insert(bucket);
   }
   return buckets;
 }
@@ -147,14 +199,15 @@ void score(Model &model, const gemma3_prompt *prompts, size_t count, float *logp
   for (const Group &group : plan_score(model, prompts, count)) {
     const std::vector<Tokens> texts = texts_of(prompts, group.first, group.count);
     std::vector<std::vector<float>> found(texts.size());
-    read(model, ProgramName::kScore, group, texts, true,
-         [&](const LoadedProgram &program, const std::vector<Shards> &outputs, int64_t start,
-             int64_t size) {
+    read(model, kScoring, group, prompts + group.first, texts,
+         [&](const LoadedProgram &program, const std::vector<Shards> &outputs,
+             const PrefillCall &call) {
            const HostArray table = program.fetch(outputs, 0);
            for (size_t row = 0; row < texts.size(); ++row) {
              const auto wanted = static_cast<int64_t>(texts[row].size()) - 1;
-             const float *own = table.data<float>() + static_cast<int64_t>(row) * size;
-             const int64_t here = std::clamp<int64_t>(wanted - start, 0, size);
+             const auto [start, length] = call.rows[row];
+             const float *own = table.data<float>() + static_cast<int64_t>(row) * call.size;
+             const int64_t here = std::clamp<int64_t>(wanted - start, 0, length);
              found[row].insert(found[row].end(), own, own + here);
            }
          });
@@ -173,14 +226,15 @@ void classify(Model &model, const gemma3_prompt *prompts, size_t count, float *s
   for (const Group &group : plan_classify(model, prompts, count)) {
     const std::vector<Tokens> texts =
         unpadded(model, texts_of(prompts, group.first, group.count));
-    read(model, ProgramName::kClassify, group, texts, false,
-         [&](const LoadedProgram &program, const std::vector<Shards> &outputs, int64_t start,
-             int64_t size) {
+    read(model, kClassifying, group, prompts + group.first, texts,
+         [&](const LoadedProgram &program, const std::vector<Shards> &outputs,
+             const PrefillCall &call) {
            const HostArray table = program.fetch(outputs, 0);
            const int64_t labels = table.shape()[1];
            for (size_t row = 0; row < texts.size(); ++row) {
-             const auto length = static_cast<int64_t>(texts[row].size());
-             if (start >= length || length > start + size) continue;
+             const auto [start, length] = call.rows[row];
+             const bool last = start + length == static_cast<int64_t>(texts[row].size());
+             if (length == 0 || !last) continue;
              std::copy_n(table.data<float>() + static_cast<int64_t>(row) * labels, labels,
                          scores + static_cast<int64_t>(group.first + row) * labels);
            }

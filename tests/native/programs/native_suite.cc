@@ -1,0 +1,278 @@
+// The native suite: programs of many calls, to be run with and without sanitizers.
+//   native_suite PLUGIN BUNDLE MESH scenario       everything once, mistakes included
+//   native_suite PLUGIN BUNDLE MESH threads N      N sessions at once, each as when alone
+//   native_suite PLUGIN BUNDLE MESH open N         opens and closes N times; memory on the way
+//   native_suite PLUGIN BUNDLE MESH sessions N     N sessions on one model; memory on the way
+// The bundle is a toy (tests/runtime/toy_bundle.py). Exit status 0 and "ok" when all holds.
+#include <malloc.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gemma3.h"
+
+namespace {
+
+#define CHECK(condition)                                                            \
+  do {                                                                              \
+    if (!(condition)) {                                                             \
+      std::printf("line %d: %s does not hold\n", __LINE__, #condition);             \
+      std::exit(1);                                                                 \
+    }                                                                               \
+  } while (false)
+
+using Tokens = std::vector<int32_t>;
+
+constexpr int32_t kPrompt[] = {2, 17, 18, 30, 31, 40, 41, 42, 43, 44};
+
+void succeed(gemma3_status status, const gemma3_error &error, int line) {
+  if (status == GEMMA3_OK) return;
+  std::printf("line %d: status %d: %s\n", line, status, error.message);
+  std::exit(1);
+}
+#define SUCCEED(call) succeed((call), error, __LINE__)
+
+struct Arguments {
+  const char *plugin, *bundle, *mesh;
+};
+
+gemma3_model *open_model(const Arguments &arguments) {
+  gemma3_error error;
+  gemma3_options options = {};
+  options.size = sizeof options;
+  options.plugin = arguments.plugin[0] == '\0' ? nullptr : arguments.plugin;
+  options.bundle = arguments.bundle;
+  options.mesh = arguments.mesh;
+  gemma3_model *model = nullptr;
+  SUCCEED(gemma3_open(&options, &model, &error));
+  return model;
+}
+
+int32_t keep(void *user, const gemma3_token *token) {
+  static_cast<Tokens *>(user)->push_back(token->token);
+  return GEMMA3_CONTINUE;
+}
+
+int32_t refuse_more(void *, const gemma3_token *) { return GEMMA3_CANCEL; }
+
+gemma3_session *open_session(gemma3_model *model, uint32_t rows, uint32_t seed) {
+  gemma3_error error;
+  const gemma3_sampling sampling = {seed == 0 ? 0.0f : 0.9f, 0, 0.95f, 0, seed};
+  gemma3_session_options options = {};
+  options.size = sizeof options;
+  options.rows = rows;
+  options.flags = GEMMA3_IGNORE_EOS;
+  options.sampling = &sampling;
+  gemma3_session *session = nullptr;
+  SUCCEED(gemma3_session_open(model, &options, &session, &error));
+  return session;
+}
+
+// Tokens of a session with a prompt of `length` tokens.
+Tokens write(gemma3_model *model, size_t length, uint32_t seed, uint32_t count) {
+  gemma3_error error;
+  gemma3_session *session = open_session(model, 1, seed);
+  const gemma3_prompt prompt = {kPrompt, length, nullptr, 0};
+  Tokens tokens;
+  SUCCEED(gemma3_session_prefill(session, &prompt, 1, count, keep, &tokens, &error));
+  SUCCEED(gemma3_session_generate(session, 3, keep, &tokens, &error));
+  gemma3_session_close(session);
+  CHECK(tokens.size() == count);
+  return tokens;
+}
+
+gemma3_request request_of(const gemma3_prompt *prompts, size_t count, uint32_t tokens) {
+  gemma3_request request = {};
+  request.size = sizeof request;
+  request.prompts = prompts;
+  request.prompt_count = count;
+  request.max_new_tokens = tokens;
+  request.flags = GEMMA3_IGNORE_EOS;
+  return request;
+}
+
+void check_requests(gemma3_model *model) {
+  gemma3_error error;
+  const gemma3_prompt prompts[] = {{kPrompt, 5, nullptr, 0}, {kPrompt, 9, nullptr, 0}};
+  gemma3_request request = request_of(prompts, 2, 12);
+  SUCCEED(gemma3_check_request(model, &request, &error));
+  SUCCEED(gemma3_prepare(model, &request, &error));
+  Tokens tokens;
+  gemma3_timing timings[2];
+  SUCCEED(gemma3_generate(model, &request, keep, &tokens, timings, &error));
+  CHECK(tokens.size() == 24 && timings[0].prefill_tokens == 14);
+  CHECK(gemma3_generate(model, &request, refuse_more, nullptr, nullptr, &error) ==
+        GEMMA3_CANCELLED);
+  request.cancel = gemma3_cancel_new();
+  gemma3_cancel_set(request.cancel);
+  CHECK(gemma3_generate(model, &request, keep, &tokens, nullptr, &error) == GEMMA3_CANCELLED);
+  gemma3_cancel_clear(request.cancel);
+  SUCCEED(gemma3_generate(model, &request, nullptr, nullptr, nullptr, &error));
+  gemma3_cancel_free(request.cancel);
+  request.cancel = nullptr;
+  request.logprobs = 3;
+  SUCCEED(gemma3_generate(model, &request, nullptr, nullptr, nullptr, nullptr));
+  float logprobs[12];
+  double losses[2];
+  SUCCEED(gemma3_score(model, prompts, 2, logprobs, losses, &error));
+  CHECK(std::isfinite(losses[0]) && logprobs[0] < 0);
+}
+
+void check_mistakes(gemma3_model *model) {
+  gemma3_error error;
+  const int32_t strange[] = {2, 1 << 30};
+  const gemma3_prompt prompts[] = {{strange, 2, nullptr, 0}, {nullptr, 3, nullptr, 0}};
+  gemma3_request request = request_of(prompts, 1, 4);
+  const auto refused = [&](gemma3_status status, const char *words) {
+    CHECK(status == GEMMA3_USAGE);
+    CHECK(std::strstr(error.message, words) != nullptr);
+  };
+  refused(gemma3_check_request(model, &request, &error), "expected an id from 0 to");
+  request.prompts = prompts + 1;
+  refused(gemma3_check_request(model, &request, &error), "expected an array of tokens");
+  const gemma3_prompt good = {kPrompt, 5, nullptr, 0};
+  request = request_of(&good, 1, 4000);
+  refused(gemma3_generate(model, &request, nullptr, nullptr, nullptr, &error), "does not fit");
+  request = request_of(&good, 1, 4);
+  request.size = 0;
+  refused(gemma3_check_request(model, &request, &error), "set `size`");
+  refused(gemma3_check_request(nullptr, &request, &error), "got NULL");
+  refused(gemma3_embed(model, &good, 1, reinterpret_cast<float *>(&error), &error), "embed");
+  refused(gemma3_session_restore(model, reinterpret_cast<const uint8_t *>("x"), 1, nullptr, &error),
+          "NULL");
+}
+
+void check_session(gemma3_model *model) {
+  gemma3_error error;
+  gemma3_session *session = open_session(model, 1, 0);
+  const gemma3_prompt prompt = {kPrompt, 6, nullptr, 0}, more = {kPrompt + 6, 2, nullptr, 0};
+  Tokens first, again;
+  SUCCEED(gemma3_session_prefill(session, &prompt, 1, 4, keep, &first, &error));
+  SUCCEED(gemma3_session_generate(session, 0, keep, &first, &error));
+  uint8_t *bytes = nullptr;
+  size_t count = 0;
+  SUCCEED(gemma3_session_save(session, &bytes, &count, &error));
+  gemma3_session *copy = nullptr;
+  SUCCEED(gemma3_session_restore(model, bytes, count, &copy, &error));
+  first.clear();
+  for (auto [own, tokens] : {std::pair{session, &first}, std::pair{copy, &again}}) {
+    SUCCEED(gemma3_session_prefill(own, &more, 1, 10, keep, tokens, &error));
+    SUCCEED(gemma3_session_generate(own, 4, keep, tokens, &error));
+  }
+  CHECK(first == again && first.size() == 10);
+  for (size_t at = 0; at < count; at += 1 + count / 50) {
+    bytes[at] ^= 4;
+    gemma3_session *none = nullptr;
+    CHECK(gemma3_session_restore(model, bytes, count, &none, &error) == GEMMA3_USAGE);
+    CHECK(gemma3_session_restore(model, bytes, at, &none, &error) == GEMMA3_USAGE);
+    bytes[at] ^= 4;
+  }
+  gemma3_free(bytes);
+  gemma3_session_close(copy);
+  gemma3_session_cancel(session);
+  CHECK(gemma3_session_decode(session, nullptr, nullptr, nullptr, &error) == GEMMA3_CANCELLED);
+  int32_t next = -1;
+  std::vector<float> logits(384);
+  SUCCEED(gemma3_session_decode(session, nullptr, &next, logits.data(), &error));
+  CHECK(next >= 0 && next < 384 && std::isfinite(logits[0]));
+  SUCCEED(gemma3_session_reset(session, -1, &error));
+  gemma3_row row;
+  SUCCEED(gemma3_session_rows(session, &row, 1, &error));
+  CHECK(row.position == 0);
+  char *stats = nullptr;
+  SUCCEED(gemma3_session_stats(session, &stats, &error));
+  gemma3_free(stats);
+  gemma3_session_close(session);
+}
+
+void scenario(const Arguments &arguments) {
+  gemma3_error error;
+  gemma3_model *model = open_model(arguments);
+  check_requests(model);
+  check_mistakes(model);
+  check_session(model);
+  char *text = nullptr;
+  SUCCEED(gemma3_model_info(model, &text, &error));
+  gemma3_free(text);
+  SUCCEED(gemma3_model_stats(model, &text, &error));
+  gemma3_free(text);
+  gemma3_session *outliving = open_session(model, 1, 0);
+  gemma3_close(model);
+  gemma3_session_close(outliving);
+}
+
+void threads(const Arguments &arguments, size_t count) {
+  gemma3_model *model = open_model(arguments);
+  const auto seed_of = [](size_t i) { return static_cast<uint32_t>(i % 4); };
+  const auto length_of = [](size_t i) { return 2 + i % 8; };
+  std::vector<Tokens> found(count);
+  std::vector<std::thread> running;
+  for (size_t i = 0; i < count; ++i) {
+    running.emplace_back([&, i] {
+      for (int turn = 0; turn < 3; ++turn) found[i] = write(model, length_of(i), seed_of(i), 12);
+    });
+  }
+  for (std::thread &thread : running) thread.join();
+  for (size_t i = 0; i < count; ++i) CHECK(found[i] == write(model, length_of(i), seed_of(i), 12));
+  gemma3_session *session = open_session(model, 1, 0);
+  std::thread canceller([&] { gemma3_session_cancel(session); });
+  gemma3_error error;
+  const gemma3_prompt prompt = {kPrompt, 6, nullptr, 0};
+  gemma3_session_prefill(session, &prompt, 1, 40, nullptr, nullptr, &error);
+  gemma3_session_generate(session, 1, nullptr, nullptr, &error);
+  canceller.join();
+  gemma3_session_close(session);
+  gemma3_close(model);
+}
+
+// Resident KiB that the process needs, once freed memory has been given back.
+long resident() {
+  ::malloc_trim(0);
+  long pages = 0, all = 0;
+  std::ifstream("/proc/self/statm") >> all >> pages;
+  return pages * (::sysconf(_SC_PAGESIZE) / 1024);
+}
+
+// Calls `once` `count` times and prints the memory on the way, in KiB.
+template <typename Once>
+void repeat(int count, Once once) {
+  for (int i = 1; i <= count; ++i) {
+    once();
+    if (i * 5 % count == 0) std::printf("resident %ld\n", resident());
+  }
+}
+
+}  // namespace
+
+int main(int count, char **values) {
+  if (count < 5) return 2;
+  const Arguments arguments{values[1], values[2], values[3]};
+  const std::string command = values[4];
+  const int number = count > 5 ? std::atoi(values[5]) : 0;
+  if (command == "scenario") {
+    scenario(arguments);
+  } else if (command == "threads") {
+    threads(arguments, static_cast<size_t>(number));
+  } else if (command == "open") {
+    repeat(number, [&] {
+      gemma3_model *model = open_model(arguments);
+      write(model, 3, 0, 1);
+      gemma3_close(model);
+    });
+  } else if (command == "sessions") {
+    gemma3_model *model = open_model(arguments);
+    repeat(number, [&] { write(model, 3, 0, 2); });
+    gemma3_close(model);
+  } else {
+    return 2;
+  }
+  std::printf("ok\n");
+  return 0;
+}
