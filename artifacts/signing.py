@@ -59,9 +59,14 @@ def sign(bundle: Bundle, key: Path, certificate: Path | None, chain: tuple[Path,
     path = bundle.root / SIGNATURE
     partial = bundle.root / f".{SIGNATURE}.partial"
     try:
-        with _explained(bundle.root, "sign"), _stdout_to_stderr():
+        with _stdout_to_stderr():
             config.sign(bundle.root, partial)
         partial.replace(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{bundle.root}: cannot be signed: {_reason(error)}; expected a folder that can be "
+            "written, of files and no links"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
     return path

@@ -117,12 +117,19 @@ def test_a_signature_that_leaves_a_file_out_is_refused(
         require_signature(tiny, keys[1])
 
 
-def test_a_linked_file_is_refused(signed: Path, keys: Keys, tmp_path: Path):
+def test_a_linked_file_is_refused(signed: Path, keys: Keys):
     file = signed / "tokenizer/tokenizer.model"
     file.rename(signed / "tokenizer/real")
     file.symlink_to("real")
     with pytest.raises(ArtifactError, match="not a signature of this bundle"):
         require_signature(signed, keys[1])
+    (signed / "tokenizer/tokenizer.model").unlink()
+    (signed / "tokenizer/real").rename(signed / "tokenizer/tokenizer.model")
+    weights = signed / "weights"
+    weights.rename(signed / "elsewhere")
+    weights.symlink_to("elsewhere")
+    with pytest.raises(UsageError, match=r"elsewhere/model.safetensors; remove it and sign"):
+        sign(Bundle.open(signed), keys[0], None, ())
 
 
 def test_compiled_code_is_left_out_and_other_strangers_are_not_signed(tiny: Path, keys: Keys):

@@ -1,6 +1,6 @@
 """Long use of one loaded bundle: memory, speed and tokens at the end as at the start.
 
-`python -m tests.soak.endurance BUNDLE TOKENS SESSIONS` prints the figures as one JSON object.
+`python -m tests.soak.endurance BUNDLE one_session|many_sessions COUNT` prints the figures as JSON.
 Speed is counted in processor seconds of the process: other work on the machine, and pauses,
 change the clock on the wall and not what a token costs.
 """
@@ -90,13 +90,10 @@ def _endured(count: int, memory: list[int], costs: list[float], same: bool) -> E
 
 
 def main() -> None:
-    """Load the bundle named first, run both stretches and print their figures."""
+    """Load the bundle named first, run a stretch and print its figures."""
+    stretches = {"one_session": one_session, "many_sessions": many_sessions}
     model = LoadedModel.load(Path(sys.argv[1]))
-    result = {
-        "one_session": asdict(one_session(model, int(sys.argv[2]))),
-        "many_sessions": asdict(many_sessions(model, int(sys.argv[3]))),
-    }
-    print(json.dumps(result))
+    print(json.dumps(asdict(stretches[sys.argv[2]](model, int(sys.argv[3])))))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -62,9 +63,11 @@ def survives(target: Target, data: bytes) -> bool:
 
 @functools.cache
 def scratch() -> Path:
-    """A folder in memory where there is one; removed when the process ends."""
-    memory = Path("/dev/shm")
-    holder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
+    """A folder of this process, removed when it ends; in $SOAK_SCRATCH if whoever set it does."""
+    given = os.environ.get("SOAK_SCRATCH")
+    if given is not None:  # libFuzzer ends the process without cleaning up
+        return Path(given)
+    holder = tempfile.TemporaryDirectory()
     scratch.holder = holder  # type: ignore[attr-defined]
     return Path(holder.name)
 
