@@ -217,3 +217,15 @@ def test_closed_output_is_not_an_error_message(tiny: Path):
 )
 def test_bytes_are_shown_in_the_largest_unit(count: int, text: str):
     assert format_bytes(count) == text
+
+
+def test_an_abstract_bundle_is_whole_and_has_nothing_to_run(
+    bundle_command: Callable[..., Result], abstract: Path, tmp_path: Path
+):
+    status, out, err = bundle_command("verify", abstract)
+    assert (status, err) == (0, "")
+    assert "programs without weights do not run" in out
+    page = tmp_path / "report.html"
+    status, _, err = bundle_command("report", abstract, "-o", page)
+    assert (status, err) == (0, "")
+    assert "not stored (abstract bundle)" in page.read_text()

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
-from gemma3_export.artifacts.manifest import Axis, Mesh
+from gemma3_export.artifacts.manifest import Axis, Mesh, ProgramName
 from gemma3_export.artifacts.report_page import report_page
 from gemma3_export.artifacts.report_svg import COLOURS, placement
 from PIL import Image, ImageChops
+
+from .toy_bundle import Toy, make_toy_bundle
 
 SAMPLE = Path(__file__).parents[1] / "artifacts" / "data" / "v2-sample"
 BENCH = {
@@ -217,3 +219,11 @@ def test_a_browser_shows_the_texts_and_charts(page: str, tmp_path: Path):
         assert f">{text}<" in page
         without = photograph(page.replace(f">{text}<", "><"), tmp_path)
         assert ImageChops.difference(shown, without).getbbox() is not None, text
+
+
+def test_a_bundle_without_cache_says_so(tmp_path: Path):
+    toy = Toy(batch=(1,), prefill=(4,), caches=(), programs=(ProgramName.EMBED,))
+    bundle = Bundle.open(make_toy_bundle(tmp_path / "toy", toy))
+    text = Balanced(report_page(bundle, None, [])).text
+    assert "The programs of this bundle keep no cache." in text
+    assert "embed b1 t4" in text
