@@ -68,7 +68,10 @@ class Linear(nnx.Module):
 
 
 class Gemma3RMSNorm(nnx.Module):
-    """x / rms(x) * (1 + w) in float32; the checkpoint stores w."""
+    """x / rms(x) * (1 + w) in float32; the checkpoint stores w, which begins at 0."""
+
+    kernel_init = staticmethod(jax.nn.initializers.ones)
+    """Ones: what 1 + w is to begin with, as EasyDeL has it."""
 
     def __init__(self, size: int, eps: float, dtype: jnp.dtype, rngs: nnx.Rngs | None):
         self.weight = parameter((size,), ("norm",), dtype, 0.0, rngs)
