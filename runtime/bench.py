@@ -44,6 +44,7 @@ class Options:
     bundle: Path
     prefill: int
     decode: int
+    context: str | None
     batch: int
     repeats: int
     mesh: str | None
@@ -57,6 +58,11 @@ class Options:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--prefill", type=int, default=512, show_default=True, help="Tokens of a prompt.")
 @click.option("--decode", type=int, default=128, show_default=True, help="Tokens generated after.")
+@click.option(
+    "--context",
+    metavar="512,2048",
+    help="Decode after prompts of these lengths as well, to see how speed falls with context.",
+)
 @click.option("--batch", type=int, default=1, show_default=True, help="Prompts at once.")
 @click.option("--repeats", type=int, default=5, show_default=True, help="Measured repeats.")
 @click.option("--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default.")
@@ -90,10 +96,14 @@ def run(options: Options) -> None:
     for flag in ("prefill", "decode", "batch", "repeats"):
         if getattr(options, flag) < 1:
             raise UsageError(f"--{flag}: expected at least 1, got {getattr(options, flag)}")
+    contexts = _parse_contexts(options.context)
     bundle = open_bundle(options.bundle, options.require_signature)
     with StatusLine() as status:
         model = load_model(bundle, options.mesh, options.platform, status, not options.no_cache)
         result = measure(model, options, status)
+        if contexts:
+            result["decode_at"] = _measure_contexts(model, options, contexts, status)
+            result["peak_rss_bytes"] = peak_rss_bytes()
     if options.as_json:
         print(json.dumps(result))
     else:
@@ -104,8 +114,8 @@ def measure(model: LoadedModel, options: Options, status: StatusLine) -> dict[st
     """What `gemma3-bench --json` prints; raises UsageError when no bucket fits."""
     from .generate import Request, buckets_of
 
-    shape = _choose_shape(model, options)
-    prompts = _prompts(model, options)
+    shape = _choose_shape(model, options, options.prefill)
+    prompts = _prompts(model, options.batch, options.prefill)
     request = Request(prompts, options.decode + 1)
     compile_ahead(model, buckets_of(model, request, [Group(0, options.batch, shape)]), status)
     loaded_at = time.monotonic()
@@ -133,10 +143,41 @@ def measure(model: LoadedModel, options: Options, status: StatusLine) -> dict[st
     }
 
 
-def _choose_shape(model: LoadedModel, options: Options) -> Shape:
+def _parse_contexts(text: str | None) -> list[int]:
+    try:
+        contexts = [int(part) for part in text.split(",")] if text is not None else []
+    except ValueError:
+        contexts = [0]
+    if any(context < 1 for context in contexts):
+        raise UsageError(f"--context: expected lengths such as 512,2048, got {text!r}")
+    return contexts
+
+
+def _measure_contexts(
+    model: LoadedModel, options: Options, contexts: list[int], status: StatusLine
+) -> dict[str, float]:
+    """Median tokens per second over all rows, by the length of the prompts before."""
+    from .generate import Request, buckets_of
+
+    speeds = {}
+    for context in contexts:
+        shape = _choose_shape(model, options, context)
+        prompts = _prompts(model, options.batch, context)
+        request = Request(prompts, options.decode + 1)
+        compile_ahead(model, buckets_of(model, request, [Group(0, options.batch, shape)]), status)
+        status.say(f"decoding after {context} tokens")
+        runs = [
+            _measure_once(model, shape, prompts, options.decode)[0].decode_tok_s
+            for _ in range(options.repeats + 1)
+        ]
+        speeds[str(context)] = statistics.median(runs[1:])
+    return speeds
+
+
+def _choose_shape(model: LoadedModel, options: Options, prefill: int) -> Shape:
     grid, shapes = model.grid, model.grid.generating()
-    grid.require_fit(shapes, "generate", [options.prefill], options.decode)
-    group = grid.groups(shapes, options.batch, options.prefill + options.decode)[0]
+    grid.require_fit(shapes, "generate", [prefill], options.decode)
+    group = grid.groups(shapes, options.batch, prefill + options.decode)[0]
     if group.count < options.batch:
         raise UsageError(
             f"--batch {options.batch} does not fit: largest batch bucket of {grid.source} is "
@@ -145,10 +186,10 @@ def _choose_shape(model: LoadedModel, options: Options) -> Shape:
     return group.shape
 
 
-def _prompts(model: LoadedModel, options: Options) -> list[list[int]]:
+def _prompts(model: LoadedModel, rows: int, length: int) -> list[list[int]]:
     """Seeded random ids: what they say does not matter for speed."""
     random = np.random.default_rng(0)
-    return random.integers(0, model.vocab_size, (options.batch, options.prefill)).tolist()
+    return random.integers(0, model.vocab_size, (rows, length)).tolist()
 
 
 def _measure_once(
@@ -185,6 +226,10 @@ def _print(result: dict[str, Any]) -> None:
             ("", f"{result['warm_first_token_s']:.2f} s", f"warm, {what}"),
             ("prefill", f"{result['prefill_tok_s']:.1f} tok/s", spread("prefill_tok_s")),
             ("decode", f"{result['decode_tok_s']:.1f} tok/s", spread("decode_tok_s")),
+            *[
+                ("", f"{speed:.1f} tok/s", f"after {context} tokens")
+                for context, speed in result.get("decode_at", {}).items()
+            ],
             ("peak memory", f"{result['peak_rss_bytes'] / 2**20:.1f} MiB", "weights included"),
         ],
         sys.stdout,

@@ -33,9 +33,23 @@ def test_the_table_names_every_figure(toy: Path, gemma3_bench: Command):
     assert "in 2 repeats" in out
 
 
+def test_decoding_is_measured_after_each_context(toy: Path, gemma3_bench: Command):
+    arguments = (toy, "--prefill", 4, "--decode", 4, "--repeats", 1, "--context", "3,40")
+    status, out, err = gemma3_bench(*arguments, "--json")
+    assert (status, err) == (0, "")
+    speeds = json.loads(out)["decode_at"]
+    assert list(speeds) == ["3", "40"]
+    assert min(speeds.values()) > 0
+    _, out, _ = gemma3_bench(*arguments)
+    assert "tok/s  after 40 tokens" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--context", "8,x"], "--context: expected lengths such as 512,2048, got '8,x'"),
+        (["--context", "0"], "--context: expected lengths such as 512,2048, got '0'"),
+        (["--prefill", 4, "--decode", 4, "--context", "64"], "prompt of 64 tokens and 4 new"),
         (["--repeats", 0], "--repeats: expected at least 1, got 0"),
         (["--decode", 0], "--decode: expected at least 1, got 0"),
         ([], "prompt of 512 tokens and 128 new tokens does not fit: largest cache bucket is 64"),
