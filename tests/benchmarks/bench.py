@@ -18,7 +18,17 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from bundles import BUILD, RECIPES, ROOT, Grid, Recipe, command, export_bundle
+from bundles import (
+    BUILD,
+    DEFAULT,
+    EIGHT,
+    ONE,
+    RECIPES,
+    ROOT,
+    Recipe,
+    command,
+    export_bundle,
+)
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.export.checkpoint.demo import demo_checkpoint
 from measure import memory_reader
@@ -73,8 +83,9 @@ def main() -> None:
 
 def _measure(results: Results, recipes: list[Recipe], rounds: int, hf: str | None) -> None:
     say("exporting")
-    default = export_bundle(Recipe("default", (), "BF16"), Grid((1,), (32, 128, 512), (2048,)))
-    paths = {recipe: export_bundle(recipe, Grid()) for recipe in recipes}
+    starts = {recipe.name: export_bundle(recipe, DEFAULT) for recipe in recipes}
+    default = starts[recipes[0].name]
+    paths = {r: (export_bundle(r, ONE), export_bundle(r, EIGHT)) for r in recipes}
     say("writing GGUF files")
     files = write_gguf_files(demo_checkpoint(), BUILD / "gguf")
     results.facts["bytes a token"] = {name: weight_bytes(path) for name, path in files.items()}
@@ -82,36 +93,35 @@ def _measure(results: Results, recipes: list[Recipe], rounds: int, hf: str | Non
     programs, seconds = run([sys.executable, "-c", COMPILE_ALL, default]).stdout.split()
     results.facts["compile all"] = {"programs": int(programs), "seconds": float(seconds)}
     say("compiling")
-    ours = {recipe: Measured(path) for recipe, path in paths.items()}
-    decode = [(1, context) for context in (*CONTEXTS, LONG)] + [(BATCH, PROMPT)]
-    for recipe, measured in ours.items():
-        measured.compile(decode, [(1, PROMPT), (BATCH, PROMPT)])
-        results.facts["bytes a token"][recipe.name] = measured.weight_bytes
+    ours = {recipe: tuple(map(Measured, both)) for recipe, both in paths.items()}
+    for recipe, (one, eight) in ours.items():
+        one.compile([(1, context) for context in (*CONTEXTS, LONG)], [(1, PROMPT)])
+        eight.compile([(BATCH, PROMPT)], [(BATCH, PROMPT)])
+        results.facts["bytes a token"][recipe.name] = one.weight_bytes
     limits = _Limits()
-    plain = _Plain(paths[recipes[0]]) if recipes[0].name == "bf16" else None
+    plain = _Plain(default) if recipes[0].name == "bf16" else None
     llama = find_native(ROOT / "build", 2) or find_prebuilt(2)
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         limits.measure(results)
-        for recipe, measured in ours.items():
-            _measure_ours(results, recipe, measured)
+        for recipe, (one, eight) in ours.items():
+            _measure_ours(results, recipe, one, eight)
         if plain is not None:
             results.add(Case("decode", plain_jax.LABEL, "bf16", 1, 512), plain.rate())
         if llama is not None:
             for recipe in recipes:
                 _measure_llama(results, recipe, llama, files[recipe.peer], number)
-        _measure_starts(results, [("default", default)], llama, files)
-        _measure_starts(results, [(r.name, p) for r, p in paths.items()], None, {})
+        _measure_starts(results, starts, llama, {r.peer: files[r.peer] for r in recipes})
     if hf is not None:
         say("transformers")
         _measure_hf(results, hf, default)
 
 
-def _measure_ours(results: Results, recipe: Recipe, measured: Measured) -> None:
+def _measure_ours(results: Results, recipe: Recipe, one: Measured, eight: Measured) -> None:
     for context in (*CONTEXTS, LONG):
-        results.add(Case("decode", OURS, recipe.name, 1, context), measured.decode(1, context))
-    results.add(Case("decode", OURS, recipe.name, BATCH, PROMPT), measured.decode(BATCH, PROMPT))
-    for rows in (1, BATCH):
+        results.add(Case("decode", OURS, recipe.name, 1, context), one.decode(1, context))
+    results.add(Case("decode", OURS, recipe.name, BATCH, PROMPT), eight.decode(BATCH, PROMPT))
+    for rows, measured in ((1, one), (BATCH, eight)):
         case = Case("prefill", OURS, recipe.name, rows, PROMPT)
         results.add(case, measured.prefill(rows, PROMPT))
 
@@ -134,12 +144,12 @@ def _measure_llama(
 
 def _measure_starts(
     results: Results,
-    bundles: list[tuple[str, Path]],
+    bundles: dict[str, Path],
     llama: NativeLlama | PrebuiltLlama | None,
     files: dict[str, Path],
 ) -> None:
     """Whole processes that write one token; a first one has stored what it compiled."""
-    for name, path in bundles:
+    for name, path in bundles.items():
         arguments = [command("gemma3-run"), path, "--prompt", TEXT, "--max-new-tokens", "1"]
         case = Case("start", OURS, name, 1, 0)
         if case not in results.samples:

@@ -31,11 +31,12 @@ RECIPES = (
 
 @dataclass(frozen=True)
 class Grid:
-    """The buckets of the bundles: what they are measured at."""
+    """Buckets of a bundle, and what it is called."""
 
-    batch: tuple[int, ...] = (1, 8)
-    prefill: tuple[int, ...] = (32, 512)
-    cache: tuple[int, ...] = (1024, 4096, 16384)
+    suffix: str
+    batch: tuple[int, ...]
+    prefill: tuple[int, ...]
+    cache: tuple[int, ...]
 
     @property
     def arguments(self) -> list[str]:
@@ -45,16 +46,22 @@ class Grid:
         return ["--mesh", "1x1", "--generate", str(GENERATE), *flags]
 
 
+# One bundle with all of these would have three times as many programs, most of them unused.
+ONE = Grid("", (1,), (512,), (1024, 4096, 16384))
+EIGHT = Grid("-batch8", (8,), (512,), (1024,))
+DEFAULT = Grid("-default", (1,), (32, 128, 512), (2048,))
+
+
 def command(name: str) -> str:
     """The console script of this environment."""
     return str(Path(sys.executable).with_name(name))
 
 
-def export_bundle(recipe: Recipe, grid: Grid, extra: tuple[str, ...] = ()) -> Path:
+def export_bundle(recipe: Recipe, grid: Grid) -> Path:
     """The bundle of a recipe, exported unless one of the same sources and flags is there."""
-    out = BUILD / recipe.name
-    arguments = [*grid.arguments, *recipe.arguments, *extra]
-    stamp, key = out.with_suffix(".key"), _sources(arguments)
+    out = BUILD / f"{recipe.name}{grid.suffix}"
+    arguments = [*grid.arguments, *recipe.arguments]
+    stamp, key = out.with_name(f"{out.name}.key"), _sources(arguments)
     if not (out / "manifest.json").exists() or not stamp.exists() or stamp.read_text() != key:
         BUILD.mkdir(parents=True, exist_ok=True)
         subprocess.run(

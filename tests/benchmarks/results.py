@@ -136,7 +136,7 @@ def ratio_lines(results: Results) -> list[str]:
     }  # fmt: skip
     if all(prefill.values()):
         lines.append(_ratio("prefill of 512, best to best", prefill[OURS] / prefill[llama], 1.4))
-    ours = results.median(Case("start", OURS, "default", 1, 0))
+    ours = results.median(Case("start", OURS, "bf16", 1, 0))
     theirs = results.median(Case("start", llama, "BF16", 1, 0))
     if ours and theirs:
         lines.append(_ratio("second start to one token: llama.cpp to ours", theirs / ours, 1))

@@ -33,7 +33,7 @@ def some_results():
         for value in values:
             results.add(Case("decode", peer, weights, batch, context), value)
     results.add(Case("limit", "memory read", "", 0, 0), 20_000.0)
-    results.add(Case("start", "gemma3-export", "default", 1, 0), 2.0)
+    results.add(Case("start", "gemma3-export", "bf16", 1, 0), 2.0)
     results.add(Case("start", llama, "BF16", 1, 0), 1.0)
     results.add(Case("memory", llama, "BF16", 1, 0), 600e6)
     return results
