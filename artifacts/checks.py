@@ -41,7 +41,8 @@ from .sharding import shard_shape
 ALIGNMENT = 64
 """Bytes: weights start at multiples of it in their file, so that hosts can map them."""
 PORTABLE = "portable"
-VARIANTS = (PORTABLE, "kernels")
+KERNELS = "kernels"
+VARIANTS = (PORTABLE, KERNELS)
 RECIPES = ("none", "int8", "int4", "fp8")
 MAX_RANK = 8
 MAX_DEVICES = 2**20

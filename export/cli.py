@@ -60,6 +60,11 @@ _DEFAULT_JOBS = 4
     help="Of the weights and the KV cache.",
 )  # fmt: skip
 @click.option(
+    "--kernels", is_flag=True,
+    help="Add programs that call C++ kernels (make native) where those are faster: quantised "
+    "weights on one CPU. Hosts without the kernels run the others.",
+)  # fmt: skip
+@click.option(
     "--kv-dtype", type=click.Choice(["int8"]),
     help="Keep keys and values in int8, with a scale for each head of a position.  "
     "[default: --dtype]",

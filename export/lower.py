@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from ..artifacts.checks import KERNELS, PORTABLE
 from ..artifacts.convention import (
     ATTENTIONS,
     HIDDEN_STATES,
@@ -40,6 +41,7 @@ from ..artifacts.manifest import (
 from ..model.cache import cache_slots
 from ..model.config import Gemma3TextConfig, LayerType
 from ..model.context import LoweringContext
+from ..model.forms import KERNELS as KERNEL_TARGETS
 from ..model.forms import Platform
 from ..model.quantized import UNQUANTIZED, Recipe
 from ..model.sharding import Sharder
@@ -76,6 +78,7 @@ class Job:
     recipe: Recipe = UNQUANTIZED
     kv_dtype: str | None = None
     """Of keys and values; None is `dtype`."""
+    variant: str = PORTABLE
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,11 @@ class Lowered:
     stablehlo_version: str
 
 
-def program_stem(mesh: Mesh, platform: str, bucket: Bucket) -> str:
+def program_stem(mesh: Mesh, platform: str, bucket: Bucket, variant: str = PORTABLE) -> str:
     """Path of a program's files inside the bundle, without the ending."""
     shape = f"b{bucket.batch}-t{bucket.tokens}-c{bucket.cache}"
-    return f"programs/{mesh.name}/{platform}/{bucket.program}-{shape}"
+    suffix = "" if variant == PORTABLE else f"-{variant}"
+    return f"programs/{mesh.name}/{platform}/{bucket.program}-{shape}{suffix}"
 
 
 def make_sharder(mesh: Mesh) -> Sharder:
@@ -120,7 +124,7 @@ def lower(job: Job) -> Lowered:
     models = make_models(job.config, job.purpose, jnp.dtype(job.dtype), job.recipe)
     model = models[_weight_set(job.bucket)]
     sharder = make_sharder(job.mesh)
-    context = LoweringContext(Platform(job.platform), sharder)
+    context = LoweringContext(Platform(job.platform), sharder, job.variant == KERNELS)
     names = tuple(p.name for p in model.parameters())
     function = define(job.bucket, model, names, context, job.score_outputs)
     specs = weight_specs(model, sharder)
@@ -205,15 +209,21 @@ def _score_extras(job: Job) -> ScoreExtras:
 def _record(
     job: Job, sharder: Sharder, ports: _Ports, weights: int, forms: dict[str, str]
 ) -> Program:
-    stem = program_stem(job.mesh, job.platform, job.bucket)
+    stem = program_stem(job.mesh, job.platform, job.bucket, job.variant)
     inputs, outputs, cache = (tuple(_tensor(sharder, port) for port in group) for group in ports)
     first = weights + len(inputs)
     return Program(
         job.mesh.name, job.platform, job.bucket, f"{stem}.mlirbc", f"{stem}.jaxexport",
         _weight_set(job.bucket), inputs, outputs, cache,
         tuple(Alias(first + i, len(outputs) + i) for i in range(len(cache))),
-        forms=_forms(job) | forms,
+        job.variant, custom_calls(forms), _forms(job) | forms,
     )  # fmt: skip
+
+
+def custom_calls(forms: dict[str, str]) -> tuple[str, ...]:
+    """The targets that a host must have registered for a program with these forms."""
+    chosen = {form for several in forms.values() for form in several.split()}
+    return tuple(sorted(target for form, target in KERNEL_TARGETS.items() if form in chosen))
 
 
 def _forms(job: Job) -> dict[str, str]:
@@ -246,7 +256,10 @@ def _export(
             for group in (ports.outputs, ports.cache)
         )
     jitted = jax.jit(function, **options)
-    return jax.export.export(jitted, platforms=[platform])(*arguments)
+    # A host that lacks a kernel takes the portable program instead, so nothing is promised here.
+    allowed = [jax.export.DisabledSafetyCheck.custom_call(name) for name in KERNEL_TARGETS.values()]
+    exporter = jax.export.export(jitted, platforms=[platform], disabled_checks=allowed)
+    return exporter(*arguments)
 
 
 _OBSERVED_AXES = {

@@ -37,6 +37,8 @@ class ExportOptions:
     abstract: str | None
     images: tuple[int, ...] | None = None
     """Images of one encode_image call; () switches images off, None is 1 where they are seen."""
+    kernels: bool = False
+    """Add variants of the programs that call C++ kernels, where those are faster."""
     kv_dtype: str | None = None
     """Of keys and values: int8, or None for `dtype`."""
     quantize: str = "none"

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ..artifacts.atomic import check_free_space
+from ..artifacts.checks import KERNELS
 from ..artifacts.errors import ArtifactError, UsageError
 from ..artifacts.manifest import (
     FORMAT_VERSION,
@@ -34,6 +35,7 @@ from ..artifacts.store import store_bytes
 from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
 from ..model.config_fields import is_token_id
+from ..model.forms import Platform
 from ..model.quantized import ParameterSpec
 from ..model.vision_config import PUBLISHED_MULTIMODAL
 from .checkpoint import Checkpoint, check_tensors, demo_checkpoint, open_checkpoint
@@ -117,13 +119,15 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     notes = _check_request(source, models, options)
     out = options.out or Path(default_out(source.name))
     planned = [(p.name, p.shape, str(p.dtype)) for p in _stored(models)]
-    jobs = _jobs(source, options)
+    jobs = _jobs(source, options) + _kernel_jobs(source, options)
     with BundleWriter(out, options.force) as writer:
         stored = 0 if source.checkpoint is None else store_bytes(planned)
         copies = 2 if options.saved_model else 1
         check_free_space(out, copies * stored + len(jobs) * _PROGRAM_BYTES_GUESS)
         lowered: list[Lowered] = []
         for result in lower_all(jobs, options.jobs, progress):
+            if result.program.variant == KERNELS and not result.program.custom_calls:
+                continue  # nothing in it is faster with kernels
             result = _for_older(result, options.stablehlo_version)
             writer.add_file(result.program.stablehlo, result.stablehlo)
             writer.add_file(result.program.jaxexport, result.jaxexport)
@@ -251,6 +255,26 @@ def _jobs(source: _Source, options: ExportOptions) -> list[Job]:
         for platform in options.platforms
         for bucket in _buckets(source.purpose, options)
     ]
+
+
+def _kernel_jobs(source: _Source, options: ExportOptions) -> list[Job]:
+    """The same programs for one CPU with C++ kernels in them; none unless they are asked for."""
+    if not options.kernels:
+        return []
+    jobs = [
+        dataclasses.replace(job, variant=KERNELS)
+        for job in _jobs(source, options)
+        if job.platform == Platform.CPU and job.mesh.devices == 1
+    ]
+    integers = options.quantize in ("int8", "int4", "int4-pure")
+    if not (jobs and integers and options.dtype == "bfloat16"):
+        meshes = ", ".join(mesh.name for mesh in options.meshes)
+        raise UsageError(
+            "--kernels: expected --quantize int8, int4 or int4-pure, --dtype bfloat16, platform "
+            f"cpu and a mesh of one device; got --quantize {options.quantize}, --dtype "
+            f"{options.dtype}, {','.join(options.platforms)} and {meshes}; leave --kernels out"
+        )
+    return jobs
 
 
 def _buckets(purpose: Purpose, options: ExportOptions) -> Iterable[Bucket]:

@@ -21,8 +21,10 @@ class LoweringContext:
 
     platform: Platform = Platform.CPU
     sharder: Sharder | None = None
+    kernels: bool = False
+    """Whether the program may call C++ kernels, which its host must then have."""
     forms: dict[str, str] = field(default_factory=dict, compare=False)
-    """What was chosen while tracing: the role of a product -> the name of its form."""
+    """What was chosen while tracing: the role of a product -> the names of its forms."""
 
     def product(self, x: Array, weight: Matrix, role: str) -> Array:
         """x [...,I] times weight [O,I] transposed -> [...,O] float32, in the best form.
@@ -30,8 +32,10 @@ class LoweringContext:
         `role` names the weight's part in the model where the choice is recorded.
         """
         rows = x.size // x.shape[-1]
-        form = choose_product(self.platform, rows, scheme_of(weight), weight.dtype)
-        self.forms[role] = form.__name__
+        form = choose_product(self.platform, rows, scheme_of(weight), weight.dtype, self.kernels)
+        chosen = self.forms.setdefault(role, form.__name__)
+        if form.__name__ not in chosen:  # a program may meet a weight with several numbers of rows
+            self.forms[role] = f"{chosen} {form.__name__}"
         if form in ANY_RANK:
             return form(x, weight)
         return form(x.reshape(rows, -1), weight).reshape(*x.shape[:-1], weight.shape[0])

@@ -36,6 +36,8 @@ _FUSED_ROW_LIMIT = 2048
 # What the largest activation of a row becomes: of int8, and of float8_e4m3fn.
 _LARGEST_INT8, _LARGEST_FLOAT8 = 127.0, 448.0
 _TINY = 1e-30
+# Where the C++ kernels are at least 1.3 times as fast as the best form in plain StableHLO.
+_KERNEL_ROWS = {Scheme.INT8: range(8, 1 << 30), Scheme.INT4: range(1, 128)}
 
 
 def row_product(x: Array, weight: Array) -> Array:
@@ -126,13 +128,34 @@ def eighth_product(x: Array, weight: QuantizedWeight) -> Array:
     return total * scale * weight.scale
 
 
+def int8_kernel(x: Array, weight: QuantizedWeight) -> Array:
+    """`integer_product` by a C++ kernel that the host has registered."""
+    return _called(INT8_KERNEL, x, weight)
+
+
+def int4_kernel(x: Array, weight: QuantizedWeight) -> Array:
+    """int4 times activations rounded as in `integer_product`, by a C++ kernel of the host."""
+    return _called(INT4_KERNEL, x, weight)
+
+
+INT8_KERNEL, INT4_KERNEL = "gemma3_int8_product", "gemma3_int4_product"
+"""Targets of XLA's FFI: runtime/native/kernels/products.cc."""
+KERNELS = {int8_kernel.__name__: INT8_KERNEL, int4_kernel.__name__: INT4_KERNEL}
+"""The target that each form calls which is no plain StableHLO."""
+
 Form = Callable[[Array, Any], Array]
 """Of x and a weight that lies as the form expects."""
 
 FORMS: dict[Scheme, tuple[Form, ...]] = {
     Scheme.NONE: (row_product, float_product, narrow_product),
-    Scheme.INT8: (scaled_row_product, scaled_float_product, widened_product, integer_product),
-    Scheme.INT4: (grouped_row_product, unpacked_product),
+    Scheme.INT8: (
+        scaled_row_product,
+        scaled_float_product,
+        widened_product,
+        integer_product,
+        int8_kernel,
+    ),
+    Scheme.INT4: (grouped_row_product, unpacked_product, int4_kernel),
     Scheme.FP8: (scaled_float_product, widened_product, eighth_product),
 }
 """Every form a weight of each scheme may be multiplied in."""
@@ -144,13 +167,18 @@ ANY_RANK = (
 """The forms that take x of any rank, and need no reshaping of what a mesh has split."""
 
 
-def choose_product(platform: Platform, rows: int, scheme: Scheme, dtype: jnp.dtype) -> Form:
+def choose_product(
+    platform: Platform, rows: int, scheme: Scheme, dtype: jnp.dtype, kernels: bool = False
+) -> Form:
     """The fastest form for this platform, number of rows, scheme and dtype of the computation.
 
-    Where `dtype` is float32 no form is chosen that rounds activations. Measured for CPU by
+    Where `dtype` is float32 no form is chosen that rounds activations. `kernels` says that the
+    program may call C++ kernels, which it does where they win. Measured for CPU by
     tests/benchmarks/products.py (`make bench`).
     """
     exact, few = dtype == jnp.float32, platform == Platform.CPU and rows < ONE_BY_ONE
+    if kernels and not exact and rows in _KERNEL_ROWS.get(scheme, ()):
+        return int8_kernel if scheme == Scheme.INT8 else int4_kernel
     match scheme:
         case Scheme.NONE:
             if exact:
@@ -184,6 +212,11 @@ def _product(x: Array, weight: Array, accumulator: jnp.dtype) -> Array:
     """x [...,I] times weight [O,I] transposed, in their own dtypes."""
     dimensions = (((x.ndim - 1,), (1,)), ((), ()))
     return jax.lax.dot_general(x, weight, dimensions, preferred_element_type=accumulator)
+
+
+def _called(target: str, x: Array, weight: QuantizedWeight) -> Array:
+    result = jax.ShapeDtypeStruct((x.shape[0], weight.shape[0]), jnp.float32)
+    return jax.ffi.ffi_call(target, result)(x, weight.numbers, weight.scale)
 
 
 def _by_rows(x: Array, pieces: Callable[[Array], list[Array]]) -> Array:

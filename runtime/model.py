@@ -19,6 +19,7 @@ from ..artifacts.store import map_weight
 from .buckets import Grid, Shape
 from .compiled import identity
 from .devices import default_platform, find_devices
+from .kernels import choose_variants
 from .opening import choose_mesh, open_tokenizer, refuse_abstract
 from .programs import (
     Arrays,
@@ -56,7 +57,7 @@ class LoadedModel:
         self.platform = platform or default_platform(
             bundle.manifest.platforms, str(bundle.root / MANIFEST)
         )
-        programs = bundle.programs_for(record.mesh.name, self.platform)
+        programs = choose_variants(bundle, record.mesh.name, self.platform)
         self.mesh = find_devices(self.platform, record.mesh)
         self._programs = {program.bucket: program for program in programs}
         source = f"{bundle.root / MANIFEST}, mesh {record.mesh.name}"

@@ -1,0 +1,139 @@
+"""C++ kernels: the same products as the portable forms, chosen where they are there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gemma3_export.artifacts.bundle import Bundle
+from gemma3_export.artifacts.errors import UsageError
+from gemma3_export.export.pipeline import export
+from gemma3_export.model.forms import int4_kernel, int8_kernel, quantized_rows
+from gemma3_export.model.quantized import Scheme
+from gemma3_export.runtime import kernels
+from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.score import score
+
+from ..goldens.tiny import write_checkpoint
+from ..model.quantized_weights import dequantized, random_weight
+from ..parity.bundles import make_bundle, options, quiet
+
+SOURCES = Path(__file__).resolve().parents[2] / "runtime" / "native" / "kernels"
+TOKENS = [2, 17, 230, 5, 99, 64, 5, 12, 201, 77, 3, 150, 31]
+
+
+def build(output: Path, *sources: Path, flags: tuple[str, ...] = ()) -> Path:
+    compiler = [os.environ.get("CXX", "g++"), "-std=c++17", "-O2", "-I", str(SOURCES)]
+    include = ["-isystem", jax.ffi.include_dir()]
+    subprocess.run([*compiler, *include, *flags, *map(str, sources), "-o", str(output)], check=True)
+    return output
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("kernels") / "libgemma3_kernels.so"
+    return build(output, *sorted(SOURCES.glob("*.cc")), flags=("-shared", "-fPIC"))
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kernels")
+    checkpoint = write_checkpoint("default", folder / "checkpoint")
+    return make_bundle(
+        checkpoint, folder / "bundle", dtype="bfloat16", quantize="int4-pure", kernels=True,
+        prefill=(16,),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch):
+    """Sets GEMMA3_KERNELS and forgets what an earlier test found."""
+
+    def use(value: str) -> None:
+        monkeypatch.setenv(kernels.ENVIRONMENT, value)
+        kernels._register.cache_clear()
+
+    yield use
+    kernels._register.cache_clear()
+
+
+def test_every_form_for_this_processor_gives_what_plain_code_gives(tmp_path: Path):
+    program = build(tmp_path / "compare", Path(__file__).parent / "compare_dots.cc",
+                    SOURCES / "dots.cc")  # fmt: skip
+    run = subprocess.run([program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize(("scheme", "form"), [("int8", int8_kernel), ("int4", int4_kernel)])
+@pytest.mark.parametrize("shape", [(1, 7, 64), (3, 16, 96), (5, 130, 640), (133, 66, 2048)])
+def test_a_kernel_is_the_product_with_rounded_activations(
+    shape: tuple[int, int, int], scheme: str, form, library: Path, environment
+):
+    environment(str(library))
+    assert kernels._register(f"gemma3_{scheme}_product")
+    rows, outputs, inputs = shape
+    weight = random_weight(Scheme(scheme), outputs, inputs, "bfloat16")
+    x = np.random.default_rng(rows).normal(size=(rows, inputs)).astype(np.float32)
+    numbers, scale = quantized_rows(jnp.asarray(x))
+    rounded = np.asarray(numbers, np.float64) * np.asarray(scale, np.float64)
+    exact = rounded @ dequantized(weight.numbers, weight.scale).T
+    got = np.asarray(form(jnp.asarray(x), weight))
+    # A number that lies between two steps may fall to either.
+    np.testing.assert_allclose(got, exact, atol=2e-3 * np.abs(exact).max())
+
+
+def test_programs_with_kernels_are_taken_where_the_kernels_are(
+    bundle: Path, library: Path, environment
+):
+    variants = {p.variant for p in Bundle.open(bundle).manifest.programs}
+    assert variants == {"portable", "kernels"}
+    logprobs = {}
+    for value in ("none", str(library)):
+        environment(value)
+        model = LoadedModel.load(bundle, "1x1", "cpu")
+        taken = {program.variant for program in model._programs.values()}
+        assert taken == {"portable" if value == "none" else "kernels"}
+        logprobs[value] = np.asarray(score(model, [TOKENS])[0].logprobs)
+    portable, with_kernels = logprobs.values()
+    assert not np.array_equal(portable, with_kernels)
+    # A random model makes much of little: its activations are rounded to 8 bits in each product.
+    assert np.abs(with_kernels - portable).mean() < 0.1
+
+
+def test_a_library_without_the_kernel_leaves_the_portable_program(
+    bundle: Path, tmp_path: Path, environment
+):
+    empty = tmp_path / "empty.cc"
+    empty.write_text("")
+    environment(str(build(tmp_path / "other.so", empty, flags=("-shared", "-fPIC"))))
+    model = LoadedModel.load(bundle, "1x1", "cpu")
+    assert {program.variant for program in model._programs.values()} == {"portable"}
+
+
+def test_a_library_that_cannot_be_loaded_is_the_users_mistake(
+    bundle: Path, tmp_path: Path, environment
+):
+    environment(str(tmp_path / "missing.so"))
+    with pytest.raises(UsageError, match=r"missing\.so: expected a library of kernels.*make nat"):
+        LoadedModel.load(bundle, "1x1", "cpu")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"quantize": "none"}, {"dtype": "float32"}, {"platforms": ("tpu",)}, {"meshes": ("2x4",)}],
+    ids=str,
+)
+def test_kernels_are_refused_where_no_program_could_call_them(changes: dict, tmp_path: Path):
+    import dataclasses
+
+    checkpoint = write_checkpoint("default", tmp_path / "checkpoint")
+    meshes = changes.pop("meshes", ("1x1",))
+    wanted = {"dtype": "bfloat16", "quantize": "int8", "kernels": True} | changes
+    with pytest.raises(UsageError, match="--kernels: expected --quantize int8"):
+        export(dataclasses.replace(options(checkpoint, tmp_path / "out", *meshes), **wanted), quiet)
+    assert not (tmp_path / "out").exists()
