@@ -13,7 +13,7 @@ import jax
 
 from ..artifacts.bundle import Bundle
 from ..artifacts.compiled import CompiledStore
-from ..artifacts.manifest import Bucket, MeshRecord, Program
+from ..artifacts.manifest import Bucket, MeshRecord, Program, ProgramName
 from ..artifacts.paths import MANIFEST
 from ..artifacts.store import map_weight
 from .buckets import Grid, Shape
@@ -36,8 +36,9 @@ from .weights import place, zeros
 class LoadedModel:
     """A bundle opened for one mesh and platform. Threads may share it; a `Session` may not.
 
-    Weights are on their devices from the start; programs are compiled when first asked for, once
-    each, or ahead of time by `prepare` and `compile`.
+    Weights are on their devices from the start, those of the vision side once an image is there;
+    programs are compiled when first asked for, once each, or ahead of time by `prepare` and
+    `compile`.
     """
 
     def __init__(
@@ -62,7 +63,11 @@ class LoadedModel:
         self._programs = {program.bucket: program for program in programs}
         source = f"{bundle.root / MANIFEST}, mesh {record.mesh.name}"
         self.grid = Grid(source, frozenset(self._programs))
-        self._weights = self._place_weights()
+        self._weights: dict[str, jax.Array] = {}
+        self._placing = threading.Lock()
+        for program in programs:
+            if program.bucket.program is not ProgramName.ENCODE_IMAGE:
+                self._place_weights(program.weights)
         self._store = (
             CompiledStore.open(bundle.root, identity(self.mesh)) if keep_compiled else None
         )
@@ -140,8 +145,7 @@ class LoadedModel:
 
     def _make(self, record: Program) -> LoadedProgram:
         """Load a program as it was compiled before, or compile it and store that by and by."""
-        names = self.bundle.manifest.weight_sets[record.weights]
-        weights = tuple(self._weights[name] for name in names)
+        weights = self._place_weights(record.weights)
         if self._store is None:
             return compile_program(self.bundle, record, self.mesh, weights)
         found = restore_program(self.bundle, record, self.mesh, weights, self._store)
@@ -151,13 +155,12 @@ class LoadedModel:
         self._pool.submit(keep_program, self.bundle, compiled, self._store)
         return compiled
 
-    def _place_weights(self) -> dict[str, jax.Array]:
-        sets = {program.weights for program in self._programs.values()}
-        used = {weight.name: weight for name in sets for weight in self.bundle.weight_set(name)}
-        return {
-            name: place(
-                map_weight(self.bundle, weight),
-                sharding_of(self.mesh, self.record.weight_specs[name]),
-            )
-            for name, weight in used.items()
-        }
+    def _place_weights(self, name: str) -> Arrays:
+        """The weights of a set, in order, on their devices; each is placed once."""
+        wanted = self.bundle.weight_set(name)
+        with self._placing:
+            for weight in wanted:
+                if weight.name not in self._weights:
+                    sharding = sharding_of(self.mesh, self.record.weight_specs[weight.name])
+                    self._weights[weight.name] = place(map_weight(self.bundle, weight), sharding)
+            return tuple(self._weights[weight.name] for weight in wanted)

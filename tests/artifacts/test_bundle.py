@@ -72,6 +72,10 @@ def test_sample_of_version_1_opens_and_is_whole():
         (lambda m: m.update(goldens="goldens.json"), "goldens: expected one of"),
         (lambda m: m.update(score_outputs=["logits"]), "one of hidden_states, attentions"),
         (
+            lambda m: m.update(score_outputs=["attentions"]),
+            "model.config.num_hidden_layers: expected a whole number of at least 1, got None",
+        ),
+        (
             lambda m: m.update(
                 saved_model={"path": "../1", "devices": 1, "slots": 0, "signatures": []}
             ),

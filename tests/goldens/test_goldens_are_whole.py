@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .loader import classifier_cases, embedder_cases, real_goldens, tiny_cases, vision_cases
+from .loader import (
+    classifier_cases,
+    embedder_cases,
+    image_classifier_rows,
+    image_classifier_sha256,
+    output_cases,
+    real_goldens,
+    tiny_cases,
+    vision_cases,
+)
 from .texts import TEXTS
 from .tiny import TINY, fingerprint, shapes, weights, write_checkpoint
 from .tiny_heads import (
@@ -19,7 +28,7 @@ from .tiny_heads import (
     write_classifier,
     write_embedder,
 )
-from .tiny_vision import LAYOUTS, TINY_VISION, pixels, vision_shapes
+from .tiny_vision import LAYOUTS, TINY_VISION, pixels, vision_shapes, write_image_classifier
 from .tiny_vision import write_checkpoint as write_vision_checkpoint
 
 
@@ -162,3 +171,16 @@ def test_embedding_models_are_those_the_goldens_were_made_from(tmp_path: Path):
         assert len({len(row.tokens) for row in case.rows}) == len(case.rows) == 4
         for row in case.rows:
             assert np.linalg.norm(row.embedding) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_outputs_are_of_the_tiny_checkpoints_and_attend_to_nothing_ahead_but_images(tmp_path: Path):
+    for name, case in output_cases().items():
+        sees = name in TINY_VISION
+        write = write_vision_checkpoint if sees else write_checkpoint
+        assert fingerprint(write(name, tmp_path / name)) == case.sha256
+        assert len(case.labels) == len(case.tokens) == case.hidden_states.shape[1]
+        np.testing.assert_allclose(case.attentions.sum(-1), 1, atol=1e-5)
+        ahead = np.triu(np.ones(case.attentions.shape[-2:]), 1) * case.attentions
+        assert bool(ahead.any()) == sees
+    assert fingerprint(write_image_classifier(tmp_path / "c")) == image_classifier_sha256()
+    assert {len(row.images) for row in image_classifier_rows()} == {0, 1, 2}

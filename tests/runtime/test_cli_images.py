@@ -7,11 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gemma3_export.artifacts.manifest import ProgramName
+from gemma3_export.runtime import model as model_module
+from gemma3_export.runtime.buckets import Shape
 from gemma3_export.runtime.generate import generate
 from gemma3_export.runtime.image_prompt import encode_prompt, image_tokens
 from gemma3_export.runtime.images import load_images, pixels_of
 from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.reading import PREFILL, plan_calls
 from gemma3_export.runtime.sampling import SamplingParameters
+from gemma3_export.runtime.vision import encode_images
+from gemma3_export.runtime.weights import place
 from PIL import Image
 
 from ..goldens.loader import vision_cases
@@ -97,6 +103,30 @@ def test_a_prompt_of_text_needs_no_image(bundle: Path, gemma3_run: Command):
     golden = vision_cases()[NAME].prompts[0]
     got = printed(gemma3_run(bundle, "--tokens", written_out(list(golden.tokens)), *FEW))
     assert got == list(golden.generated[:4])
+
+
+def test_a_chunk_of_text_alone_does_without_the_program_for_images(loaded: LoadedModel):
+    golden = next(p for p in vision_cases()[NAME].prompts if len(p.images) == 1)
+    prompt = [*[5] * 47, *golden.tokens, *[6] * 48]
+    image = pixels(NAME, 1)
+    calls = plan_calls(loaded, Shape(1, 256), [prompt], [image], PREFILL)
+    programs = [call.program for call in calls]
+    assert programs.count(ProgramName.PREFILL_IMAGES) == 1
+    assert programs[0] == programs[-1] == ProgramName.PREFILL
+    assert sum(length for call in calls for _, length in call.rows) == len(prompt)
+
+
+def test_weights_of_the_vision_side_are_placed_with_the_first_image(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+):
+    placed = []
+    monkeypatch.setattr(model_module, "place", lambda *given: placed.append(None) or place(*given))
+    model = LoadedModel.load(bundle, "1x1")
+    sets = model.bundle.manifest.weight_sets
+    assert len(placed) == len(sets["text"])
+    encode_images(model, pixels(NAME, 1))
+    encode_images(model, pixels(NAME, 2))
+    assert len(placed) == len(sets["text"]) + len(sets["vision"])
 
 
 def test_score_reads_images_too(bundle: Path, tmp_path: Path, gemma3_run: Command):
