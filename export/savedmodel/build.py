@@ -32,6 +32,7 @@ from ...artifacts.manifest import (
     Program,
     ProgramName,
     Signature,
+    Weight,
 )
 from ...artifacts.serving import (
     VERSION_FOLDER,
@@ -41,7 +42,7 @@ from ...artifacts.serving import (
     signatures,
     tensor_name,
 )
-from ...artifacts.store import map_weight
+from ...artifacts.store import numpy_dtype
 from .calls import Calls
 from .checks import Tensors, shaped
 from .requests import classify, embed, generate, generate_images, score
@@ -96,11 +97,26 @@ def build(bundle: Bundle, slots: int) -> None:
     write_warmup(manifest, folder)
 
 
-def _weights(bundle: Bundle, programs: Mapping[Bucket, Program]) -> dict[str, np.ndarray]:
-    """Every weight a program takes, mapped: the variables hold the file's pages, no copy."""
+class _MappedWeight:
+    """A weight in its file, whose pages are let go of once a variable has been made of it."""
+
+    def __init__(self, bundle: Bundle, weight: Weight) -> None:
+        self._path, self._offset = bundle.path(weight.file), weight.offset
+        self.shape, self.dtype = weight.shape, numpy_dtype(weight.dtype)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        """The weight, read from its file when looked at. TensorFlow asks once, and copies."""
+        assert dtype in (None, self.dtype)
+        assert not copy
+        # A mapping of its own, gone with the last view of it.
+        return np.memmap(self._path, self.dtype, "r", self._offset, self.shape)
+
+
+def _weights(bundle: Bundle, programs: Mapping[Bucket, Program]) -> dict[str, _MappedWeight]:
+    """Every weight that a program takes."""
     sets = {program.weights for program in programs.values()}
     used = {weight.name: weight for name in sorted(sets) for weight in bundle.weight_set(name)}
-    return {name: map_weight(bundle, weight) for name, weight in used.items()}
+    return {name: _MappedWeight(bundle, weight) for name, weight in used.items()}
 
 
 def _key(bucket: Bucket) -> str:

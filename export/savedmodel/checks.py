@@ -54,7 +54,7 @@ def _check_shape(value: tf.Tensor, array: Array) -> tf.Operation:
     padded = tf.pad(shape, [[0, rank]])[:rank]
     sizes = tf.constant(array.shape, tf.int32)
     fits = tf.reduce_all((sizes == ANY) | (padded == sizes))
-    return require(ranked & fits, array.name, f"shape [{wanted}]", shape)
+    return require(ranked & fits, array.name, f"shape ({wanted})", shape)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+
 from ...artifacts.manifest import Manifest, ProgramName, SavedModelRecord
 from ...artifacts.serving import (
-    FOLDER,
     IDLE_SECONDS,
     MODEL_NAME,
     SignatureName,
@@ -66,16 +68,26 @@ def _batching_config(batches: tuple[int, ...]) -> str:
 
 def _readme(manifest: Manifest, record: SavedModelRecord, batches: tuple[int, ...]) -> str:
     names = {signature.name for signature in record.signatures}
-    sections = [_START.format(
-        model=manifest.model.name, name=MODEL_NAME, version=record.path, folder=FOLDER,
-        models=_MODELS_FOLDER, signatures="\n".join(f"- `{name}`" for name in sorted(names)),
-        call=_call(names),
-    )]  # fmt: skip
+    sections = [
+        _START.format(
+            model=manifest.model.name, name=MODEL_NAME, models=_MODELS_FOLDER,
+            tensorflow=_tensorflow_version(), call=_call(names),
+            signatures="\n".join(f"- `{name}`" for name in sorted(names)),
+        )
+    ]  # fmt: skip
     if batches[-1] > 1:
         sections.append(_BATCHING.format(batches=", ".join(map(str, batches))))
     if record.slots:
         sections.append(_SLOTS.format(slots=record.slots, idle=IDLE_SECONDS))
     return "\n".join(sections)
+
+
+def _tensorflow_version() -> str:
+    """Of the TensorFlow that writes the SavedModel, under either name of its package."""
+    for name in ("tensorflow", "tensorflow-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    raise AssertionError("check_saved_model has found TensorFlow, its package has another name")
 
 
 def _call(names: set[str]) -> str:
@@ -101,9 +113,13 @@ With docker, from this folder:
 ```
 docker run --rm -p 8500:8500 -p 8501:8501 \\
   -v "$PWD:{models}/{name}:ro" \\
-  tensorflow/serving:2.19.1 \\
+  tensorflow/serving:{tensorflow} \\
   --model_config_file={models}/{name}/models.config --xla_cpu_compilation_enabled=true
 ```
+
+The programs were made with TensorFlow {tensorflow}: a server of that version or a newer one reads
+them, an older one may not. `--xla_cpu_compilation_enabled` is needed on CPU, as the programs are
+compiled there; on a GPU take the image's GPU variant, and an export with `--platform cuda`.
 
 Port 8500 speaks gRPC, 8501 REST:
 
@@ -128,7 +144,7 @@ spec:
     spec:
       containers:
       - name: serving
-        image: tensorflow/serving:2.19.1
+        image: tensorflow/serving:{tensorflow}
         args:
         - --model_config_file={models}/{name}/models.config
         - --xla_cpu_compilation_enabled=true

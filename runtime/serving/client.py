@@ -157,12 +157,8 @@ def _error_text(error: urllib.error.HTTPError) -> str:
 
 def _refused(address: Address, code: str, details: str) -> UsageError:
     """One line of what a server said; of a failed assertion only what it says."""
-    found = re.search(r"assertion failed: \[(.*?)\]", details, re.DOTALL)
-    if found is not None:
-        got = re.match(r"\s*((?:\[[^\]]*\]\s*)*)", details[found.end() :])
-        said = f"{found[1]} {got[1].strip() if got else ''}".strip()
-    else:
-        said = " ".join(details.split())[:300]
+    found = re.search(r"assertion failed: \[([^\]]*)\]((?:\s*\[[^\[\]{}\\]*\])*)", details)
+    said = f"{found[1]}{found[2]}" if found is not None else " ".join(details.split())[:300]
     if code == "UNAVAILABLE":
         said = f"no server answers ({said}); start one, or correct HOST:PORT"
     return UsageError(f"--server {address.target}: {code}: {said}")
