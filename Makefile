@@ -53,7 +53,6 @@ check: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python tests/benchmarks/bench.py --chart tests/benchmarks/decode.png
-	$(BIN)/python tests/benchmarks/products.py
 
 llama.cpp: setup
 	cd tests/benchmarks && $(CURDIR)/$(BIN)/python -m peers.llama_cpp

@@ -129,8 +129,8 @@ def _measure_ours(results: Results, recipe: Recipe, one: Measured, eight: Measur
 def _measure_llama(
     results: Results, recipe: Recipe, llama: NativeLlama | PrebuiltLlama, file: Path, number: int
 ) -> None:
-    """One round; what takes long, a long context and batches, in the first or first two only."""
-    speeds = llama.decode(file, list(CONTEXTS), TOKENS)
+    """One round; what takes long, long contexts and batches, in the first or first two only."""
+    speeds = llama.decode(file, list(CONTEXTS[: 3 if number < 2 else 2]), TOKENS)
     if number == 0:
         speeds |= llama.decode(file, [LONG], TOKENS)
     for context, speed in speeds.items():
