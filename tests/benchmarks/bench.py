@@ -98,6 +98,7 @@ def _measure(results: Results, recipes: list[Recipe], rounds: int, hf: str | Non
         one.compile([(1, context) for context in (*CONTEXTS, LONG)], [(1, PROMPT)])
         eight.compile([(BATCH, PROMPT)], [(BATCH, PROMPT)])
         results.facts["bytes a token"][recipe.name] = one.weight_bytes
+        results.facts.setdefault("variants", {})[recipe.name] = one.variant
     limits = _Limits()
     plain = _Plain(default) if recipes[0].name == "bf16" else None
     llama = find_native(ROOT / "build", 2) or find_prebuilt(2)

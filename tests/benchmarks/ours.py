@@ -29,9 +29,10 @@ class Measured:
         )  # fmt: skip
         return sum(weight.nbytes for weight in self.model.bundle.weight_set(record.weights))
 
-    def caches(self) -> list[int]:
-        """Cache lengths of the bundle, ascending."""
-        return sorted({bucket.cache for bucket in self.model.grid.buckets if bucket.cache})
+    @property
+    def variant(self) -> str:
+        """Of the programs that decode here: `kernels` where the C++ kernels were found."""
+        return self.model.program(self._bucket(ProgramName.GENERATE, 1, 1)).record.variant
 
     def decode(self, rows: int, context: int) -> float:
         """Tokens per second over all rows, after `context` tokens: one call of the device loop.

@@ -158,6 +158,8 @@ def print_tables(results: Results) -> None:
         value = results.median(Case("limit", name, "", 0, 0))
         if value is not None:
             print(f"{name} {value / 1e9:.1f} {unit}/s")
+    for name, variant in results.facts.get("variants", {}).items():
+        print(f"{name}: {variant} programs")
     compiled = results.facts.get("compile all")
     if compiled:
         print(f"compile of all {compiled['programs']} programs: {compiled['seconds']:.1f} s")

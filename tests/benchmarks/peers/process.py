@@ -22,7 +22,7 @@ class Finished:
 
 def run(
     command: Sequence[str | Path],
-    timeout: float = 300,
+    timeout: float = 600,
     environment: Mapping[str, str] | None = None,
 ) -> Finished:
     """Run a command to its end; raises RuntimeError with its last lines when it fails."""
