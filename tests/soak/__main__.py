@@ -94,7 +94,7 @@ def endurance(folder: Path) -> str:
     (rings / "config.json").write_text(json.dumps(config))
     long = _endure(rings, folder / "long", TOKENS + 256, "one_session", TOKENS)
     many = _endure(ordinary, folder / "many", 64, "many_sessions", SESSIONS)
-    return f"{long} in one session; {many} sessions"
+    return f"{TOKENS:,} tokens in one session: {long}; {SESSIONS:,} sessions: {many}"
 
 
 def _endure(checkpoint: Path, out: Path, cache: int, stretch: str, count: int) -> str:
@@ -109,9 +109,10 @@ def _endure(checkpoint: Path, out: Path, cache: int, stretch: str, count: int) -
     )  # fmt: skip
     found = json.loads(run.stdout)
     said = (
-        f"{found['count']:,}: memory x {found['memory']:.3f}, processor time x "
-        f"{found['cost']:.3f}, same tokens at the end"
+        f"memory x {found['memory']:.3f}, processor time x {found['cost']:.3f}, same tokens at "
+        "the end"
     )
+    assert found["count"] == count, found
     assert found["same_tokens"], found
     assert found["memory"] <= MOST_MEMORY, found
     assert found["cost"] <= MOST_COST, found
