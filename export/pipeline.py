@@ -266,11 +266,11 @@ def _kernel_jobs(source: _Source, options: ExportOptions) -> list[Job]:
         for job in _jobs(source, options)
         if job.platform == Platform.CPU and job.mesh.devices == 1
     ]
-    integers = options.quantize in ("int8", "int4", "int4-pure")
-    if not (jobs and integers and options.dtype == "bfloat16"):
+    packed = options.quantize in ("int4", "int4-pure")
+    if not (jobs and packed and options.dtype == "bfloat16"):
         meshes = ", ".join(mesh.name for mesh in options.meshes)
         raise UsageError(
-            "--kernels: expected --quantize int8, int4 or int4-pure, --dtype bfloat16, platform "
+            "--kernels: expected --quantize int4 or int4-pure, --dtype bfloat16, platform "
             f"cpu and a mesh of one device; got --quantize {options.quantize}, --dtype "
             f"{options.dtype}, {','.join(options.platforms)} and {meshes}; leave --kernels out"
         )

@@ -17,18 +17,7 @@ float from_bfloat16(uint16_t bits) {
   return value;
 }
 
-void plain_int8(const int8_t *x, size_t rows, const int8_t *weight, size_t inputs,
-                int32_t *total) {
-  for (size_t r = 0; r < rows; ++r) {
-    for (int o = 0; o < kInt8Outputs; ++o) {
-      int32_t sum = 0;
-      for (size_t i = 0; i < inputs; ++i) sum += x[r * inputs + i] * weight[o * inputs + i];
-      total[r * kInt8Outputs + o] = sum;
-    }
-  }
-}
-
-void plain_int4(const int8_t *x, size_t x_stride, int rows, const uint8_t *packed,
+void plain_int4(const Activations *x, int rows, const uint8_t *packed,
                 const uint16_t *scale, size_t inputs, float *total) {
   const size_t groups = inputs / kGroup, half = kGroup / 2;
   for (int r = 0; r < rows; ++r) {
@@ -36,14 +25,14 @@ void plain_int4(const int8_t *x, size_t x_stride, int rows, const uint8_t *packe
       float sum = 0;
       for (size_t g = 0; g < groups; ++g) {
         const size_t block = g * kGroup / kBlock, place = g % (kBlock / kGroup);
-        const int8_t *low = x + r * x_stride + block * kBlock + place * half;
+        const int8_t *low = x[r].numbers + block * kBlock + place * half;
         const int8_t *high = low + kBlock / 2;
         const uint8_t *bytes = packed + (o * groups + g) * half;
         int32_t part = 0;
         for (size_t i = 0; i < half; ++i) {
           part += low[i] * ((bytes[i] & 15) - 8) + high[i] * ((bytes[i] >> 4) - 8);
         }
-        sum += from_bfloat16(scale[o * groups + g]) * static_cast<float>(part);
+        sum += from_bfloat16(scale[o * groups + g]) * x[r].steps[g] * static_cast<float>(part);
       }
       total[r * kInt4Outputs + o] = sum;
     }
@@ -55,84 +44,21 @@ void plain_int4(const int8_t *x, size_t x_stride, int rows, const uint8_t *packe
 #define GEMMA3_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
 #define GEMMA3_AVX2 __attribute__((target("avx2,fma")))
 
-// The sums of the lanes of 16 registers, in their order.
-GEMMA3_AVX512 inline __m512i sums_of(const __m512i *lanes) {
-  __m512i fours[4], halves[2];
-  for (int i = 0; i < 4; ++i) {
-    const __m512i *four = lanes + 4 * i;
-    const __m512i first = _mm512_add_epi32(_mm512_unpacklo_epi32(four[0], four[1]),
-                                           _mm512_unpackhi_epi32(four[0], four[1]));
-    const __m512i second = _mm512_add_epi32(_mm512_unpacklo_epi32(four[2], four[3]),
-                                            _mm512_unpackhi_epi32(four[2], four[3]));
-    fours[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(first, second),
-                                _mm512_unpackhi_epi64(first, second));
-  }
-  for (int i = 0; i < 2; ++i) {
-    halves[i] = _mm512_add_epi32(_mm512_shuffle_i32x4(fours[2 * i], fours[2 * i + 1], 0x88),
-                                 _mm512_shuffle_i32x4(fours[2 * i], fours[2 * i + 1], 0xDD));
-  }
-  return _mm512_add_epi32(_mm512_shuffle_i32x4(halves[0], halves[1], 0x88),
-                          _mm512_shuffle_i32x4(halves[0], halves[1], 0xDD));
+// Factors of four groups, each in the four lanes where the sums of its inputs are.
+GEMMA3_AVX512 inline __m512 in_lanes(__m128i factors) {
+  const __m512i spread = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+  const __m512i wide = _mm512_castsi128_si512(factors);
+  return _mm512_castsi512_ps(_mm512_permutexvar_epi32(spread, wide));
 }
 
-GEMMA3_AVX512 inline __mmask64 first_bytes(size_t count) {
-  return count >= 64 ? ~0ULL : (1ULL << count) - 1;
-}
-
-// Sums of x[i] * weight[o][i] over 16 outputs, x being unsigned.
-template <typename Load>
-GEMMA3_AVX512 inline __m512i vnni_sixteen(Load x, const int8_t *weight, size_t inputs) {
-  __m512i sums[kInt8Outputs];
-#pragma GCC unroll 16
-  for (auto &sum : sums) sum = _mm512_setzero_si512();
-  size_t i = 0;
-  for (; i + 64 <= inputs; i += 64) {
-    const __m512i part = x(i, ~0ULL);
-#pragma GCC unroll 16
-    for (int o = 0; o < kInt8Outputs; ++o) {
-      sums[o] = _mm512_dpbusd_epi32(sums[o], part, _mm512_loadu_si512(weight + o * inputs + i));
-    }
-  }
-  if (i < inputs) {
-    const __mmask64 mask = first_bytes(inputs - i);
-    const __m512i part = x(i, mask);
-#pragma GCC unroll 16
-    for (int o = 0; o < kInt8Outputs; ++o) {
-      const __m512i bytes = _mm512_maskz_loadu_epi8(mask, weight + o * inputs + i);
-      sums[o] = _mm512_dpbusd_epi32(sums[o], part, bytes);
-    }
-  }
-  return sums_of(sums);
-}
-
-// VNNI multiplies unsigned by signed bytes: x is made unsigned by adding 128, which takes 128
-// times the sum of the weights too much.
-GEMMA3_AVX512 void vnni_int8(const int8_t *x, size_t rows, const int8_t *weight, size_t inputs,
-                             int32_t *total) {
-  const __m512i flip = _mm512_set1_epi8(-128);
-  const auto ones = [flip](size_t, __mmask64) GEMMA3_AVX512 { return flip; };
-  const __m512i excess = vnni_sixteen(ones, weight, inputs);
-  for (size_t r = 0; r < rows; ++r) {
-    const int8_t *row = x + r * inputs;
-    const auto load = [row, flip](size_t i, __mmask64 mask) GEMMA3_AVX512 {
-      return _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, row + i), flip);
-    };
-    const __m512i sums = vnni_sixteen(load, weight, inputs);
-    _mm512_storeu_si512(total + r * kInt8Outputs, _mm512_sub_epi32(sums, excess));
-  }
-}
-
-// The scales of four groups, each in the four lanes where the sums of its inputs are.
 GEMMA3_AVX512 inline __m512 group_scales(const uint16_t *scale, size_t count) {
   const __mmask8 mask = count >= 4 ? 0xF : static_cast<__mmask8>((1u << count) - 1);
   const __m128i bits = _mm_maskz_loadu_epi16(mask, scale);
-  const __m128i wide = _mm_slli_epi32(_mm_cvtepu16_epi32(bits), 16);
-  const __m512i spread = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-  return _mm512_castsi512_ps(_mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(wide)));
+  return in_lanes(_mm_slli_epi32(_mm_cvtepu16_epi32(bits), 16));
 }
 
 template <int kRows>
-GEMMA3_AVX512 void vnni_int4_rows(const int8_t *x, size_t x_stride, const uint8_t *packed,
+GEMMA3_AVX512 void vnni_int4_rows(const Activations *x, const uint8_t *packed,
                                   const uint16_t *scale, size_t inputs, float *total) {
   const __m512i nibble = _mm512_set1_epi8(15), eight = _mm512_set1_epi8(8);
   const size_t groups = inputs / kGroup;
@@ -144,12 +70,14 @@ GEMMA3_AVX512 void vnni_int4_rows(const int8_t *x, size_t x_stride, const uint8_
     const size_t count = std::min<size_t>(4, groups - g);
     const __mmask64 mask = count == 4 ? ~0ULL : (1ULL << (count * 16)) - 1;
     __m512i low_x[kRows], high_x[kRows], excess[kRows];
+    __m512 steps[kRows];
     for (int r = 0; r < kRows; ++r) {
-      const int8_t *block = x + r * x_stride + g * kGroup;
+      const int8_t *block = x[r].numbers + g * kGroup;
       low_x[r] = _mm512_loadu_si512(block);
       high_x[r] = _mm512_loadu_si512(block + kBlock / 2);
       excess[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), eight, low_x[r]);
       excess[r] = _mm512_dpbusd_epi32(excess[r], eight, high_x[r]);
+      steps[r] = in_lanes(_mm_castps_si128(_mm_loadu_ps(x[r].steps + g)));
     }
     for (int o = 0; o < kInt4Outputs; ++o) {
       const size_t first = o * groups + g;
@@ -161,7 +89,8 @@ GEMMA3_AVX512 void vnni_int4_rows(const int8_t *x, size_t x_stride, const uint8_
         __m512i part = _mm512_dpbusd_epi32(_mm512_setzero_si512(), low, low_x[r]);
         part = _mm512_dpbusd_epi32(part, high, high_x[r]);
         part = _mm512_sub_epi32(part, excess[r]);
-        sums[r][o] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part), factors, sums[r][o]);
+        const __m512 both = _mm512_mul_ps(factors, steps[r]);
+        sums[r][o] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part), both, sums[r][o]);
       }
     }
   }
@@ -172,21 +101,14 @@ GEMMA3_AVX512 void vnni_int4_rows(const int8_t *x, size_t x_stride, const uint8_
   }
 }
 
-GEMMA3_AVX512 void vnni_int4(const int8_t *x, size_t x_stride, int rows, const uint8_t *packed,
+GEMMA3_AVX512 void vnni_int4(const Activations *x, int rows, const uint8_t *packed,
                              const uint16_t *scale, size_t inputs, float *total) {
   switch (rows) {
-    case 1: return vnni_int4_rows<1>(x, x_stride, packed, scale, inputs, total);
-    case 2: return vnni_int4_rows<2>(x, x_stride, packed, scale, inputs, total);
-    case 3: return vnni_int4_rows<3>(x, x_stride, packed, scale, inputs, total);
-    default: return vnni_int4_rows<4>(x, x_stride, packed, scale, inputs, total);
+    case 1: return vnni_int4_rows<1>(x, packed, scale, inputs, total);
+    case 2: return vnni_int4_rows<2>(x, packed, scale, inputs, total);
+    case 3: return vnni_int4_rows<3>(x, packed, scale, inputs, total);
+    default: return vnni_int4_rows<4>(x, packed, scale, inputs, total);
   }
-}
-
-GEMMA3_AVX2 inline int32_t sum_lanes(__m256i value) {
-  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(value), _mm256_extracti128_si256(value, 1));
-  half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4E));
-  half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xB1));
-  return _mm_cvtsi128_si32(half);
 }
 
 // Products of pairs stay within 16 bits: |weight| is at most 127 and so is |x|.
@@ -195,33 +117,7 @@ GEMMA3_AVX2 inline __m256i signed_products(__m256i weight, __m256i x) {
   return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 
-GEMMA3_AVX2 void avx2_int8(const int8_t *x, size_t rows, const int8_t *weight, size_t inputs,
-                           int32_t *total) {
-  constexpr int at_once = 4;
-  const size_t whole = inputs / 32 * 32;
-  for (size_t r = 0; r < rows; ++r) {
-    const int8_t *row = x + r * inputs;
-    for (int first = 0; first < kInt8Outputs; first += at_once) {
-      const int8_t *rows_of_weight = weight + first * inputs;
-      __m256i sums[at_once];
-      for (auto &sum : sums) sum = _mm256_setzero_si256();
-      for (size_t i = 0; i < whole; i += 32) {
-        const __m256i part = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(row + i));
-        for (int o = 0; o < at_once; ++o) {
-          const auto *place = reinterpret_cast<const __m256i *>(rows_of_weight + o * inputs + i);
-          sums[o] = _mm256_add_epi32(sums[o], signed_products(_mm256_loadu_si256(place), part));
-        }
-      }
-      for (int o = 0; o < at_once; ++o) {
-        int32_t sum = sum_lanes(sums[o]);
-        for (size_t i = whole; i < inputs; ++i) sum += row[i] * rows_of_weight[o * inputs + i];
-        total[r * kInt8Outputs + first + o] = sum;
-      }
-    }
-  }
-}
-
-GEMMA3_AVX2 void avx2_int4(const int8_t *x, size_t x_stride, int rows, const uint8_t *packed,
+GEMMA3_AVX2 void avx2_int4(const Activations *x, int rows, const uint8_t *packed,
                            const uint16_t *scale, size_t inputs, float *total) {
   const size_t groups = inputs / kGroup, half = kGroup / 2;
   const __m256i nibble = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8);
@@ -230,7 +126,7 @@ GEMMA3_AVX2 void avx2_int4(const int8_t *x, size_t x_stride, int rows, const uin
       __m256 sum = _mm256_setzero_ps();
       for (size_t g = 0; g < groups; ++g) {
         const size_t place = g % (kBlock / kGroup);
-        const int8_t *low = x + r * x_stride + g / (kBlock / kGroup) * kBlock + place * half;
+        const int8_t *low = x[r].numbers + g / (kBlock / kGroup) * kBlock + place * half;
         const auto at = [](const void *p) {
           return _mm_loadu_si128(static_cast<const __m128i *>(p));
         };
@@ -239,7 +135,8 @@ GEMMA3_AVX2 void avx2_int4(const int8_t *x, size_t x_stride, int rows, const uin
         const __m256i both = _mm256_set_m128i(_mm_srli_epi16(bytes, 4), bytes);
         const __m256i numbers = _mm256_sub_epi8(_mm256_and_si256(both, nibble), eight);
         const __m256i part = signed_products(numbers, inputs_of_group);
-        const __m256 factor = _mm256_set1_ps(from_bfloat16(scale[o * groups + g]));
+        const float steps = from_bfloat16(scale[o * groups + g]) * x[r].steps[g];
+        const __m256 factor = _mm256_set1_ps(steps);
         sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(part), factor, sum);
       }
       float lanes[8], added = 0;
@@ -254,24 +151,24 @@ GEMMA3_AVX2 void avx2_int4(const int8_t *x, size_t x_stride, int rows, const uin
 
 }  // namespace
 
-std::vector<Dots> runnable_dots() {
-  std::vector<Dots> found;
+std::vector<Int4Dots> runnable_dots() {
+  std::vector<Int4Dots> found;
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    found.push_back({vnni_int8, vnni_int4});
+    found.push_back(vnni_int4);
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    found.push_back({avx2_int8, avx2_int4});
+    found.push_back(avx2_int4);
   }
 #endif
-  found.push_back({plain_int8, plain_int4});
+  found.push_back(plain_int4);
   return found;
 }
 
-const Dots &dots() {
-  static const Dots chosen = runnable_dots().front();
+Int4Dots int4_dots() {
+  static const Int4Dots chosen = runnable_dots().front();
   return chosen;
 }
 

@@ -1,10 +1,9 @@
 // The kernels that programs of the variant "kernels" call through XLA's FFI, by these names:
 //
-//   gemma3_int8_product(x f32 [R,I], numbers s8 [O,I], scale f32 [O]) -> f32 [R,O]
 //   gemma3_int4_product(x f32 [R,I], packed u8 [O,I/2], scale bf16 [O,I/32]) -> f32 [R,O]
 //
-// Each row of x is rounded to 255 steps of its own largest number, as integer_product of
-// model/forms.py does; sums are integers. Work is shared among the threads of the device.
+// Each 32 inputs of x are rounded to whole steps of 1/127 of their largest. Work is shared among
+// the threads of the device.
 
 #include <algorithm>
 #include <atomic>
@@ -31,34 +30,37 @@ constexpr size_t kRowsOfTask = 128;
 // A product with fewer multiplications than this is done by the calling thread.
 constexpr size_t kWorthSharing = 1 << 18;
 
-// Activations of all rows in int8, and the scale of each.
-struct Rows {
-  std::vector<int8_t> numbers;
-  std::vector<float> scale;
-  size_t stride;
+// Activations of all rows, each group of 32 in steps of its own.
+class Rounded {
+ public:
+  Rounded(const float *x, size_t rows, size_t inputs)
+      : stride_(arranged_bytes(inputs)), numbers_(rows * stride_), steps_(rows * stride_ / kGroup) {
+    std::vector<int8_t> plain(inputs);
+    for (size_t r = 0; r < rows; ++r) {
+      float *steps = steps_.data() + r * stride_ / kGroup;
+      for (size_t i = 0; i < inputs; i += kGroup) {
+        steps[i / kGroup] = round_group(x + r * inputs + i, plain.data() + i);
+      }
+      arrange_for_int4(plain.data(), inputs, numbers_.data() + r * stride_);
+      rows_.push_back({numbers_.data() + r * stride_, steps});
+    }
+  }
+  const Activations *row(size_t r) const { return rows_.data() + r; }
+
+ private:
+  static float round_group(const float *x, int8_t *numbers) {
+    float peak = 0;
+    for (size_t i = 0; i < kGroup; ++i) peak = std::max(peak, std::fabs(x[i]));
+    const float step = std::max(peak, 1e-30f) / 127.0f, inverse = 1.0f / step;
+    for (size_t i = 0; i < kGroup; ++i) numbers[i] = static_cast<int8_t>(std::lrintf(x[i] * inverse));
+    return step;
+  }
+
+  size_t stride_;
+  std::vector<int8_t> numbers_;
+  std::vector<float> steps_;
+  std::vector<Activations> rows_;
 };
-
-float round_row(const float *x, size_t inputs, int8_t *numbers) {
-  float peak = 0;
-  for (size_t i = 0; i < inputs; ++i) peak = std::max(peak, std::fabs(x[i]));
-  const float scale = std::max(peak, 1e-30f) / 127.0f, inverse = 1.0f / scale;
-  for (size_t i = 0; i < inputs; ++i) {
-    numbers[i] = static_cast<int8_t>(std::lrintf(x[i] * inverse));
-  }
-  return scale;
-}
-
-Rows round_rows(const float *x, size_t rows, size_t inputs, bool arranged) {
-  Rows result{{}, std::vector<float>(rows), arranged ? arranged_bytes(inputs) : inputs};
-  result.numbers.resize(rows * result.stride);
-  std::vector<int8_t> plain(arranged ? inputs : 0);
-  for (size_t r = 0; r < rows; ++r) {
-    int8_t *place = result.numbers.data() + r * result.stride;
-    result.scale[r] = round_row(x + r * inputs, inputs, arranged ? plain.data() : place);
-    if (arranged) arrange_for_int4(plain.data(), inputs, place);
-  }
-  return result;
-}
 
 // Runs task(0) ... task(count - 1), here and on the device's threads, and returns when all are
 // done. A thread that comes late finds nothing left and touches nothing of the caller's.
@@ -130,38 +132,6 @@ ffi::Error wrong(const char *kernel) {
   return ffi::Error::InvalidArgument(std::string(kernel) + ": shapes do not belong together");
 }
 
-ffi::Error int8_product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S8> weight,
-                        ffi::Buffer<ffi::F32> scale, ffi::ResultBuffer<ffi::F32> result) {
-  if (x.dimensions().size() != 2 || weight.dimensions().size() != 2) return wrong("int8_product");
-  const int64_t rows = x.dimensions()[0], inputs = x.dimensions()[1];
-  const int64_t outputs = weight.dimensions()[0];
-  if (!is_matrix(weight.dimensions(), outputs, inputs) ||
-      !is_matrix(result->dimensions(), rows, outputs) ||
-      scale.element_count() != static_cast<size_t>(outputs)) {
-    return wrong("int8_product");
-  }
-  const Rows left = round_rows(x.typed_data(), rows, inputs, false);
-  const int8_t *numbers = weight.typed_data();
-  const float *factor = scale.typed_data();
-  float *out = result->typed_data();
-  for_each_part(pool, rows, outputs, inputs, [&](size_t r, size_t count, size_t o, size_t wanted) {
-    std::vector<int32_t> total(count * kInt8Outputs);
-    for (size_t end = o + wanted; o < end; o += kInt8Outputs) {
-      const size_t here = std::min<size_t>(kInt8Outputs, end - o);
-      const Filled<int8_t> tile(numbers + o * inputs, inputs, here, kInt8Outputs);
-      dots().int8(left.numbers.data() + r * inputs, count, tile.data(), inputs, total.data());
-      for (size_t row = 0; row < count; ++row) {
-        const float step = left.scale[r + row];
-        float *place = out + (r + row) * outputs + o;
-        for (size_t k = 0; k < here; ++k) {
-          place[k] = static_cast<float>(total[row * kInt8Outputs + k]) * (step * factor[o + k]);
-        }
-      }
-    }
-  });
-  return ffi::Error::Success();
-}
-
 ffi::Error int4_product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U8> packed,
                         ffi::Buffer<ffi::BF16> scale, ffi::ResultBuffer<ffi::F32> result) {
   if (x.dimensions().size() != 2 || packed.dimensions().size() != 2) return wrong("int4_product");
@@ -172,7 +142,7 @@ ffi::Error int4_product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buff
       !is_matrix(result->dimensions(), rows, outputs)) {
     return wrong("int4_product");
   }
-  const Rows left = round_rows(x.typed_data(), rows, inputs, true);
+  const Rounded left(x.typed_data(), rows, inputs);
   const uint8_t *numbers = packed.typed_data();
   const auto *factor = static_cast<const uint16_t *>(scale.untyped_data());
   float *out = result->typed_data();
@@ -184,11 +154,10 @@ ffi::Error int4_product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buff
       const Filled<uint16_t> scales(factor + o * groups, groups, here, kInt4Outputs);
       for (size_t row = r; row < r + count; row += kInt4Rows) {
         const int rows_here = static_cast<int>(std::min<size_t>(kInt4Rows, r + count - row));
-        dots().int4(left.numbers.data() + row * left.stride, left.stride, rows_here, tile.data(),
-                    scales.data(), inputs, total);
+        int4_dots()(left.row(row), rows_here, tile.data(), scales.data(), inputs, total);
         for (int i = 0; i < rows_here; ++i) {
           for (size_t k = 0; k < here; ++k) {
-            out[(row + i) * outputs + o + k] = total[i * kInt4Outputs + k] * left.scale[row + i];
+            out[(row + i) * outputs + o + k] = total[i * kInt4Outputs + k];
           }
         }
       }
@@ -200,17 +169,7 @@ ffi::Error int4_product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buff
 }  // namespace
 }  // namespace gemma3
 
-#define GEMMA3_EXPORTED extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *
-GEMMA3_EXPORTED gemma3_int8_product(XLA_FFI_CallFrame *);
-GEMMA3_EXPORTED gemma3_int4_product(XLA_FFI_CallFrame *);
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gemma3_int8_product, gemma3::int8_product,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::S8>>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
-                                  .Ret<xla::ffi::Buffer<xla::ffi::F32>>());
+extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *gemma3_int4_product(XLA_FFI_CallFrame *);
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gemma3_int4_product, gemma3::int4_product,
                               xla::ffi::Ffi::Bind()
