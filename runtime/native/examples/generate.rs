@@ -2,7 +2,8 @@
 //
 //     rustc -O generate.rs -L build/native/lib -l gemma3
 //     ./generate bundle 2,17,18 16
-use std::ffi::{c_char, c_void, CStr, CString};
+use std::ffi::{CStr, CString};
+use std::os::raw::{c_char, c_void};
 use std::ptr::{null, null_mut};
 
 #[repr(C)]

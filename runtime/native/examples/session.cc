@@ -39,7 +39,7 @@ std::vector<int32_t> parse(const std::string& text) {
 }
 
 int32_t print_token(void*, const gemma3_token* token) {
-  std::printf("%s%d", token->index ? " " : "", token->token);
+  std::printf("%d ", token->token);
   return GEMMA3_CONTINUE;
 }
 

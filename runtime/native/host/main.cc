@@ -3,6 +3,7 @@
 // Exit status: 0 done; 2 the user's mistake (one line on stderr); 1 anything else.
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 
 #include "error.h"
@@ -16,6 +17,7 @@ int main(int count, char** arguments) {
   constexpr int kFailed = 1, kUsage = 2;
   std::signal(SIGPIPE, SIG_IGN);  // a reader that is gone shows when writing
   leave_on_interrupt();
+  setenv("TF_CPP_MIN_LOG_LEVEL", "2", 0);  // XLA's remarks are not for users
   try {
     return run(parse_options({arguments + 1, arguments + count}));
   } catch (const UsageError& error) {

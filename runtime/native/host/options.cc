@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "error.h"
+#include "json.h"
 #include "unicode.h"
 
 namespace gemma3::host {
@@ -186,10 +187,12 @@ void check_task(const Options& o) {
   std::string all = asked[0];
   for (size_t i = 1; i < asked.size(); ++i) all += " and " + asked[i];
   require(asked.size() == 1, all + " exclude each other: pass only one of them");
+  require(!o.embed || o.images.empty(),
+          "--embed and --image exclude each other: an embedding model reads text");
   const std::pair<const char*, bool> generating[] = {
       {"--max-new-tokens", o.max_new_tokens.has_value()}, {"--stop", !o.stop.empty()},
       {"--ignore-eos", o.ignore_eos},                     {"--logprobs", o.logprobs.has_value()},
-      {"--temperature", o.temperature != 0},              {"--image", !o.images.empty()},
+      {"--temperature", o.temperature != 0},
   };
   for (const auto& [flag, given] : generating) {
     require(!given, asked[0] + " and " + flag + " exclude each other: " + asked[0] +
@@ -197,24 +200,18 @@ void check_task(const Options& o) {
   }
 }
 
-std::string shown(double value) {
-  char digits[32];
-  std::snprintf(digits, sizeof digits, "%.12g", value);
-  return digits;
-}
-
 void check_sampling(const Options& o) {
   constexpr int64_t kMostTopK = std::numeric_limits<int32_t>::max();
   constexpr int64_t kMostSeed = std::numeric_limits<uint32_t>::max();
   require(std::isfinite(o.temperature) && o.temperature >= 0,
           "--temperature: expected a finite number of at least 0 (0 is greedy), got " +
-              shown(o.temperature));
+              json_number(o.temperature));
   require(o.top_k >= 0 && o.top_k <= kMostTopK,
           "--top-k: expected at least 0 (0 is off), got " + std::to_string(o.top_k));
   require(o.top_p > 0 && o.top_p <= 1,
-          "--top-p: expected above 0 and at most 1 (1 is off), got " + shown(o.top_p));
+          "--top-p: expected above 0 and at most 1 (1 is off), got " + json_number(o.top_p));
   require(o.min_p >= 0 && o.min_p <= 1,
-          "--min-p: expected between 0 and 1 (0 is off), got " + shown(o.min_p));
+          "--min-p: expected between 0 and 1 (0 is off), got " + json_number(o.min_p));
   require(o.seed >= 0 && o.seed <= kMostSeed,
           "--seed: expected between 0 and " + std::to_string(kMostSeed) + ", got " +
               std::to_string(o.seed));

@@ -81,6 +81,9 @@ void refuse_impossible(const Options& options, const Bundle& bundle) {
   for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
   const std::pair<const char*, const char*> needs[] = {
       {options.images.empty() ? nullptr : "--image", "encode_image"},
+      {options.images.empty() || !options.score ? nullptr : "--image with --score", "score_images"},
+      {options.images.empty() || !options.classify ? nullptr : "--image with --classify",
+       "classify_images"},
       {options.classify ? "--classify" : nullptr, "classify"},
       {options.embed ? "--embed" : nullptr, "embed"},
   };

@@ -112,11 +112,11 @@ int run_compile(const Options& options) {
   const Model model = open_model(options, status);
   status.say("compiling all programs");
   gemma3_error error;
-  uint32_t written = 0;
-  check(gemma3_compile(model.get(), &written, &error), error);
+  check(gemma3_compile(model.get(), nullptr, &error), error);
   char* text = nullptr;
   check(gemma3_model_stats(model.get(), &text, &error), error);
   const auto stats = nlohmann::json::parse(given(text).get());
+  const auto written = stats.at("programs").at("written").get<int64_t>();
   status.say("");
   if (options.json) {
     put(nlohmann::json{{"written", written}, {"cache", stats.at("cache")}}.dump() + "\n");
