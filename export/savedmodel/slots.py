@@ -119,7 +119,10 @@ class Slots(tf.Module):
             table = self.table.read_value()
         with tf.control_dependencies([table]):
             done = work(table)
-        with tf.control_dependencies([done, tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)]):
+        # Let go of only after the work: a context holds for the operations made inside it.
+        with tf.control_dependencies([done]):
+            released = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
+        with tf.control_dependencies([released]):
             return tf.identity(done)
 
     def _write(self, slot: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
@@ -169,9 +172,11 @@ class Slots(tf.Module):
             mine = (row[_OWNER] == owner) & (owner != 0)
             busy = row[_BUSY] == 1
             taken = tf.stack([owner, 1, _now(), row[_POSITION], row[_TOKEN]])
-            tf.cond(mine & ~busy & fits, lambda: self._write(slot, taken), lambda: row)
+            ours = mine & ~busy & fits
+            written = tf.cond(ours, lambda: self._write(slot, taken), lambda: row)
             facts = tf.stack([row[_OWNER] != 0, mine, ~busy, fits])
-            return tf.concat([tf.cast(facts, tf.int64), row], axis=0)
+            with tf.control_dependencies([written]):
+                return tf.concat([tf.cast(facts, tf.int64), row], axis=0)
 
         result = self._locked(claim)
         in_use, mine, idle, fits = tf.unstack(result[:4] == 1)
@@ -209,8 +214,9 @@ class Slots(tf.Module):
                 with tf.control_dependencies([staged]):
                     return self._write(claim.slot, tf.stack([claim.owner, 0, _now(), *state]))
 
-            tf.cond(mine, store, lambda: tf.identity(claim.row))
-            return mine
+            stored = tf.cond(mine, store, lambda: tf.identity(claim.row))
+            with tf.control_dependencies([stored]):
+                return tf.identity(mine)
 
         with tf.control_dependencies([*cache, *state]):
             mine = self._locked(put)
