@@ -157,7 +157,7 @@ def print_tables(results: Results) -> None:
     ):
         value = results.median(Case("limit", name, "", 0, 0))
         if value is not None:
-            print(f"{name} {value / 1e9:.1f} {unit}/s")
+            print(f"{name} {value / 1e9:.1f} {unit}")
     for name, variant in results.facts.get("variants", {}).items():
         print(f"{name}: {variant} programs")
     compiled = results.facts.get("compile all")
