@@ -7,24 +7,99 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .cache import LayerCache
+from .cache import LayerCache, held_positions, reach, visible_back, visible_held
+from .config import LayerType
 from .context import LoweringContext, softcap
+from .forms import Platform
+from .image_mask import visible_ahead
 
 Array = jax.Array
 
+# A row that sees nothing (padding) must not become NaN.
+_FLOOR = -1e30
+
 
 class Visibility(NamedTuple):
-    """Masks of one kind of layer: old [B,T,S] and new [B,T,T] or [1,T,T], both bool."""
+    """Who sees whom on one kind of layer: what masks are made of, all at once or in blocks."""
 
-    old: Array
-    new: Array
+    position: Array
+    """[B,T] int32, absolute positions of the chunk's tokens."""
+    held: Array
+    """[B,S] int32, the position each slot of the old cache holds, negative for none."""
+    reach: Array
+    """[] int32, how many positions a token sees, its own and those before it."""
+    groups: Array | None
+    """[B,T] int32, the images of the chunk, see image_groups; None where it has none."""
+
+    @classmethod
+    def of(
+        cls, layer_type: LayerType, slots: int, window: int, start: Array, tokens: int,
+        groups: Array | None,
+    ) -> Visibility:  # fmt: skip
+        """For a chunk of `tokens` tokens that starts at `start` [B]."""
+        position = start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]
+        held = held_positions(layer_type, slots, start)
+        return cls(position, held, jnp.int32(reach(layer_type, window)), groups)
+
+    @property
+    def old(self) -> Array:
+        """Which slots of the old cache each token sees: [B,T,S] bool."""
+        return visible_held(self.held, self.position, self.reach)
+
+    @property
+    def new(self) -> Array:
+        """Which tokens of the chunk each token of it sees: [B,T,T] or [1,T,T] bool."""
+        place = jnp.arange(self.position.shape[1], dtype=jnp.int32)
+        return self.among(place, place)
+
+    def among(self, query: Array, key: Array) -> Array:
+        """Which tokens at places `key` [k] of the chunk those at `query` [q] see: [B or 1,q,k]."""
+        back = visible_back(query[:, None], key[None, :], self.reach)[None]
+        if self.groups is None:
+            return back
+        return back | visible_ahead(self.groups[:, query], self.groups[:, key], query, key)
+
+
+class Blocks(NamedTuple):
+    """How many queries and keys meet at a time in `blocked_attention`."""
+
+    queries: int
+    keys: int
+
+
+def choose_blocks(
+    context: LoweringContext, batch: int, tokens: int, heads: int, slots: int
+) -> Blocks | None:
+    """The blocks to attend in, or None where all scores at once are better.
+
+    Measured for CPU by tests/benchmarks/attention.py. Elsewhere a loop whose length is only
+    known at run time is kept for scores that would not fit.
+    """
+    sharder = context.sharder
+    split = sharder is not None and (
+        sharder.shards("tokens", tokens) > 1 or sharder.shards("slots", slots) > 1
+    )
+    if split or context.differentiable:
+        return None
+    if context.platform != Platform.CPU:
+        large = 4 * batch * heads * tokens * (slots + tokens) > _LARGE_SCORES
+        return Blocks(512, 1024) if large and tokens > 1 else None
+    if tokens == 1:
+        return Blocks(1, 1024) if slots > 1024 else None
+    return Blocks(128, 256) if tokens * (slots + tokens) >= _SMALL_CHUNK else None
+
+
+_LARGE_SCORES = 1 << 28
+"""Bytes."""
+_SMALL_CHUNK = 1 << 14
+"""Scores of a head."""
 
 
 def attend(
     query: Array, new: LayerCache, old: LayerCache, visible: Visibility, scale: float,
-    cap: float | None, context: LoweringContext,
+    cap: float | None, context: LoweringContext, role: str,
 ) -> Array:  # fmt: skip
-    """Softmax attention in float32 over the old cache and the new tokens.
+    """Softmax attention in float32 over the old cache and the new tokens, in the best form.
 
     Args:
       query: [B,T,N,H] rotated, float32 or what int8 keys are to be widened to.
@@ -32,10 +107,24 @@ def attend(
       scale: query_pre_attn_scalar ** -0.5.
       cap: attn_logit_softcapping. Hugging Face parses it and applies nothing; where a config
         sets it, it is honoured here.
+      role: names the part of the model where the choice of form is recorded.
 
     Returns:
       [B,T,N,H] float32.
     """
+    B, T, N, _ = query.shape
+    blocks = choose_blocks(context, B, T, N, old.key.shape[2])
+    context.forms[role] = "whole" if blocks is None else f"blocks of {blocks.queries}x{blocks.keys}"
+    if blocks is None:
+        return whole_attention(query, new, old, visible, scale, cap, context)
+    return blocked_attention(query, new, old, visible, scale, cap, context, blocks)
+
+
+def whole_attention(
+    query: Array, new: LayerCache, old: LayerCache, visible: Visibility, scale: float,
+    cap: float | None, context: LoweringContext,
+) -> Array:  # fmt: skip
+    """All scores at once, old and new. Args and result as in `attend`."""
     old_weights, new_weights, total = _weights(query, new, old, visible, scale, cap)
     mixed = context.in_halves(  # [B,K,G*T,H]
         query.shape[0] * query.shape[1],
@@ -44,6 +133,115 @@ def attend(
         _mix(new_weights, new.value, new.value_scale, query.dtype),
     )  # fmt: skip
     return _heads(mixed, query.shape)
+
+
+def blocked_attention(
+    query: Array, new: LayerCache, old: LayerCache, visible: Visibility, scale: float,
+    cap: float | None, context: LoweringContext, blocks: Blocks,
+) -> Array:  # fmt: skip
+    """Block by block with a running softmax: scores of T x (S+T) never exist at once.
+
+    Only blocks that hold something a query may see are read: of the old cache as far as any row
+    has come, of the chunk none that lies ahead or, on sliding layers, out of reach behind.
+    Args and result as in `attend`.
+    """
+    (B, T, N, H), K = query.shape, new.key.shape[1]
+    rows = _scaled_rows(query, scale, K).reshape(B, K, N // K, T, H)
+    if new.key_scale is None:
+        rows = rows.astype(new.key.dtype)
+    size = min(blocks.queries, T)
+    if size == T:
+        running = _one_block(jnp.int32(0), rows, new, old, visible, cap, blocks.keys)
+        total = running.total
+        mixed = context.in_halves(B * T, lambda mixed: mixed / total, "norm", running.mixed)
+        return _heads(mixed, query.shape)
+
+    def body(index: Array, mixed: Array) -> Array:
+        first = jnp.minimum(index * size, T - size)
+        part = jax.lax.dynamic_slice_in_dim(rows, first, size, axis=3)
+        running = _one_block(first, part, new, old, visible, cap, blocks.keys)
+        done = (running.mixed / running.total).reshape(B, K, N // K, size, H)
+        return jax.lax.dynamic_update_slice_in_dim(mixed, done, first, axis=3)
+
+    mixed = jnp.zeros(rows.shape, jnp.float32)
+    mixed = jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-T // size)), body, mixed)
+    return _heads(mixed.reshape(B, K, -1, H), query.shape)
+
+
+class _Running(NamedTuple):
+    """A softmax over the keys met so far, [B,K,R,1], [B,K,R,1] and [B,K,R,H] float32."""
+
+    peak: Array
+    total: Array
+    mixed: Array
+
+    def met(self, rows: Array, keys: LayerCache, seen: Array, cap: float | None) -> _Running:
+        """After the queries [B,K,R,H] met these keys too, of which they see [B,q,k]."""
+        groups = rows.shape[2] // seen.shape[1]
+        scores = _scores(rows, keys.key, keys.key_scale, cap)
+        scores = _masked(scores, seen[:, None, None], groups)
+        peak = jnp.maximum(self.peak, scores.max(-1, keepdims=True))
+        weights, before = jnp.exp(scores - peak), jnp.exp(self.peak - peak)
+        return _Running(
+            peak,
+            self.total * before + weights.sum(-1, keepdims=True),
+            self.mixed * before + _mix(weights, keys.value, keys.value_scale, rows.dtype),
+        )
+
+
+def _one_block(
+    first: Array, rows: Array, new: LayerCache, old: LayerCache, visible: Visibility,
+    cap: float | None, keys: int,
+) -> _Running:  # fmt: skip
+    """The chunk's queries [B,K,G,q,H] at places first.. against all keys they see."""
+    B, K, G, size, H = rows.shape
+    T, S = new.key.shape[2], old.key.shape[2]
+    rows = rows.reshape(B, K, G * size, H)
+    place = first + jnp.arange(size, dtype=jnp.int32)
+    position = jax.lax.dynamic_slice_in_dim(visible.position, first, size, axis=1)
+    shape = (B, K, G * size, 1)
+    running = _Running(
+        jnp.full(shape, _FLOOR, jnp.float32), jnp.zeros(shape), jnp.zeros((*shape[:3], H))
+    )
+
+    def meet_new(index: Array, running: _Running) -> _Running:
+        width = min(keys, T)
+        held, index, running = jax.lax.optimization_barrier((new, index, running))
+        key = jnp.minimum(index * width, T - width) + jnp.arange(width, dtype=jnp.int32)
+        seen = visible.among(place, key) & (key >= index * width)
+        return running.met(rows, _part(held, key[0], width), seen, cap)
+
+    def meet_old(index: Array, running: _Running) -> _Running:
+        width = min(keys, S)
+        # Tied to the loop's state, or XLA:CPU converts the whole cache ahead of the loop.
+        held, index, running = jax.lax.optimization_barrier((old, index, running))
+        slot = jnp.minimum(index * width, S - width) + jnp.arange(width, dtype=jnp.int32)
+        positions = jax.lax.dynamic_slice_in_dim(visible.held, slot[0], width, axis=1)
+        seen = visible_held(positions, position, visible.reach) & (slot >= index * width)
+        return running.met(rows, _part(held, slot[0], width), seen, cap)
+
+    running = jax.lax.fori_loop(jnp.int32(0), _old_blocks(visible, first, keys), meet_old, running)
+    if T == 1:
+        return meet_new(jnp.int32(0), running)
+    width = min(keys, T)
+    begin = jnp.maximum(first - visible.reach + 1, 0) // width
+    end = (first + size - 1) // width + 1 if visible.groups is None else -(-T // width)
+    return jax.lax.fori_loop(begin, jnp.int32(end), meet_new, running)
+
+
+def _old_blocks(visible: Visibility, first: Array, keys: int) -> Array:
+    """How many blocks of the old cache queries from place `first` on have to read: []."""
+    S = visible.held.shape[1]
+    used = jnp.minimum(jnp.max(visible.position[:, 0]), S)
+    blocks = (used + min(keys, S) - 1) // min(keys, S)
+    return jnp.where(first < visible.reach, blocks, 0)
+
+
+def _part(layer: LayerCache, first: Array, size: int) -> LayerCache:
+    """`size` slots of a layer's cache from `first` on."""
+    return jax.tree.map(
+        lambda array: jax.lax.dynamic_slice_in_dim(array, first, size, axis=2), layer
+    )
 
 
 def attention_weights(
@@ -79,8 +277,7 @@ def _weights(
     cap: float | None,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """exp of the scores of the old [B,K,G*T,S] and new [B,K,G*T,T] keys, and their sum."""
-    scaled = (query.astype(jnp.float32) * scale).astype(query.dtype)
-    rows = _rows(scaled, new.key.shape[1])  # [B,K,G*T,H]
+    rows = _scaled_rows(query, scale, new.key.shape[1])  # [B,K,G*T,H]
     G = query.shape[2] // new.key.shape[1]
     old_scores = _masked(_scores(rows, old.key, old.key_scale, cap), visible.old[:, None, None], G)
     new_scores = _masked(_scores(rows, new.key, new.key_scale, cap), visible.new[:, None, None], G)
@@ -88,6 +285,11 @@ def _weights(
     old_weights, new_weights = jnp.exp(old_scores - peak), jnp.exp(new_scores - peak)
     total = old_weights.sum(-1, keepdims=True) + new_weights.sum(-1, keepdims=True)
     return old_weights, new_weights, total
+
+
+def _scaled_rows(query: Array, scale: float, kv_heads: int) -> Array:
+    """`_rows` of the query times `scale`, in its dtype."""
+    return _rows((query.astype(jnp.float32) * scale).astype(query.dtype), kv_heads)
 
 
 def _rows(query: Array, kv_heads: int) -> Array:
@@ -131,5 +333,4 @@ def _masked(scores: Array, visible: Array, groups: int) -> Array:
     """Minus infinity where not visible; scores [B,K,G*T,S], visible [B,1,1,T,S]."""
     B, K, R, S = scores.shape
     grouped = scores.reshape(B, K, groups, R // groups, S)
-    # A finite floor: a row that sees nothing (padding) must not become NaN.
-    return jnp.where(visible, grouped, jnp.float32(-1e30)).reshape(B, K, R, S)
+    return jnp.where(visible, grouped, jnp.float32(_FLOOR)).reshape(B, K, R, S)

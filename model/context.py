@@ -26,6 +26,10 @@ class LoweringContext:
     forms: dict[str, str] = field(default_factory=dict, compare=False)
     """What was chosen while tracing: the role of a product -> the names of its forms."""
 
+    differentiable: bool = False
+    """Whether gradients will be taken: loops whose length the program learns at run time, which
+    JAX cannot take back, are then left out."""
+
     def product(self, x: Array, weight: Matrix, role: str) -> Array:
         """x [...,I] times weight [O,I] transposed -> [...,O] float32, in the best form.
 
@@ -93,7 +97,8 @@ class LoweringContext:
 def here() -> LoweringContext:
     """For calls outside an export: written for the platform that JAX runs on."""
     names = {"gpu": Platform.CUDA, "cuda": Platform.CUDA, "tpu": Platform.TPU}
-    return LoweringContext(names.get(jax.default_backend(), Platform.CPU))
+    platform = names.get(jax.default_backend(), Platform.CPU)
+    return LoweringContext(platform, differentiable=True)
 
 
 def softcap(x: Array, cap: float | None) -> Array:

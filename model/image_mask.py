@@ -60,12 +60,21 @@ def visible_new_with_images(layer_type: LayerType, window: int, groups: Array) -
     Args:
       groups: [B,T] int32, negative for text; the groups are whole. Padding must be text.
     """
-    tokens = groups.shape[1]
-    same = (groups[:, :, None] == groups[:, None, :]) & (groups >= 0)[:, :, None]
-    key = jnp.arange(tokens, dtype=jnp.int32)[None, :]
-    ahead = same & (key > key.T)
+    place = jnp.arange(groups.shape[1], dtype=jnp.int32)
     # What lies behind is under the ordinary rule of the layer, in the group or not.
-    return visible_new(layer_type, window, tokens)[None] | ahead
+    back = visible_new(layer_type, window, groups.shape[1])[None]
+    return back | visible_ahead(groups, groups, place, place)
+
+
+def visible_ahead(query_group: Array, key_group: Array, query: Array, key: Array) -> Array:
+    """Which later tokens of its image each token sees: [B,q,k] bool.
+
+    Args:
+      query_group, key_group: [B,q] and [B,k] int32, as image_groups gives them.
+      query, key: [q] and [k] int32, their places in the chunk.
+    """
+    same = (query_group[:, :, None] == key_group[:, None, :]) & (query_group >= 0)[:, :, None]
+    return same & (key[None, :] > query[:, None])
 
 
 def merge_soft_tokens(embeddings: Array, soft: SoftTokens) -> Array:

@@ -16,13 +16,10 @@ from .cache import (
     LayerCache,
     cached,
     update_layer,
-    visible_new,
-    visible_slots,
     weights_by_position,
 )
 from .config import Gemma3TextConfig, LayerType
 from .context import LoweringContext
-from .image_mask import visible_new_with_images
 from .quantized import take_rows
 from .rope import apply_rope, rope_tables
 
@@ -165,6 +162,7 @@ class Gemma3Attention(nnx.Module):
         mixed = attend(
             query, new, cache, step.visible,
             self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping, context,
+            self.layer_type,
         )  # fmt: skip
         start = context.after(mixed, step.start)
         cache = update_layer(self.layer_type, cache, new, start, step.length, context.platform)
@@ -303,11 +301,6 @@ def layer_steps(
         if kind in steps:
             continue
         slots, window = layer.key.shape[2], config.sliding_window
-        visible = Visibility(
-            visible_slots(kind, slots, window, start, positions),
-            visible_new(kind, window, tokens)[None]
-            if groups is None
-            else visible_new_with_images(kind, window, groups),
-        )
+        visible = Visibility.of(kind, slots, window, start, tokens, groups)
         steps[kind] = LayerStep(start, length, visible, rope_tables(config, kind, turned, last))
     return steps

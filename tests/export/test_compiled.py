@@ -40,9 +40,9 @@ class Compiled(NamedTuple):
 
 
 @functools.lru_cache
-def compiled(name: ProgramName, dtype: str, batch: int) -> Compiled:
+def compiled(name: ProgramName, dtype: str, batch: int, slots: int = CACHE) -> Compiled:
     """The program as the runtime compiles it: for one device, from the exported bytes."""
-    bucket = Bucket(name, batch, 1 if name == ProgramName.DECODE else 16, CACHE)
+    bucket = Bucket(name, batch, 1 if name == ProgramName.DECODE else 16, slots)
     lowered = lower(
         Job(config=CONFIG, dtype=dtype, mesh=parse_mesh("1x1"), platform="cpu", bucket=bucket)
     )
@@ -115,6 +115,17 @@ def test_no_cache_goes_through_float32_even_inside_a_kernel(name: ProgramName, b
     program = compiled(name, "bfloat16", batch)
     found = re.findall(r"= f32\[([\d,]+)\]", program.text)
     assert not program.caches & {math.prod(map(int, shape.split(","))) for shape in found}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_long_cache_is_read_block_by_block_without_another_copy_of_it(dtype: str):
+    program = compiled(ProgramName.DECODE, dtype, 1, slots=1536)
+    found = made(program, program.caches)
+    assert len(found) == 2 * CONFIG.num_hidden_layers, found
+    update = "select_bitcast-convert" if dtype == "bfloat16" else "dynamic-update-slice"
+    assert all(update in line for line in found), found
+    assert re.search(r"\[1,1,1024,64\]|\[1024,64\]", program.text)
+    assert program.aliased_bytes == program.cache_bytes
 
 
 _MOVES = {"dot", "parameter", "bitcast", "convert", "copy", "transpose"}

@@ -27,15 +27,17 @@ POLICIES = list(GradientCheckPointers)
 CHECKPOINTED = [str(policy) for policy in POLICIES if policy]
 
 
-def loss(config: Gemma3TextConfig, dtype: str, weights: Params) -> jax.Array:
+def loss(
+    config: Gemma3TextConfig, dtype: str, weights: Params, tokens: np.ndarray = TOKENS
+) -> jax.Array:
     """Mean negative log-likelihood of each token after those before it."""
-    model, context = CausalLM(config, jnp.dtype(dtype)), LoweringContext()
-    rows, length = TOKENS.shape
+    model, context = CausalLM(config, jnp.dtype(dtype)), LoweringContext(differentiable=True)
+    rows, length = tokens.shape
     start, whole = jnp.zeros(rows, jnp.int32), jnp.full(rows, length, jnp.int32)
     cache = init_cache(config, rows, length, jnp.dtype(dtype))
-    hidden, _ = model.forward(weights, jnp.asarray(TOKENS), start, whole, cache, context)
+    hidden, _ = model.forward(weights, jnp.asarray(tokens), start, whole, cache, context)
     logprobs = jax.nn.log_softmax(model.logits(weights, hidden[:, :-1], context))
-    return -jnp.take_along_axis(logprobs, jnp.asarray(TOKENS)[:, 1:, None], axis=-1).mean()
+    return -jnp.take_along_axis(logprobs, jnp.asarray(tokens)[:, 1:, None], axis=-1).mean()
 
 
 def under(policy: str, scan: bool = False, dtype: str = "float32"):
@@ -150,3 +152,10 @@ def test_the_policies_trade_memory_for_products_as_their_names_promise():
 def test_an_unknown_policy_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"gradient_checkpointing: .*dots_saveable.*'most'"):
         small_config(gradient_checkpointing="most")
+
+
+def test_texts_long_enough_for_attention_in_blocks_have_gradients_too():
+    long = np.zeros((1, 512), np.int32)
+    function = jax.grad(lambda weights: loss(CONFIG, "float32", weights, long))
+    shapes = jax.eval_shape(function, small_weights(CONFIG))
+    assert shapes.keys() == small_weights(CONFIG).keys()
