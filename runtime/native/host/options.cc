@@ -200,18 +200,25 @@ void check_task(const Options& o) {
   }
 }
 
+// A number as Python prints it; JSON's names for what is not finite are others.
+std::string number_text(double value) {
+  if (std::isnan(value)) return "nan";
+  if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
+  return json_number(value);
+}
+
 void check_sampling(const Options& o) {
   constexpr int64_t kMostTopK = std::numeric_limits<int32_t>::max();
   constexpr int64_t kMostSeed = std::numeric_limits<uint32_t>::max();
   require(std::isfinite(o.temperature) && o.temperature >= 0,
           "--temperature: expected a finite number of at least 0 (0 is greedy), got " +
-              json_number(o.temperature));
+              number_text(o.temperature));
   require(o.top_k >= 0 && o.top_k <= kMostTopK,
           "--top-k: expected at least 0 (0 is off), got " + std::to_string(o.top_k));
   require(o.top_p > 0 && o.top_p <= 1,
-          "--top-p: expected above 0 and at most 1 (1 is off), got " + json_number(o.top_p));
+          "--top-p: expected above 0 and at most 1 (1 is off), got " + number_text(o.top_p));
   require(o.min_p >= 0 && o.min_p <= 1,
-          "--min-p: expected between 0 and 1 (0 is off), got " + json_number(o.min_p));
+          "--min-p: expected between 0 and 1 (0 is off), got " + number_text(o.min_p));
   require(o.seed >= 0 && o.seed <= kMostSeed,
           "--seed: expected between 0 and " + std::to_string(kMostSeed) + ", got " +
               std::to_string(o.seed));
