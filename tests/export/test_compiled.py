@@ -16,6 +16,7 @@ import pytest
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
 from gemma3_export.export.lower import Job, lower
 from gemma3_export.export.options import parse_mesh
+from gemma3_export.export.quantize import RECIPES
 from gemma3_export.model.config import Gemma3TextConfig
 
 CONFIG = Gemma3TextConfig(
@@ -40,11 +41,22 @@ class Compiled(NamedTuple):
 
 
 @functools.lru_cache
-def compiled(name: ProgramName, dtype: str, batch: int, slots: int = CACHE) -> Compiled:
+def compiled(
+    name: ProgramName, dtype: str, batch: int, slots: int = CACHE, recipe: str = "none",
+    kv_dtype: str | None = None,
+) -> Compiled:  # fmt: skip
     """The program as the runtime compiles it: for one device, from the exported bytes."""
     bucket = Bucket(name, batch, 1 if name == ProgramName.DECODE else 16, slots)
     lowered = lower(
-        Job(config=CONFIG, dtype=dtype, mesh=parse_mesh("1x1"), platform="cpu", bucket=bucket)
+        Job(
+            config=CONFIG,
+            dtype=dtype,
+            mesh=parse_mesh("1x1"),
+            platform="cpu",
+            bucket=bucket,
+            recipe=RECIPES[recipe],
+            kv_dtype=kv_dtype,
+        )
     )
     exported = jax.export.deserialize(bytearray(lowered.jaxexport))
     arguments = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
@@ -142,3 +154,20 @@ def test_o_proj_and_down_proj_do_not_recompute_their_operand_for_every_output(
     operations = [set(re.findall(r"\]\S* ([\w-]+)\(", text)) for text in fused]
     plain = [found for found in operations if {"dot", "transpose"} <= found <= _MOVES]
     assert len(plain) >= 2 * CONFIG.num_hidden_layers
+
+
+MATRICES = {4096 * 256, 1024 * 256, 256 * 256, 64 * 256}
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("recipe", ["int8", "int4-pure"])
+def test_no_quantised_weight_is_unpacked_or_converted_whole(name: ProgramName, recipe: str):
+    program = compiled(name, "bfloat16", 1, recipe=recipe)
+    assert made(program, MATRICES | {size // 2 for size in MATRICES}) == []
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_no_quantised_cache_is_copied(name: ProgramName):
+    program = compiled(name, "bfloat16", 1, recipe="int8", kv_dtype="int8")
+    assert [line for line in made(program, program.caches) if line.endswith(" copy")] == []
+    assert program.aliased_bytes == program.cache_bytes
