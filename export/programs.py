@@ -255,14 +255,17 @@ def _score(bucket: Bucket, net: _Net, outputs: tuple[str, ...]) -> ProgramFuncti
         tokens, start, length, *images, labels = inputs
         soft = SoftTokens(*images) if images else None
         hidden, cache, seen = net.observe(weights, tokens, start, length, cache, soft, watch)
+
+        @jax.jit  # a function of the program: called for each piece rather than written again
+        def piece_logprobs(hidden: Array, labels: Array) -> Array:
+            flat = label_logprobs(weights, hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1))
+            return flat.reshape(B, -1)
+
         width = max(1, _SCORE_ROWS // B)
         pieces = [
-            label_logprobs(
-                weights, hidden[:, t : t + width].reshape(-1, hidden.shape[-1]),
-                labels[:, t : t + width].reshape(-1),
-            ).reshape(B, -1)
+            piece_logprobs(hidden[:, t : t + width], labels[:, t : t + width])
             for t in range(0, T, width)
-        ]  # fmt: skip
+        ]
         extras = tuple(jnp.stack(arrays) for arrays in seen if arrays)
         return (jnp.concatenate(pieces, axis=1), *extras), cache
 

@@ -85,8 +85,8 @@ def choose_blocks(
         large = 4 * batch * heads * tokens * (slots + tokens) > _LARGE_SCORES
         return Blocks(512, 1024) if large and tokens > 1 else None
     if tokens == 1:
-        return Blocks(1, 1024) if slots > 1024 else None
-    return Blocks(128, 256) if tokens * (slots + tokens) >= _SMALL_CHUNK else None
+        return Blocks(1, 512) if slots > 512 else None
+    return Blocks(256, 256) if tokens * (slots + tokens) >= _SMALL_CHUNK else None
 
 
 _LARGE_SCORES = 1 << 28
@@ -114,7 +114,9 @@ def attend(
     """
     B, T, N, _ = query.shape
     blocks = choose_blocks(context, B, T, N, old.key.shape[2])
-    context.forms[role] = "whole" if blocks is None else f"blocks of {blocks.queries}x{blocks.keys}"
+    context.forms[str(role)] = (
+        "whole" if blocks is None else f"blocks of {blocks.queries}x{blocks.keys}"
+    )
     if blocks is None:
         return whole_attention(query, new, old, visible, scale, cap, context)
     return blocked_attention(query, new, old, visible, scale, cap, context, blocks)

@@ -54,9 +54,12 @@ def init_cache(
     for kind in config.layer_types:
         slots = cache_slots(config, kind, max_length)
         shape = (batch_size, config.num_key_value_heads, slots, config.head_dim)
-        zeros = jnp.zeros(shape, dtype)
-        scale = jnp.zeros((*shape[:-1], 1), jnp.float32) if dtype == jnp.int8 else None
-        layers.append(LayerCache(zeros, zeros, scale, scale))
+        # Each its own array: one donated twice is refused.
+        layer = LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        if dtype == jnp.int8:
+            scales = (jnp.zeros((*shape[:-1], 1), jnp.float32) for _ in range(2))
+            layer = LayerCache(layer.key, layer.value, *scales)
+        layers.append(layer)
     return tuple(layers)
 
 

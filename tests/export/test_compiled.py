@@ -136,7 +136,7 @@ def test_a_long_cache_is_read_block_by_block_without_another_copy_of_it(dtype: s
     assert len(found) == 2 * CONFIG.num_hidden_layers, found
     update = "select_bitcast-convert" if dtype == "bfloat16" else "dynamic-update-slice"
     assert all(update in line for line in found), found
-    assert re.search(r"\[1,1,1024,64\]|\[1024,64\]", program.text)
+    assert re.search(r"\[1,1,512,64\]|\[512,64\]", program.text)
     assert program.aliased_bytes == program.cache_bytes
 
 

@@ -155,14 +155,14 @@ def test_a_long_chunk_never_has_all_its_scores():
     ("context", "tokens", "slots", "expected"),
     [
         (LoweringContext(), 1, 512, None),
-        (LoweringContext(), 1, 8192, Blocks(1, 1024)),
+        (LoweringContext(), 1, 8192, Blocks(1, 512)),
         (LoweringContext(), 8, 24, None),
-        (LoweringContext(), 512, 512, Blocks(128, 256)),
+        (LoweringContext(), 512, 512, Blocks(256, 256)),
         (LoweringContext(Platform.CUDA), 1, 32768, None),
         (LoweringContext(Platform.CUDA), 512, 2048, None),
         (LoweringContext(Platform.TPU), 2048, 32768, Blocks(512, 1024)),
         (LoweringContext(sharder=Sharder({"dp": 1, "sp": 2})), 512, 2048, None),
-        (LoweringContext(sharder=Sharder({"data": 2, "model": 4})), 512, 2048, Blocks(128, 256)),
+        (LoweringContext(sharder=Sharder({"data": 2, "model": 4})), 512, 2048, Blocks(256, 256)),
         (LoweringContext(differentiable=True), 512, 2048, None),
     ],
 )

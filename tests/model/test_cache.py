@@ -184,3 +184,12 @@ def test_a_fresh_cache_has_rings_on_sliding_layers_and_is_zeros(cache: int, ring
             assert part.shape == (3, 2, slots, 8)
             assert part.dtype == jnp.bfloat16
             assert not part.any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_fresh_cache_can_be_donated(dtype: str):
+    layers = init_cache(small_config(), 1, 8, jnp.dtype(dtype))
+    given = jax.tree.leaves(layers)
+    jax.block_until_ready(jax.jit(lambda x: x, donate_argnums=0)(layers))
+    assert len({id(part) for part in given}) == len(given)
+    assert all(part.is_deleted() for part in given)
