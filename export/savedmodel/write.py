@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,16 +67,23 @@ def _installed(library: str) -> bool:
         return False
 
 
+def run_builder(root: Path, slots: int) -> subprocess.CompletedProcess[bytes]:
+    """Let a process of its own write the SavedModel of the bundle in folder `root`."""
+    return subprocess.run(
+        [sys.executable, "-m", _BUILDER, str(root), str(slots)], stdin=subprocess.DEVNULL,
+        capture_output=True, check=False,
+        # TensorFlow numbers things in the order of sets; the same bytes ask for the same order.
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )  # fmt: skip
+
+
 def write_saved_model(writer: BundleWriter, manifest: Manifest, slots: int) -> SavedModelRecord:
     """Write the SavedModel and what a server needs beside it, of programs and weights that are
     in the writer's folder already; returns the record for the manifest.
     """
     record = SavedModelRecord(VERSION_FOLDER, 1, slots, signatures(manifest, slots))
     with writer.draft(manifest) as root:
-        done = subprocess.run(
-            [sys.executable, "-m", _BUILDER, str(root), str(slots)],
-            stdin=subprocess.DEVNULL, capture_output=True, check=False,
-        )  # fmt: skip
+        done = run_builder(root, slots)
     if done.returncode != 0:
         raise RuntimeError(
             f"writing the SavedModel failed with status {done.returncode}:\n"
