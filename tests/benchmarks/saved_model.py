@@ -23,7 +23,7 @@ from gemma3_export.runtime.model import LoadedModel
 from gemma3_export.runtime.sampling import SamplingParameters
 
 PROMPT = [2, 818, 5279, 529, 7001]
-NEW_TOKENS, REPEATS = 65, 5
+NEW_TOKENS, REPEATS = 33, 3
 
 
 def inputs(new_tokens: int) -> dict[str, tf.Tensor]:
