@@ -49,7 +49,8 @@ int main(int count, char **arguments) {
     gemma3_free(info);
     gemma3_bundle_close(bundle);
     std::vector<int32_t> tokens;
-    const gemma3_status ran = run(arguments[1], arguments[i], tokens, error);
+    const gemma3_status ran =
+        opened == GEMMA3_OK ? run(arguments[1], arguments[i], tokens, error) : opened;
     std::printf("%d %d", opened, ran);
     if (ran == GEMMA3_OK) {
       for (int32_t token : tokens) std::printf(" %d", token);

@@ -1,0 +1,238 @@
+"""libgemma3 by ctypes, and a process that serves calls of it: `python binding.py LIBRARY`.
+
+The library runs in a process of its own, since a PJRT plugin and JAX are each a whole XLA. The
+process reads one JSON request from stdin (see `serve`) and writes one JSON reply a line.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import json
+import sys
+from typing import Any
+
+
+class Error(c.Structure):
+    _fields_ = [("status", c.c_int32), ("message", c.c_char * 2044)]
+
+
+Log = c.CFUNCTYPE(None, c.c_void_p, c.c_int32, c.c_char_p)
+
+
+class Options(c.Structure):
+    _fields_ = [
+        ("size", c.c_size_t), ("bundle", c.c_char_p), ("plugin", c.c_char_p), ("mesh", c.c_char_p),
+        ("platform", c.c_char_p), ("cache_dir", c.c_char_p), ("client_options", c.c_char_p),
+        ("kernels", c.c_char_p), ("log", Log), ("log_user", c.c_void_p), ("flags", c.c_uint64),
+    ]  # fmt: skip
+
+
+class Sampling(c.Structure):
+    _fields_ = [
+        ("temperature", c.c_float), ("top_k", c.c_int32), ("top_p", c.c_float),
+        ("min_p", c.c_float), ("seed", c.c_uint32),
+    ]  # fmt: skip
+
+
+class Prompt(c.Structure):
+    _fields_ = [
+        ("tokens", c.POINTER(c.c_int32)), ("count", c.c_size_t),
+        ("pixels", c.POINTER(c.c_float)), ("images", c.c_size_t),
+    ]  # fmt: skip
+
+
+class Request(c.Structure):
+    _fields_ = [
+        ("size", c.c_size_t), ("prompts", c.POINTER(Prompt)), ("prompt_count", c.c_size_t),
+        ("max_new_tokens", c.c_uint32), ("logprobs", c.c_uint32),
+        ("sampling", c.POINTER(Sampling)), ("sampling_count", c.c_size_t),
+        ("stop_tokens", c.POINTER(c.c_int32)), ("stop_count", c.c_size_t), ("chunk", c.c_uint32),
+        ("task", c.c_int32), ("flags", c.c_uint64), ("cancel", c.c_void_p),
+    ]  # fmt: skip
+
+
+class Token(c.Structure):
+    _fields_ = [
+        ("size", c.c_size_t), ("prompt", c.c_uint32), ("index", c.c_uint32), ("token", c.c_int32),
+        ("finish", c.c_int32), ("top_count", c.c_uint32), ("top_tokens", c.POINTER(c.c_int32)),
+        ("top_logprobs", c.POINTER(c.c_double)),
+    ]  # fmt: skip
+
+
+OnToken = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(Token))
+
+
+class SessionOptions(c.Structure):
+    _fields_ = [
+        ("size", c.c_size_t), ("rows", c.c_uint32), ("positions", c.c_uint32),
+        ("logprobs", c.c_uint32), ("flags", c.c_uint32), ("sampling", c.POINTER(Sampling)),
+        ("sampling_count", c.c_size_t), ("stop_tokens", c.POINTER(c.c_int32)),
+        ("stop_count", c.c_size_t),
+    ]  # fmt: skip
+
+
+class RefusedError(Exception):
+    """A call of the library failed: status and message."""
+
+
+def array(values: list[int]) -> c.Array:
+    return (c.c_int32 * len(values))(*values)
+
+
+def prompts_of(texts: list[list[int]]) -> c.Array:
+    found = (Prompt * len(texts))()
+    for index, text in enumerate(texts):
+        found[index] = Prompt(array(text), len(text), None, 0)
+    return found
+
+
+class Library:
+    """The functions of one model; each takes and gives what JSON can hold."""
+
+    def __init__(self, path: str) -> None:
+        self.lib = c.CDLL(path)
+        self.lib.gemma3_version.restype = c.c_char_p
+        self.logged: list[str] = []
+        self.log = Log(lambda _user, _level, message: self.logged.append(message.decode()))
+        self.model = c.c_void_p()
+
+    def call(self, name: str, *arguments: Any) -> None:
+        error = Error()
+        status = getattr(self.lib, name)(*arguments, c.byref(error))
+        assert status == error.status
+        if status:
+            raise RefusedError(status, error.message.decode())
+
+    def text(self, name: str, *arguments: Any) -> Any:
+        """The JSON that a function gives by its last argument."""
+        found = c.c_void_p()
+        self.call(name, *arguments, c.byref(found))
+        value = json.loads(c.string_at(found).decode())
+        self.lib.gemma3_free(found)
+        return value
+
+    def options(self, values: dict[str, Any]) -> Options:
+        flags = values.pop("flags", 0)
+        texts = {name: value.encode() for name, value in values.items()}
+        return Options(size=c.sizeof(Options), log=self.log, flags=flags, **texts)
+
+    def check(self, **values: Any) -> Any:
+        report, error = c.c_void_p(), Error()
+        status = self.lib.gemma3_check(
+            c.byref(self.options(values)), c.byref(report), c.byref(error)
+        )
+        found = json.loads(c.string_at(report).decode())
+        self.lib.gemma3_free(report)
+        return {"status": status, "message": error.message.decode(), **found}
+
+    def open(self, **values: Any) -> Any:
+        self.call("gemma3_open", c.byref(self.options(values)), c.byref(self.model))
+
+    def close(self) -> Any:
+        self.lib.gemma3_close(self.model)
+        self.model = c.c_void_p()
+
+    def info(self) -> Any:
+        return self.text("gemma3_model_info", self.model)
+
+    def stats(self) -> Any:
+        return self.text("gemma3_model_stats", self.model)
+
+    def compile(self) -> Any:
+        written = c.c_uint32()
+        self.call("gemma3_compile", self.model, c.byref(written))
+        return written.value
+
+    def remarks(self) -> Any:
+        return self.logged
+
+    def generate(self, texts: list[list[int]], count: int, **values: Any) -> Any:
+        """Of each prompt tokens, finish, and likeliest tokens; finish_at ends a row early."""
+        rows: list[dict[str, Any]] = [{"tokens": [], "finish": 0, "top": []} for _ in texts]
+        finish_at = values.get("finish_at", -1)
+
+        def on_token(_user: Any, event: Any) -> int:
+            token = event.contents
+            row = rows[token.prompt]
+            assert token.index == len(row["tokens"])
+            row["tokens"].append(token.token)
+            row["finish"] = token.finish
+            if token.top_count:
+                row["top"].append(
+                    [[token.top_tokens[i], token.top_logprobs[i]] for i in range(token.top_count)]
+                )
+            return int(len(row["tokens"]) == finish_at)
+
+        sampling = Sampling(**values.get("sampling", {}))
+        stops = values.get("stops", [])
+        request = Request(
+            size=c.sizeof(Request), prompts=prompts_of(texts), prompt_count=len(texts),
+            max_new_tokens=count, logprobs=values.get("logprobs", 0),
+            sampling=c.pointer(sampling), sampling_count=1, stop_tokens=array(stops),
+            stop_count=len(stops), chunk=values.get("chunk", 0),
+            flags=1 if values.get("ignore_eos", True) else 0,
+        )  # fmt: skip
+        callback = OnToken(on_token)
+        self.call("gemma3_generate", self.model, c.byref(request), callback, None, None)
+        return rows
+
+    def score(self, texts: list[list[int]]) -> Any:
+        logprobs = (c.c_float * sum(len(text) - 1 for text in texts))()
+        losses = (c.c_double * len(texts))()
+        prompts = prompts_of(texts)
+        self.call("gemma3_score", self.model, prompts, c.c_size_t(len(texts)), logprobs, losses)
+        return {"logprobs": list(logprobs), "losses": list(losses)}
+
+    def classify(self, texts: list[list[int]], labels: int) -> Any:
+        return self._table("gemma3_classify", texts, labels)
+
+    def embed(self, texts: list[list[int]], size: int) -> Any:
+        return self._table("gemma3_embed", texts, size)
+
+    def _table(self, name: str, texts: list[list[int]], width: int) -> Any:
+        found = (c.c_float * (width * len(texts)))()
+        self.call(name, self.model, prompts_of(texts), c.c_size_t(len(texts)), found)
+        return [list(found[i * width : (i + 1) * width]) for i in range(len(texts))]
+
+    def turns(self, turns: list[list[int]], count: int) -> Any:
+        """One row that is given one text after another, `count` tokens being drawn after each."""
+        options = SessionOptions(size=c.sizeof(SessionOptions), rows=1, flags=1)
+        session = c.c_void_p()
+        self.call("gemma3_session_open", self.model, c.byref(options), c.byref(session))
+        found: list[list[int]] = []
+
+        def on_token(_user: Any, event: Any) -> int:
+            found[-1].append(event.contents.token)
+            return 0
+
+        callback = OnToken(on_token)
+        for text in turns:
+            found.append([])
+            self.call(
+                "gemma3_session_prefill", session, prompts_of([text]), c.c_size_t(1), count,
+                callback, None,
+            )  # fmt: skip
+            self.call("gemma3_session_generate", session, 0, callback, None)
+        self.lib.gemma3_session_close(session)
+        return found
+
+    def environment(self, name: str) -> Any:
+        """What C code of this process sees of the environment now."""
+        getenv = c.CDLL(None).getenv
+        getenv.restype = c.c_char_p
+        value = getenv(name.encode())
+        return None if value is None else value.decode()
+
+
+def serve(library: Library, requests: list[list[Any]]) -> None:
+    """Answer requests [name, arguments, named arguments] in turn."""
+    for name, arguments, named in requests:
+        try:
+            reply = {"value": getattr(library, name)(*arguments, **named)}
+        except RefusedError as refused:
+            reply = {"refused": list(refused.args)}
+        print(json.dumps(reply), flush=True)
+
+
+if __name__ == "__main__":
+    serve(Library(sys.argv[1]), json.load(sys.stdin))

@@ -1,0 +1,47 @@
+"""The native suite under sanitizers, and over and over again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ..runtime.toy_bundle import Toy, make_toy_bundle
+from .library import build
+from .sanitizers import address_build, check_clean, run_suite, thread_build
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy bundle; its programs are compiled once, by the first test, for all of them."""
+    folder = tmp_path_factory.mktemp("bundles") / "toy"
+    toy = Toy(meshes=("1x1", "2x4"), batch=(1, 2), prefill=(4, 8))
+    return make_toy_bundle(folder, toy)
+
+
+@pytest.mark.parametrize("mesh", ["1x1", "2x4"])
+def test_everything_once_with_the_address_and_undefined_behaviour_sanitizers(
+    mesh: str, bundle: Path
+) -> None:
+    done = run_suite(address_build(), bundle, mesh, "scenario")
+    check_clean(done)
+    assert done.stdout == "ok\n"
+
+
+@pytest.mark.parametrize("mesh", ["1x1", "2x4"])
+def test_eight_sessions_at_once_with_the_thread_sanitizer(mesh: str, bundle: Path) -> None:
+    done = run_suite(thread_build(), bundle, mesh, "threads", 8)
+    check_clean(done)
+    assert done.stdout == "ok\n"
+
+
+@pytest.mark.parametrize(("what", "count"), [("open", 500), ("sessions", 2000)])
+def test_memory_does_not_grow(what: str, count: int, bundle: Path) -> None:
+    """4 MiB are the noise of an allocator; what one model or session takes is many times more."""
+    done = run_suite(build("tests"), bundle, "1x1", what, count)
+    check_clean(done)
+    *resident, end = done.stdout.splitlines()
+    assert end == "ok"
+    sizes = [int(line.split()[1]) for line in resident]
+    assert len(sizes) == 5
+    assert sizes[-1] - sizes[0] < 4096, sizes
