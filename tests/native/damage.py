@@ -46,6 +46,10 @@ def _places(value: Any, at: Path_ = ()) -> Iterator[Path_]:
             yield from _places(item, (*at, index))
 
 
+def _copy(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
 def _get(value: Any, at: Path_) -> Any:
     for part in at:
         value = value[part]
@@ -69,16 +73,16 @@ def _change_manifest(folder: Path, chance: random.Random) -> None:
         if action == 0:
             del owner[last]
         elif action == 1 and isinstance(owner, dict):
-            owner[chance.choice(("extra", f"{last}2"))] = chance.choice(STRANGE)
+            owner[chance.choice(("extra", f"{last}2"))] = _copy(chance.choice(STRANGE))
         elif action == 2 and isinstance(owner, list):
-            owner.append(owner[chance.randrange(len(owner))])
+            owner.append(_copy(chance.choice(owner)))
         elif action == 3:
             other = chance.choice([place for place in _places(manifest) if place])
-            owner[last] = json.loads(json.dumps(_get(manifest, other)))
+            owner[last] = _copy(_get(manifest, other))
         elif action == 4 and isinstance(owner, list):
             chance.shuffle(owner)
         else:
-            owner[last] = chance.choice(STRANGE)
+            owner[last] = _copy(chance.choice(STRANGE))
     _rewrite(path, json.dumps(manifest).encode())
 
 
