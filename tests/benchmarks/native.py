@@ -101,6 +101,7 @@ def main(repeats: int) -> None:
     for _ in range(repeats):
         for name, command in candidates.items():
             runs[name].append(measure(command))
+            print(f"{name}: {runs[name][-1]}", file=sys.stderr, flush=True)
     report(runs, bundle)
 
 

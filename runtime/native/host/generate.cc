@@ -1,5 +1,9 @@
 #include "generate.h"
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <cstdio>
 #include <exception>
@@ -149,6 +153,9 @@ void generate(gemma3_model* model, const Options& options, const Bundle& bundle,
   check(gemma3_check_request(model, &request, &error), error);
   status.say("compiling");
   check(gemma3_prepare(model, &request, &error), error);
+#if defined(__GLIBC__)
+  malloc_trim(0);  // what reading programs and tokenizer has freed goes back to the system
+#endif
   const double loaded_at = now();
   status.say(receiver.streams ? "reading the prompt" : "generating");
   std::vector<gemma3_timing> timings(view.size());
