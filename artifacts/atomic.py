@@ -1,4 +1,4 @@
-"""Putting a finished folder in place in one step: lock, leftovers, swap, flush, free space."""
+"""Putting a finished file or folder in place in one step: lock, leftovers, swap, flush, space."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import UsageError
 
@@ -32,6 +33,18 @@ def check_free_space(path: Path, needed_bytes: int) -> None:
             f"not enough disk space at {place}: expected {needed_bytes} bytes free, got {free}; "
             "free some or write to another disk with --out"
         )
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that appears at `path` when the block ends, whole, or not at all."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def partial_folder(out: Path) -> Path:

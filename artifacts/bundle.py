@@ -15,6 +15,7 @@ from .codec import REMEDY, decode, parse_json, show
 from .errors import ArtifactError, UsageError
 from .manifest import (
     FORMAT_VERSION,
+    PORTABLE,
     CacheLayout,
     FileRecord,
     Manifest,
@@ -96,7 +97,7 @@ class Bundle:
         return meshes[name]
 
     def programs_for(
-        self, mesh: str, platform: str, variant: str = "portable"
+        self, mesh: str, platform: str, variant: str = PORTABLE
     ) -> tuple[Program, ...]:
         """The programs of a mesh and platform, smallest bucket first.
 

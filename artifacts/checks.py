@@ -25,6 +25,8 @@ from .convention import (
 from .errors import ArtifactError
 from .manifest import (
     ITEMSIZE,
+    KERNELS,
+    PORTABLE,
     Bucket,
     CacheLayout,
     LayerKind,
@@ -40,8 +42,6 @@ from .sharding import shard_shape
 
 ALIGNMENT = 64
 """Bytes: weights start at multiples of it in their file, so that hosts can map them."""
-PORTABLE = "portable"
-KERNELS = "kernels"
 VARIANTS = (PORTABLE, KERNELS)
 RECIPES = ("none", "int8", "int4", "fp8")
 MAX_RANK = 8

@@ -7,7 +7,7 @@ from typing import Any
 
 from .bundle import Bundle
 from .codec import encode, show
-from .manifest import Manifest, MeshRecord, Program, Weight
+from .manifest import PORTABLE, Manifest, MeshRecord, Program, Weight
 from .paths import MANIFEST, resolve_inside
 from .store import map_weight
 
@@ -135,7 +135,7 @@ def _programs(bundle: Bundle) -> dict[str, Program]:
 
 
 def _variant(program: Program) -> str:
-    return "" if program.variant == "portable" else f" ({program.variant})"
+    return "" if program.variant == PORTABLE else f" ({program.variant})"
 
 
 def _diff_weights(first: Bundle, second: Bundle) -> Iterable[str]:

@@ -19,6 +19,10 @@ ITEMSIZE = {
 }  # fmt: skip
 
 
+PORTABLE, KERNELS = "portable", "kernels"
+"""The variants of a program: for any host, and with custom calls."""
+
+
 class ProgramName(enum.StrEnum):
     """What a program computes. Files, logs, buckets and the manifest use these names."""
 
@@ -162,7 +166,7 @@ class Program:
     cache: tuple[Tensor, ...]
     """Key and value of each layer in turn; the last arguments and the last results."""
     aliases: tuple[Alias, ...]
-    variant: str = "portable"
+    variant: str = PORTABLE
     """`portable` runs on any host; `kernels` calls the custom calls below. No two programs agree
     in mesh, platform, bucket and variant, and a portable one is always there."""
     custom_calls: tuple[str, ...] = ()
@@ -186,10 +190,15 @@ class CacheLayer:
     by; null when they are not quantised."""
 
     @property
-    def bytes_per_row(self) -> int:
-        """Bytes of keys and values, and their scales, of one batch row."""
+    def bytes_per_slot(self) -> int:
+        """Bytes of key and value, and their scales, of one position of one batch row."""
         scale = ITEMSIZE[self.scale_dtype] if self.scale_dtype else 0
-        return 2 * self.kv_heads * self.slots * (self.head_dim * ITEMSIZE[self.dtype] + scale)
+        return 2 * self.kv_heads * (self.head_dim * ITEMSIZE[self.dtype] + scale)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of all slots of one batch row."""
+        return self.slots * self.bytes_per_slot
 
 
 @dataclass(frozen=True)
@@ -209,7 +218,7 @@ class CacheLayout:
     @property
     def uniform_bytes_per_row(self) -> int:
         """What a row would take if every layer kept all `cache` positions."""
-        return sum(layer.bytes_per_row // layer.slots * self.cache for layer in self.layers)
+        return sum(layer.bytes_per_slot * self.cache for layer in self.layers)
 
 
 @dataclass(frozen=True)

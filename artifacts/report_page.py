@@ -12,7 +12,7 @@ from typing import Any
 from .bundle import Bundle
 from .goldens import Goldens, read_goldens
 from .guarantee import guaranteed_until
-from .manifest import CacheLayout, LayerKind, MeshRecord, Program, Weight
+from .manifest import PORTABLE, CacheLayout, LayerKind, MeshRecord, Program, Weight
 from .paths import MANIFEST, resolve_inside
 from .report_svg import Bar, bar_chart, line_chart, placement
 from .sharding import device_bytes
@@ -173,15 +173,14 @@ def _cache(bundle: Bundle) -> Iterable[str]:
 
 def _ring_bytes(layout: CacheLayout, positions: int) -> int:
     return sum(
-        layer.bytes_per_row
-        // layer.slots
+        layer.bytes_per_slot
         * (min(layer.slots, positions) if layer.kind is LayerKind.RING else positions)
         for layer in layout.layers
     )
 
 
 def _uniform_bytes(layout: CacheLayout, positions: int) -> int:
-    return sum(layer.bytes_per_row // layer.slots * positions for layer in layout.layers)
+    return sum(layer.bytes_per_slot * positions for layer in layout.layers)
 
 
 def _placements(bundle: Bundle, record: MeshRecord) -> Iterable[str]:
@@ -320,7 +319,7 @@ def _provenance(bundle: Bundle) -> Iterable[str]:
 
 def _name(program: Program) -> str:
     bucket = program.bucket
-    kernels = "" if program.variant == "portable" else f" ({program.variant})"
+    kernels = "" if program.variant == PORTABLE else f" ({program.variant})"
     cache = f" c{bucket.cache}" if bucket.cache else ""
     return f"{bucket.program} b{bucket.batch} t{bucket.tokens}{cache}{kernels}"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterable
 
-from .manifest import Array, Bucket, Manifest, Program, ProgramName, Signature, Tensor
+from .manifest import PORTABLE, Array, Bucket, Manifest, Program, ProgramName, Signature, Tensor
 
 MODEL_NAME = "gemma3"
 """What the generated models.config calls the model; a client asks for it unless told otherwise."""
@@ -77,7 +77,7 @@ def saved_model_programs(manifest: Manifest) -> tuple[Program, ...]:
     chosen = [
         program
         for program in manifest.programs
-        if (program.mesh, program.platform, program.variant) == (single, platform, "portable")
+        if (program.mesh, program.platform, program.variant) == (single, platform, PORTABLE)
     ]
     return tuple(sorted(chosen, key=lambda program: program.bucket))
 

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from ..artifacts.checks import KERNELS, PORTABLE
 from ..artifacts.convention import (
     ATTENTIONS,
     HIDDEN_STATES,
@@ -26,6 +25,8 @@ from ..artifacts.convention import (
     program_outputs,
 )
 from ..artifacts.manifest import (
+    KERNELS,
+    PORTABLE,
     Alias,
     Bucket,
     CacheLayer,

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from ..artifacts.atomic import check_free_space
-from ..artifacts.checks import KERNELS
 from ..artifacts.errors import ArtifactError, UsageError
 from ..artifacts.manifest import (
     FORMAT_VERSION,
+    KERNELS,
     Bucket,
     CacheLayout,
     Manifest,
@@ -36,7 +36,7 @@ from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
 from ..model.config_fields import is_token_id
 from ..model.forms import Platform
-from ..model.quantized import ParameterSpec
+from ..model.quantized import ParameterSpec, Scheme
 from ..model.vision_config import PUBLISHED_MULTIMODAL
 from .checkpoint import Checkpoint, check_tensors, demo_checkpoint, open_checkpoint
 from .goldens import add_goldens, check_wanted
@@ -119,7 +119,9 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     notes = _check_request(source, models, options)
     out = options.out or Path(default_out(source.name))
     planned = [(p.name, p.shape, str(p.dtype)) for p in _stored(models)]
-    jobs = _jobs(source, options) + _kernel_jobs(source, options)
+    jobs = _jobs(source, options)
+    if options.kernels:
+        jobs += _kernel_jobs(jobs, options)
     with BundleWriter(out, options.force) as writer:
         stored = 0 if source.checkpoint is None else store_bytes(planned)
         copies = 2 if options.saved_model else 1
@@ -257,16 +259,14 @@ def _jobs(source: _Source, options: ExportOptions) -> list[Job]:
     ]
 
 
-def _kernel_jobs(source: _Source, options: ExportOptions) -> list[Job]:
-    """The same programs for one CPU with C++ kernels in them; none unless they are asked for."""
-    if not options.kernels:
-        return []
+def _kernel_jobs(portable: list[Job], options: ExportOptions) -> list[Job]:
+    """The programs for one CPU again, with C++ kernels in them."""
     jobs = [
         dataclasses.replace(job, variant=KERNELS)
-        for job in _jobs(source, options)
+        for job in portable
         if job.platform == Platform.CPU and job.mesh.devices == 1
     ]
-    packed = options.quantize in ("int4", "int4-pure")
+    packed = RECIPES[options.quantize].layers == Scheme.INT4
     if not (jobs and packed and options.dtype == "bfloat16"):
         meshes = ", ".join(mesh.name for mesh in options.meshes)
         raise UsageError(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ..artifacts.convention import ATTENTIONS, HIDDEN_STATES, IGNORED_LABEL, takes_images
 from ..artifacts.manifest import Bucket, ProgramName
+from ..model.batch import last_place, row_at
 from ..model.cache import KVCache, LayerCache
 from ..model.classification import SequenceClassifier
 from ..model.context import LoweringContext
@@ -57,7 +58,7 @@ def define(
         return _score(bucket, net, score_outputs)
     build = {
         ProgramName.PREFILL: _prefill,
-        ProgramName.PREFILL_IMAGES: _prefill_images,
+        ProgramName.PREFILL_IMAGES: _prefill,
         ProgramName.DECODE: _decode,
         ProgramName.GENERATE: _generate,
     }[bucket.program]
@@ -129,31 +130,16 @@ def unflatten_cache(arrays: Flat) -> KVCache:
 
 
 def _prefill(bucket: Bucket, net: _Net) -> ProgramFunction:
+    drawing = len(SamplingInputs._fields)
+
     def prefill(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
-        tokens, start, length, *sampling = inputs
-        hidden, cache = net.hidden(weights, tokens, start, length, cache)
-        return _next_token(net, weights, hidden, start, length, SamplingInputs(*sampling)), cache
+        tokens, start, length, *images = inputs[:-drawing]
+        soft = SoftTokens(*images) if images else None
+        hidden, cache = net.hidden(weights, tokens, start, length, cache, soft)
+        logits = net.logits(weights, row_at(hidden, last_place(length)))
+        return (sample(logits, start + length, SamplingInputs(*inputs[-drawing:])), logits), cache
 
     return prefill
-
-
-def _prefill_images(bucket: Bucket, net: _Net) -> ProgramFunction:
-    def prefill_images(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
-        tokens, start, length, values, index, *sampling = inputs
-        hidden, cache = net.hidden(weights, tokens, start, length, cache, SoftTokens(values, index))
-        return _next_token(net, weights, hidden, start, length, SamplingInputs(*sampling)), cache
-
-    return prefill_images
-
-
-def _next_token(
-    net: _Net, weights: Flat, hidden: Array, start: Array, length: Array, sampling: SamplingInputs
-) -> Flat:
-    """What follows each row's last valid token, of hidden [B,T,D]: token [B], logits [B,V]."""
-    last = jnp.maximum(length, 1) - 1
-    row = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # [B,D]
-    logits = net.logits(weights, row)
-    return sample(logits, start + length, sampling), logits
 
 
 def _encode_image(

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import QuantizationRecord
-from ..model.quantized import GROUP, UNQUANTIZED, ParameterSpec, Recipe, Scheme
+from ..model.quantized import BY_BITS, GROUP, UNQUANTIZED, ParameterSpec, Recipe, Scheme
 
 RECIPES: dict[str, Recipe] = {
     "none": UNQUANTIZED,
-    "int8": Recipe(Scheme.INT8, Scheme.INT8),
-    "int4": Recipe(Scheme.INT4, Scheme.INT8),
+    "int8": BY_BITS[8],
+    "int4": BY_BITS[4],
     "int4-pure": Recipe(Scheme.INT4, Scheme.INT4),
     "fp8": Recipe(Scheme.FP8, Scheme.INT8),
 }

@@ -72,7 +72,7 @@ def choose_blocks(
 ) -> Blocks | None:
     """The blocks to attend in, or None where all scores at once are better.
 
-    Measured for CPU by tests/benchmarks/attention.py. Elsewhere a loop whose length is only
+    Measured for CPU, a layer by itself. Elsewhere a loop whose length is only
     known at run time is kept for scores that would not fit.
     """
     sharder = context.sharder

@@ -91,5 +91,15 @@ def _valid(
     return jnp.broadcast_to(mask, (batch, tokens))
 
 
+def last_place(length: Array) -> Array:
+    """Where the last of `length` [B] valid tokens stands; 0 in a row without any."""
+    return jnp.maximum(length, 1) - 1
+
+
+def row_at(x: Array, place: Array) -> Array:
+    """What stands at one place of each row: x [B,T,...], place [B] -> [B,...]."""
+    return _take(x, place[:, None])[:, 0]
+
+
 def _take(x: Array, index: Array) -> Array:
     return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)

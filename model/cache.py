@@ -102,26 +102,12 @@ def visible_held(held: Array, positions: Array, reach: Array | int) -> Array:
     return (held >= 0)[:, None, :] & near
 
 
-def visible_slots(
-    layer_type: LayerType, slots: int, window: int, start: Array, positions: Array
-) -> Array:
-    """The same for the old cache of a call that starts at `start` [B]: [B,T,S] bool."""
-    held = held_positions(layer_type, slots, start)
-    return visible_held(held, positions, reach(layer_type, window))
-
-
 def visible_back(query: Array, key: Array, reach: Array | int) -> Array:
     """Whether tokens at these places of a chunk may see those: shapes broadcast, bool.
 
     Padding after the valid tokens needs no mask: no valid query looks ahead.
     """
     return (key <= query) & (key > query - reach)
-
-
-def visible_new(layer_type: LayerType, window: int, tokens: int) -> Array:
-    """Which tokens of a chunk each token of it may see: [T,T] bool."""
-    place = jnp.arange(tokens, dtype=jnp.int32)
-    return visible_back(place[:, None], place[None, :], reach(layer_type, window))
 
 
 def visible_both_ways(layer_type: LayerType, window: int, tokens: int, length: Array) -> Array:

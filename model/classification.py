@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from .batch import last_place, row_at
 from .cache import KVCache
 from .config import Gemma3TextConfig
 from .context import LoweringContext, here
@@ -73,9 +74,7 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
           the cache with the chunk. final_logit_softcapping is for tokens and not applied.
         """
         hidden, cache = self.get_decoder().extend(tokens, start, length, cache, context, soft)
-        last = jnp.maximum(length, 1) - 1
-        row = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # [B,D]
-        return self.score(row, context), cache
+        return self.score(row_at(hidden, last_place(length)), context), cache
 
     def __call__(
         self, input_ids: Array, attention_mask: Array | None = None,
@@ -102,9 +101,7 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
                 output_attentions, output_hidden_states,
             )  # fmt: skip
         last = text_lengths(input_ids, self.text_config.pad_token_id) - 1
-        hidden = output["last_hidden_state"]
-        row = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-        logits = self.score(row, here())
+        logits = self.score(row_at(output["last_hidden_state"], last), here())
         loss = None if labels is None else classification_loss(logits, labels)
         rest = {name: value for name, value in output.items() if name != "last_hidden_state"}
         return Gemma3SequenceClassifierOutputWithPast(loss=loss, logits=logits, **rest)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .batch import read_batch
+from .batch import last_place, read_batch
 from .cache import KVCache, LayerCache, visible_both_ways
 from .config import Gemma3TextConfig
 from .context import LoweringContext, here, softcap
@@ -243,7 +243,7 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
         """
         size, window = tokens.shape[1], self.config.sliding_window
         positions = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), tokens.shape)
-        last = jnp.maximum(length, 1) - 1
+        last = last_place(length)
         kinds = sorted(set(self.config.layer_types))
         shared = {
             kind: (

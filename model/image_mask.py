@@ -23,9 +23,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .cache import visible_new
-from .config import LayerType
-
 Array = jax.Array
 
 NO_GROUP = -1
@@ -52,18 +49,6 @@ def image_groups(is_soft: Array) -> Array:
     before = jnp.pad(is_soft, ((0, 0), (1, 0)))[:, :-1]
     runs = jnp.cumsum((is_soft & ~before).astype(jnp.int32), axis=1, dtype=jnp.int32)
     return jnp.where(is_soft, runs - 1, NO_GROUP)
-
-
-def visible_new_with_images(layer_type: LayerType, window: int, groups: Array) -> Array:
-    """Which tokens of a chunk each token of it may see: [B,T,T] bool.
-
-    Args:
-      groups: [B,T] int32, negative for text; the groups are whole. Padding must be text.
-    """
-    place = jnp.arange(groups.shape[1], dtype=jnp.int32)
-    # What lies behind is under the ordinary rule of the layer, in the group or not.
-    back = visible_new(layer_type, window, groups.shape[1])[None]
-    return back | visible_ahead(groups, groups, place, place)
 
 
 def visible_ahead(query_group: Array, key_group: Array, query: Array, key: Array) -> Array:

@@ -10,18 +10,11 @@ import numpy as np
 from flax import nnx
 
 from .config import Gemma3TextConfig
-from .quantized import QuantizedWeight, Recipe, Scheme
+from .quantized import BY_BITS, GROUP, QuantizedWeight, Recipe, Scheme
 from .quantizing import quantize
 from .vision_config import Gemma3Config
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
-
-_RECIPES = {
-    None: Recipe(),
-    8: Recipe(Scheme.INT8, Scheme.INT8),
-    4: Recipe(Scheme.INT4, Scheme.INT8),
-}
-"""By config.bits: the same as `--quantize int8` and `int4` of the export."""
 
 
 def load_weights(module: ModuleT, weights: Mapping[str, np.ndarray]) -> ModuleT:
@@ -38,7 +31,7 @@ def load_weights(module: ModuleT, weights: Mapping[str, np.ndarray]) -> ModuleT:
       KeyError: a weight is missing.
       ValueError: one has another shape, or cannot be quantised.
     """
-    recipe = _RECIPES[_bits(module)]
+    recipe = BY_BITS[_bits(module)]
     graph, state = nnx.split(module)
     flat = []
     for path, variable in nnx.to_flat_state(state):
@@ -75,7 +68,7 @@ def _stored(
     scheme = recipe.scheme(name)
     if scheme == Scheme.NONE:
         return jnp.asarray(value).astype(dtype)
-    if scheme == Scheme.INT4 and value.shape[1] % 32:
-        raise ValueError(f"{name}: bits=4 needs inputs in groups of 32, got {value.shape[1]}")
+    if scheme == Scheme.INT4 and value.shape[1] % GROUP:
+        raise ValueError(f"{name}: bits=4 needs inputs in groups of {GROUP}, got {value.shape[1]}")
     ((numbers, scale),) = quantize([value.astype(np.float32)], scheme)
     return QuantizedWeight(jnp.asarray(numbers), jnp.asarray(scale), scheme, dtype)

@@ -93,6 +93,12 @@ class Recipe:
 
 
 UNQUANTIZED = Recipe()
+BY_BITS = {
+    None: UNQUANTIZED,
+    8: Recipe(Scheme.INT8, Scheme.INT8),
+    4: Recipe(Scheme.INT4, Scheme.INT8),
+}
+"""What a config's `bits` asks for."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from .attention import Visibility, attend, attend_within, attention_weights
+from .batch import last_place, row_at
 from .cache import (
     KVCache,
     LayerCache,
@@ -291,11 +292,11 @@ def layer_steps(
     [B,T] are positions for the rotary embedding that are not on from `start`.
     """
     positions = start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]  # [B,T]
-    final = jnp.zeros_like(start) if length is None else jnp.maximum(length, 1) - 1
+    final = jnp.zeros_like(start) if length is None else last_place(length)
     last = start if length is None else start + final
     turned = positions
     if rotated is not None:
-        turned, last = rotated, jnp.take_along_axis(rotated, final[:, None], axis=1)[:, 0]
+        turned, last = rotated, row_at(rotated, final)
     steps: dict[LayerType, LayerStep] = {}
     for kind, layer in zip(config.layer_types, cache, strict=True):
         if kind in steps:

@@ -17,7 +17,7 @@ from ..artifacts.errors import UsageError, run_command
 from ..artifacts.memory import peak_rss_bytes
 from .buckets import Group, Shape
 from .sampling import SamplingParameters
-from .startup import compile_ahead, interruptible, load_model, open_bundle
+from .startup import bundle_options, compile_ahead, interruptible, load_model, open_bundle
 from .stats import process_started_at
 from .terminal import StatusLine, print_table
 
@@ -65,15 +65,7 @@ class Options:
 )
 @click.option("--batch", type=int, default=1, show_default=True, help="Prompts at once.")
 @click.option("--repeats", type=int, default=5, show_default=True, help="Measured repeats.")
-@click.option("--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default.")
-@click.option("--platform", metavar="cpu", help="Platform to run on; JAX's own by default.")
-@click.option(
-    "--require-signature",
-    type=click.Path(path_type=Path),
-    metavar="KEY",
-    help="Refuse a bundle that this public key or root certificate (PEM) has not signed.",
-)
-@click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled programs.")
+@bundle_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.version_option(package_name="gemma3-export")
 def command(**options: Any) -> None:

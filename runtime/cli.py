@@ -16,7 +16,7 @@ from .image_prompt import encode_prompt, image_tokens
 from .images import Picture, load_images, pixels_of
 from .opening import open_tokenizer
 from .sampling import SamplingParameters
-from .startup import compile_ahead, interruptible, load_model, open_bundle
+from .startup import bundle_options, compile_ahead, interruptible, load_model, open_bundle
 from .terminal import StatusLine
 from .tokenizer import END_OF_TURN
 
@@ -145,15 +145,7 @@ class Options:
 )
 @click.option("--classify", is_flag=True, help="Class scores of the prompt.")
 @click.option("--embed", is_flag=True, help="The vector of the prompt.")
-@click.option("--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default.")
-@click.option("--platform", metavar="cpu", help="Platform to run on; JAX's own by default.")
-@click.option(
-    "--require-signature",
-    type=click.Path(path_type=Path),
-    metavar="KEY",
-    help="Refuse a bundle that this public key or root certificate (PEM) has not signed.",
-)
-@click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled programs.")
+@bundle_options
 @click.option(
     "--server",
     metavar="HOST:PORT",
@@ -211,17 +203,19 @@ def _run_served(
     stop_tokens: list[int],
     pictures: list[Picture],
 ) -> None:
+    from .report import print_classes, print_scores, print_vectors
     from .serving import command as served
+    from .serving import remote
 
     served.check_flags(options)
     model, text = served.open_model(options, bundle), _prints_text(options)
     if options.score:
         tokenizer = open_tokenizer(bundle) if bundle.manifest.tokenizer is not None else None
-        served.print_scores(model, prompts, tokenizer, text)
+        print_scores(prompts, remote.score_remote(model, prompts), tokenizer, text)
     elif options.classify:
-        served.print_classes(model, prompts, text)
+        print_classes(bundle.manifest.model.labels, remote.classify_remote(model, prompts), text)
     elif options.embed:
-        served.print_vectors(model, prompts, text)
+        print_vectors(remote.embed_remote(model, prompts), text)
     else:
         if text:
             open_tokenizer(bundle)  # a bundle without one has no text to print
@@ -388,7 +382,7 @@ def _score(
     options: Options, model: LoadedModel, texts: list[list[int]], images: list[np.ndarray],
     status: StatusLine,
 ) -> None:  # fmt: skip
-    from .report import score_json, score_lines, write_outputs
+    from .report import print_scores, write_outputs
     from .score import ScoreRequest, plan_score, run_score, score_buckets
 
     labels = [_parse_ids("--labels", "-100,17,18", text) for text in options.labels]
@@ -406,12 +400,8 @@ def _score(
     status.say("")
     if options.outputs_to:
         write_outputs(options.outputs_to, texts, scores)
-    if _prints_text(options):
-        tokenizer = model.tokenizer if model.bundle.manifest.tokenizer is not None else None
-        print("\n".join(score_lines((labels or texts)[0], scores[0], tokenizer)))
-    else:
-        for score in scores:
-            print(json.dumps(score_json(score)))
+    tokenizer = model.tokenizer if model.bundle.manifest.tokenizer is not None else None
+    print_scores(labels or texts, scores, tokenizer, _prints_text(options))
 
 
 def _classify(
@@ -419,36 +409,28 @@ def _classify(
     status: StatusLine,
 ) -> None:  # fmt: skip
     from .classify import classify_buckets, plan_classify, run_classify
-    from .report import classify_json, classify_lines
+    from .report import print_classes
 
     groups = plan_classify(model, texts, images)
     compile_ahead(model, classify_buckets(model, texts, images, groups), status)
     status.say("classifying")
     results = run_classify(model, texts, images, groups)
     status.say("")
-    if _prints_text(options):
-        print("\n".join(classify_lines(model.bundle.manifest.model.labels, results[0])))
-    else:
-        for scores in results:
-            print(json.dumps(classify_json(scores)))
+    print_classes(model.bundle.manifest.model.labels, results, _prints_text(options))
 
 
 def _embed(
     options: Options, model: LoadedModel, texts: list[list[int]], status: StatusLine
 ) -> None:
     from .embed import plan_embed, run_embed
-    from .report import embed_json, embed_line
+    from .report import print_vectors
 
     groups = plan_embed(model, texts)
     compile_ahead(model, {group.bucket for group in groups}, status)
     status.say("embedding")
     vectors = run_embed(model, texts, groups)
     status.say("")
-    if _prints_text(options):
-        print(embed_line(vectors[0]))
-    else:
-        for vector in vectors:
-            print(json.dumps(embed_json(vector)))
+    print_vectors(vectors, _prints_text(options))
 
 
 def _prints_text(options: Options) -> bool:

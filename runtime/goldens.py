@@ -122,9 +122,9 @@ def _prompts(model: LoadedModel) -> list[tuple[str, tuple[int, ...]]]:
         prompts = [(text, tuple(tokenizer.encode(text, add_bos))) for text in TEXTS]
     buckets = [program.bucket for program in manifest.programs]
     room = max(max(bucket.cache, bucket.tokens) for bucket in buckets)
-    short = [(text, tokens[: max(1, room // 2)]) for text, tokens in prompts]
-    # A text that had to be cut says something else than its tokens.
-    return [(text if tokens in dict(prompts).values() else "", tokens) for text, tokens in short]
+    most = max(1, room // 2)
+    # A text that has to be cut says something else than its tokens.
+    return [(text if len(tokens) <= most else "", tokens[:most]) for text, tokens in prompts]
 
 
 def _record(

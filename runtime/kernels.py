@@ -14,9 +14,8 @@ from pathlib import Path
 import jax
 
 from ..artifacts.bundle import Bundle
-from ..artifacts.checks import KERNELS
 from ..artifacts.errors import UsageError
-from ..artifacts.manifest import Program
+from ..artifacts.manifest import KERNELS, Program
 
 ENVIRONMENT = "GEMMA3_KERNELS"
 """Path of the library, or `none` to do without."""
@@ -33,14 +32,9 @@ def choose_variants(bundle: Bundle, mesh: str, platform: str) -> tuple[Program, 
     chosen = {program.bucket: program for program in bundle.programs_for(mesh, platform)}
     if platform == _PLATFORM:
         for program in bundle.programs_for(mesh, platform, KERNELS):
-            if set(program.custom_calls) <= _registered(program.custom_calls):
+            if all(map(_register, program.custom_calls)):
                 chosen[program.bucket] = program
     return tuple(chosen.values())
-
-
-def _registered(targets: tuple[str, ...]) -> set[str]:
-    """Those of `targets` that XLA can call from now on."""
-    return {target for target in targets if _register(target)}
 
 
 @functools.cache

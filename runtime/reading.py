@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..artifacts.convention import takes_images
 from ..artifacts.manifest import Bucket, ProgramName
 from .buckets import Shape, pick, plan_prefill
 from .image_prompt import plan_prefill_with_images
@@ -95,6 +96,6 @@ def chunk_inputs(
     for row, (start, length) in enumerate(call.rows):
         tokens[row, :length] = prompts[row][start : start + length]
         starts[row], lengths[row] = start, length
-    if soft is None or call.program not in (PREFILL.images, SCORE.images, CLASSIFY.images):
+    if soft is None or not takes_images(call.program):
         return tokens, starts, lengths
     return (tokens, starts, lengths, *soft.inputs(call.rows, call.size, batch))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..artifacts.atomic import whole_file
 from ..artifacts.errors import UsageError
 from ..artifacts.memory import peak_rss_bytes
 from .generate import Completion, Timing
@@ -58,16 +59,45 @@ def write_outputs(path: Path, texts: Sequence[Sequence[int]], scores: Sequence[S
         }
         ending = f"_{number}" if len(texts) > 1 else ""
         arrays |= {name + ending: array for name, array in named.items() if array is not None}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("wb") as file:
+        with whole_file(path) as file:
             np.savez(file, allow_pickle=False, **arrays)
-        unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise UsageError(
             f"--outputs-to: cannot write {path}: {error.strerror}; choose another file"
         ) from error
+
+
+def print_scores(
+    labels: Sequence[Sequence[int]], scores: Sequence[Score], tokenizer: Tokenizer | None,
+    text: bool,
+) -> None:  # fmt: skip
+    """Scores on stdout: as text a table for the only one, else a JSON object a line."""
+    if text:
+        print("\n".join(score_lines(labels[0], scores[0], tokenizer)))
+    else:
+        _print_objects(map(score_json, scores))
+
+
+def print_classes(names: Sequence[str], results: Sequence[Sequence[float]], text: bool) -> None:
+    """Class scores on stdout, in the same two ways."""
+    if text:
+        print("\n".join(classify_lines(names, results[0])))
+    else:
+        _print_objects(map(classify_json, results))
+
+
+def print_vectors(vectors: Sequence[Sequence[float]], text: bool) -> None:
+    """Vectors on stdout, in the same two ways."""
+    if text:
+        print(embed_line(vectors[0]))
+    else:
+        _print_objects(map(embed_json, vectors))
+
+
+def _print_objects(objects: Iterable[dict[str, Any]]) -> None:
+    for value in objects:
+        print(json.dumps(value))
 
 
 def classify_json(scores: Sequence[float]) -> dict[str, Any]:

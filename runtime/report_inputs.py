@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ..artifacts.atomic import whole_file
 from ..artifacts.codec import parse_json
 from ..artifacts.errors import UsageError
 
@@ -51,12 +52,10 @@ def write_page(path: Path, page: str) -> None:
     Raises:
         UsageError: the folder is missing or cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
+        with whole_file(path) as file:
+            file.write(page.encode())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UsageError(
             f"-o: cannot write {path}: {error.strerror}; name a file in a folder that is there"
         ) from error

@@ -14,8 +14,9 @@ from ..artifacts.goldens import read_goldens
 from ..artifacts.manifest import MeshRecord
 from ..artifacts.summary import format_bytes
 from .goldens import Outcome, run_goldens
+from .opening import refuse_abstract
 from .preflight import Check, Status, check_mesh, check_versions, verdict
-from .startup import load_model, open_bundle
+from .startup import load_model
 from .terminal import StatusLine
 
 
@@ -77,8 +78,9 @@ def verify_bundle(
     if goldens is None:
         return found
     found.require()  # what cannot be loaded need not be tried
+    refuse_abstract(bundle)
     with StatusLine() as status:
-        model = load_model(open_bundle(bundle.root), mesh, platform, status)
+        model = load_model(bundle, mesh, platform, status)
         status.say("running goldens")
         outcomes = tuple(run_goldens(model, goldens))
     return Verification(bundle, signer, tuple(versions), tuple(meshes), outcomes)

@@ -128,7 +128,7 @@ def _function(bundle: Bundle, program: Program) -> Callable:
 
     It is lowered already: what TF gets is the module that other hosts get, called.
     """
-    exported = export.deserialize(bytearray((bundle.root / program.jaxexport).read_bytes()))
+    exported = export.deserialize(bytearray(bundle.read(program.jaxexport)))
     names = bundle.manifest.weight_sets[program.weights]
 
     def call(weights, arguments):

@@ -12,20 +12,10 @@ import numpy as np
 from ...artifacts.bundle import Bundle
 from ...artifacts.errors import UsageError
 from ..generate import Request
-from ..report import (
-    classify_json,
-    classify_lines,
-    completion_json,
-    embed_json,
-    embed_line,
-    print_stats,
-    score_json,
-    score_lines,
-)
+from ..report import completion_json, print_stats
 from ..sampling import SamplingParameters
-from ..tokenizer import Tokenizer
 from .client import connect, parse_address
-from .remote import RemoteModel, classify_remote, embed_remote, run_remote, score_remote
+from .remote import RemoteModel, run_remote
 
 if TYPE_CHECKING:
     from ..cli import Options
@@ -84,32 +74,3 @@ def print_generated(
         print("" if text else json.dumps(completion_json(completion, loaded_at)), flush=True)
     if options.stats:
         print_stats(completions, loaded_at)
-
-
-def print_scores(
-    model: RemoteModel, texts: Prompts, tokenizer: Tokenizer | None, text: bool
-) -> None:
-    """Score and print: a table for the one text, or a JSON object for each."""
-    scores = score_remote(model, texts)
-    if text:
-        print("\n".join(score_lines(texts[0], scores[0], tokenizer)))
-    else:
-        print("\n".join(json.dumps(score_json(score)) for score in scores))
-
-
-def print_classes(model: RemoteModel, texts: Prompts, text: bool) -> None:
-    """Classify and print."""
-    results = classify_remote(model, texts)
-    if text:
-        print("\n".join(classify_lines(model.bundle.manifest.model.labels, results[0])))
-    else:
-        print("\n".join(json.dumps(classify_json(scores)) for scores in results))
-
-
-def print_vectors(model: RemoteModel, texts: Prompts, text: bool) -> None:
-    """Embed and print."""
-    vectors = embed_remote(model, texts)
-    if text:
-        print(embed_line(vectors[0]))
-    else:
-        print("\n".join(json.dumps(embed_json(vector)) for vector in vectors))

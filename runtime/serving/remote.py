@@ -12,12 +12,13 @@ from ...artifacts.bundle import Bundle
 from ...artifacts.convention import STOP_TOKENS
 from ...artifacts.errors import UsageError
 from ...artifacts.manifest import ProgramName, Signature
-from ...artifacts.serving import SignatureName, saved_model_programs
+from ...artifacts.serving import SAMPLING_NAMES, SignatureName, saved_model_programs
 from ..buckets import split_rows
 from ..generate import STREAM_TOKENS, Completion, Request, Timing
 from ..opening import open_tokenizer
 from ..score import Score
 from ..text import TextStream
+from ..vision import has_images
 from .client import Client, Values
 
 OnText = Callable[[int, str], None]
@@ -91,9 +92,8 @@ def run_remote(
     """
     if request.logprobs:
         raise UsageError("--logprobs: a served model gives tokens only; leave out --server")
-    has_images = any(len(pixels) for pixels in request.images)
-    if has_images or (on_text is None and not request.stop_texts):
-        yield from _whole(model, request, on_text, has_images)
+    if has_images(request.images) or (on_text is None and not request.stop_texts):
+        yield from _whole(model, request, on_text)
         return
     for number in range(len(request.prompts)):
         yield _streamed(model, request, number, on_text)
@@ -141,16 +141,15 @@ def _stop_tokens(model: RemoteModel, request: Request) -> tuple[int, ...]:
     return tuple(dict.fromkeys((*own, *request.stop_token_ids)))
 
 
-def _whole(
-    model: RemoteModel, request: Request, on_text: OnText | None, has_images: bool
-) -> Iterator[Completion]:
-    name = SignatureName.GENERATE_IMAGES if has_images else SignatureName.GENERATE
+def _whole(model: RemoteModel, request: Request, on_text: OnText | None) -> Iterator[Completion]:
+    seeing = has_images(request.images)
+    name = SignatureName.GENERATE_IMAGES if seeing else SignatureName.GENERATE
     model.signature(name)
     first = 0
     for count, _ in split_rows(len(request.prompts), [model.most_rows(ProgramName.GENERATE)]):
         prompts = request.prompts[first : first + count]
         inputs = _generate_inputs(model, request, prompts, request.max_new_tokens)
-        if has_images:
+        if seeing:
             inputs["pixels"] = np.concatenate(list(request.images[first : first + count]))
         started = time.monotonic()
         outputs = model.call(name, inputs)
@@ -252,8 +251,7 @@ def _texts(texts: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
 
 
 def _sampling(request: Request, rows: int) -> dict[str, np.ndarray]:
-    names = ("temperature", "top_k", "top_p", "min_p", "seed")
-    values = dict(zip(names, request.sampling.arrays(rows), strict=True))
+    values = dict(zip(SAMPLING_NAMES, request.sampling.arrays(rows), strict=True))
     return {**values, "seed": values["seed"].astype(np.int64)}
 
 
@@ -276,22 +274,21 @@ def score_remote(model: RemoteModel, texts: Sequence[Sequence[int]]) -> list[Sco
 
 def classify_remote(model: RemoteModel, texts: Sequence[Sequence[int]]) -> list[list[float]]:
     """Class scores of texts given as token ids."""
-    groups = _groups(model, ProgramName.CLASSIFY, SignatureName.CLASSIFY, texts)
-    return [
-        row
-        for rows in groups
-        for row in model.call(SignatureName.CLASSIFY, _texts(rows))["scores"].tolist()
-    ]
+    return _numbers(model, ProgramName.CLASSIFY, SignatureName.CLASSIFY, "scores", texts)
 
 
 def embed_remote(model: RemoteModel, texts: Sequence[Sequence[int]]) -> list[list[float]]:
     """Vectors of texts given as token ids."""
-    groups = _groups(model, ProgramName.EMBED, SignatureName.EMBED, texts)
-    return [
-        row
-        for rows in groups
-        for row in model.call(SignatureName.EMBED, _texts(rows))["embedding"].tolist()
-    ]
+    return _numbers(model, ProgramName.EMBED, SignatureName.EMBED, "embedding", texts)
+
+
+def _numbers(
+    model: RemoteModel, program: ProgramName, name: str, output: str,
+    texts: Sequence[Sequence[int]],
+) -> list[list[float]]:  # fmt: skip
+    """What `output` of a signature has for each text."""
+    groups = _groups(model, program, name, texts)
+    return [row for rows in groups for row in model.call(name, _texts(rows))[output].tolist()]
 
 
 def _groups(

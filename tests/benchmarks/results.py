@@ -91,7 +91,7 @@ class Goal:
 
 
 def goals(llama: str) -> list[Goal]:
-    """What issue tables promise, each as ours against theirs."""
+    """What is aimed at, each as ours against theirs."""
 
     def decode(weights: str, peer: str, context: int, least: float, batch: int = 1) -> Goal:
         rows = f", batch {batch}" if batch > 1 else ""

@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gemma3_export.model.attention import Visibility
 from gemma3_export.model.cache import (
     LayerCache,
     cache_slots,
     init_cache,
     update_layer,
-    visible_new,
-    visible_slots,
 )
 from gemma3_export.model.config import LayerType
 from hypothesis import given, settings
@@ -44,7 +43,7 @@ def compiled(kind: LayerType, slots: int, tokens: int, decode: bool) -> Callable
         padding = jnp.arange(tokens, dtype=jnp.int32) >= length[:, None]
         marks = jnp.where(padding, -1.0, marks)[:, None, :, None]  # [B,1,T,1]
         new = LayerCache(marks, -marks)
-        seen = visible_slots(kind, slots, WINDOW, start, positions)
+        seen = Visibility.of(kind, slots, WINDOW, start, tokens, None).old
         return seen, update_layer(kind, cache, new, start, None if decode else length)
 
     return jax.jit(call)
@@ -55,6 +54,12 @@ def mark(row: jax.Array, position: jax.Array) -> jax.Array:
     return (row * 1000 + position + 1).astype(jnp.float32)
 
 
+def within_chunk(kind: LayerType, tokens: int) -> np.ndarray:
+    """Which tokens of a chunk each token of it sees: [T,T]."""
+    start = jnp.zeros(1, jnp.int32)
+    return np.asarray(Visibility.of(kind, 1, WINDOW, start, tokens, None).new[0])
+
+
 def replay(kind: LayerType, cache: int, tokens: int, plan: Plan, decode: bool = False) -> None:
     """Run the plan and hold what every query sees, and every slot, against the notebook."""
     slots = min(WINDOW, cache) if kind == LayerType.SLIDING else cache
@@ -62,7 +67,7 @@ def replay(kind: LayerType, cache: int, tokens: int, plan: Plan, decode: bool = 
     zeros = jnp.zeros((rows, 1, slots, 1), jnp.float32)
     layer = LayerCache(zeros, zeros)
     start = np.zeros(rows, np.int32)
-    within = np.asarray(visible_new(kind, WINDOW, tokens))
+    within = within_chunk(kind, tokens)
     for lengths in plan:
         before = np.asarray(layer.key)[:, 0, :, 0]
         length = np.array(lengths, np.int32)
@@ -154,9 +159,7 @@ def test_visible_slots_are_those_a_writer_of_single_tokens_left(
     for start in range(limit + 1):
         held = {position % slots: position for position in range(start)}
         positions = np.arange(start, start + 4, dtype=np.int32)
-        got = visible_slots(
-            kind, slots, window, jnp.array([start], jnp.int32), jnp.asarray(positions)[None]
-        )
+        got = Visibility.of(kind, slots, window, jnp.array([start], jnp.int32), 4, None).old
         for t, position in enumerate(positions):
             expected = [
                 slot in held and held[slot] in should_see(kind, window, int(position))
@@ -167,7 +170,7 @@ def test_visible_slots_are_those_a_writer_of_single_tokens_left(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_within_a_chunk_tokens_see_back_as_far_as_the_window(kind: LayerType):
-    got = np.asarray(visible_new(kind, WINDOW, 12))
+    got = within_chunk(kind, 12)
     for query in range(12):
         assert set(np.nonzero(got[query])[0]) == should_see(kind, WINDOW, query)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gemma3_export.model.attention import Visibility
 from gemma3_export.model.config import LayerType
 from gemma3_export.model.image_mask import (
     SoftTokens,
     image_groups,
     merge_soft_tokens,
-    visible_new_with_images,
 )
 
 ROWS = [
@@ -42,6 +42,13 @@ def expected(layer_type: LayerType, window: int, groups: list[int]) -> np.ndarra
     return mask
 
 
+def seen(layer_type: LayerType, window: int, groups: jnp.ndarray) -> np.ndarray:
+    """The mask [B,T,T] of a chunk with these groups [B,T] at the beginning of a text."""
+    rows, tokens = groups.shape
+    start = jnp.zeros(rows, jnp.int32)
+    return np.asarray(Visibility.of(layer_type, 1, window, start, tokens, groups).new)
+
+
 def test_groups_are_runs_of_soft_tokens_row_by_row():
     is_soft = jnp.asarray([[letter == "i" for letter in row] for row in ROWS])
     assert image_groups(is_soft).tolist() == [groups_of(row) for row in ROWS]
@@ -52,13 +59,13 @@ def test_groups_are_runs_of_soft_tokens_row_by_row():
 @pytest.mark.parametrize("window", [1, 3, 4, 100])
 def test_mask_of_each_row_is_the_rule_pair_by_pair(layer_type: LayerType, window: int):
     groups = [groups_of(row) for row in ROWS]
-    mask = visible_new_with_images(layer_type, window, jnp.asarray(groups, jnp.int32))
+    mask = seen(layer_type, window, jnp.asarray(groups, jnp.int32))
     for row, row_groups in enumerate(groups):
         np.testing.assert_array_equal(mask[row], expected(layer_type, window, row_groups))
 
 
 def test_image_token_sees_its_whole_image_ahead_but_only_a_window_behind_on_sliding_layers():
-    mask = visible_new_with_images(LayerType.SLIDING, 3, jnp.zeros((1, 8), jnp.int32))
+    mask = seen(LayerType.SLIDING, 3, jnp.zeros((1, 8), jnp.int32))
     assert mask[0, 0].all()
     assert np.flatnonzero(mask[0, 7]).tolist() == [5, 6, 7]
 
@@ -66,7 +73,7 @@ def test_image_token_sees_its_whole_image_ahead_but_only_a_window_behind_on_slid
 @pytest.mark.parametrize("layer_type", list(LayerType))
 def test_two_images_do_not_see_ahead_into_each_other(layer_type: LayerType):
     groups = jnp.asarray([groups_of("iiitiii")], jnp.int32)
-    mask = np.asarray(visible_new_with_images(layer_type, 100, groups))[0]
+    mask = seen(layer_type, 100, groups)[0]
     assert not mask[:3, 3:].any()
     assert mask[4:, :3].all()  # what lies behind is seen as ever
 
