@@ -61,8 +61,8 @@ _DEFAULT_JOBS = 4
 )  # fmt: skip
 @click.option(
     "--kernels", is_flag=True,
-    help="Add programs that call C++ kernels (make native) where those are faster: int4 "
-    "weights on one CPU. Hosts without the kernels run the others.",
+    help="Add programs that call C++ kernels (make native) where those are faster, for one "
+    "CPU. Hosts without the kernels run the others.",
 )  # fmt: skip
 @click.option(
     "--kv-dtype", type=click.Choice(["int8"]),

@@ -36,7 +36,7 @@ from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
 from ..model.config_fields import is_token_id
 from ..model.forms import Platform
-from ..model.quantized import ParameterSpec, Scheme
+from ..model.quantized import ParameterSpec
 from ..model.vision_config import PUBLISHED_MULTIMODAL
 from .checkpoint import Checkpoint, check_tensors, demo_checkpoint, open_checkpoint
 from .goldens import add_goldens, check_wanted
@@ -266,13 +266,12 @@ def _kernel_jobs(portable: list[Job], options: ExportOptions) -> list[Job]:
         for job in portable
         if job.platform == Platform.CPU and job.mesh.devices == 1
     ]
-    packed = RECIPES[options.quantize].layers == Scheme.INT4
-    if not (jobs and packed and options.dtype == "bfloat16"):
+    if not jobs or options.dtype != "bfloat16":
         meshes = ", ".join(mesh.name for mesh in options.meshes)
         raise UsageError(
-            "--kernels: expected --quantize int4 or int4-pure, --dtype bfloat16, platform "
-            f"cpu and a mesh of one device; got --quantize {options.quantize}, --dtype "
-            f"{options.dtype}, {','.join(options.platforms)} and {meshes}; leave --kernels out"
+            "--kernels: expected --dtype bfloat16, platform cpu and a mesh of one device; got "
+            f"--dtype {options.dtype}, {','.join(options.platforms)} and {meshes}; "
+            "leave --kernels out"
         )
     return jobs
 

@@ -23,7 +23,7 @@ from ..model.functional import CausalLM
 from ..model.image_encoder import ImageEncoder
 from ..model.image_mask import SoftTokens
 from ..model.observe import Observed, Watch
-from .sampling import SamplingInputs, sample
+from .sampling import SamplingInputs, choose_largest, sample
 
 Array = jax.Array
 Flat = tuple[Array, ...]
@@ -102,6 +102,10 @@ class _Net:
         hidden, cache = self.hidden(weights, token[:, None], position, None, cache)
         return self.logits(weights, hidden[:, 0]), cache
 
+    def sample(self, logits: Array, position: Array, sampling: SamplingInputs) -> Array:
+        largest = choose_largest(self.context, logits.shape[-1])
+        return sample(logits, position, sampling, largest)
+
     @property
     def vocab_size(self) -> int:
         return self.model.config.vocab_size
@@ -137,7 +141,8 @@ def _prefill(bucket: Bucket, net: _Net) -> ProgramFunction:
         soft = SoftTokens(*images) if images else None
         hidden, cache = net.hidden(weights, tokens, start, length, cache, soft)
         logits = net.logits(weights, row_at(hidden, last_place(length)))
-        return (sample(logits, start + length, SamplingInputs(*inputs[-drawing:])), logits), cache
+        sampling = SamplingInputs(*inputs[-drawing:])
+        return (net.sample(logits, start + length, sampling), logits), cache
 
     return prefill
 
@@ -156,7 +161,7 @@ def _decode(bucket: Bucket, net: _Net) -> ProgramFunction:
     def decode(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
         token, position, *sampling = inputs
         logits, cache = net.step(weights, token, position, cache)
-        return (sample(logits, position + 1, SamplingInputs(*sampling)), logits), cache
+        return (net.sample(logits, position + 1, SamplingInputs(*sampling)), logits), cache
 
     return decode
 
@@ -183,7 +188,7 @@ def _generate(bucket: Bucket, net: _Net) -> ProgramFunction:
             step, token, position, tokens, count, stopped, cache = state
             logits, cache = net.step(held, token, position, cache)
             going = active(count, stopped)
-            chosen = jnp.where(going, sample(logits, position + 1, sampling), token)
+            chosen = jnp.where(going, net.sample(logits, position + 1, sampling), token)
             written = jnp.where(going, chosen, 0)[:, None]
             tokens = jax.lax.dynamic_update_slice(tokens, written, (jnp.int32(0), step))
             is_stop = jnp.any(chosen[:, None] == stop_tokens, axis=1)

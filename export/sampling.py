@@ -8,12 +8,20 @@ Candidates tied at a threshold are all kept.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ..model.context import LoweringContext
+from ..model.forms import Platform
+
 Array = jax.Array
+
+# Blocks of fewer numbers cost more than they spare.
+_SMALLEST_BLOCK = 16
 
 
 class SamplingInputs(NamedTuple):
@@ -31,24 +39,62 @@ class SamplingInputs(NamedTuple):
     """uint32."""
 
 
-def sample(logits: Array, position: Array, sampling: SamplingInputs) -> Array:
+def whole_largest(x: Array) -> Array:
+    """x [B,V] -> [B] int32: the place of the largest number of each row, the first of equals."""
+    return jnp.argmax(x, axis=-1).astype(jnp.int32)
+
+
+def blocked_largest(x: Array) -> Array:
+    """`whole_largest` of the block with the largest number.
+
+    XLA:CPU carries places along with numbers one by one, and finds the largest number of many
+    blocks ten times as fast.
+    """
+    size = _block_size(x.shape[1])
+    blocks = x.reshape(x.shape[0], -1, size)
+    block = whole_largest(blocks.max(-1))
+    chosen = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    return block * size + whole_largest(chosen)
+
+
+def choose_largest(context: LoweringContext, vocabulary: int) -> Callable[[Array], Array]:
+    """How the largest logit is found, recorded under the role `sampling`."""
+    blocked = context.platform == Platform.CPU and context.one_device
+    form = blocked_largest if blocked and _block_size(vocabulary) > 1 else whole_largest
+    context.forms["sampling"] = form.__name__
+    return form
+
+
+def _block_size(vocabulary: int) -> int:
+    """The largest divisor of a vocabulary up to its root; 1 where that is too small."""
+    root = math.isqrt(vocabulary)
+    size = next(d for d in range(root, 0, -1) if vocabulary % d == 0)
+    return size if size >= _SMALLEST_BLOCK else 1
+
+
+def sample(
+    logits: Array, position: Array, sampling: SamplingInputs,
+    largest: Callable[[Array], Array] = whole_largest,
+) -> Array:  # fmt: skip
     """The next token of each row, [B] int32.
 
     Args:
       logits: [B,V] float32.
       position: [B] int32, absolute position of the token being chosen. The noise depends on
         (seed, position) alone, so tokens do not depend on batching, chunking or program.
+      largest: of `choose_largest`.
     """
-    greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    greedy = largest(logits)
     drawn = jax.lax.cond(
         jnp.any(sampling.temperature > 0),
-        lambda: _draw(logits, position, sampling),
+        lambda: largest(_perturbed(logits, position, sampling)),
         lambda: greedy,
     )
     return jnp.where(sampling.temperature > 0, drawn, greedy)
 
 
-def _draw(logits: Array, position: Array, sampling: SamplingInputs) -> Array:
+def _perturbed(logits: Array, position: Array, sampling: SamplingInputs) -> Array:
+    """Logits [B,V] with noise, whose largest is the draw; what is cut off is minus infinity."""
     scaled = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)[:, None]
     kept = jax.lax.cond(
         jnp.any((sampling.top_k > 0) | (sampling.top_p < 1)),
@@ -57,7 +103,7 @@ def _draw(logits: Array, position: Array, sampling: SamplingInputs) -> Array:
     )
     floor = kept.max(-1, keepdims=True) + jnp.log(sampling.min_p)[:, None]
     kept = jnp.where(kept >= floor, kept, -jnp.inf)
-    return jnp.argmax(kept + _gumbel(logits.shape, position, sampling.seed), -1).astype(jnp.int32)
+    return kept + _gumbel(logits.shape, position, sampling.seed)
 
 
 def _gumbel(shape: tuple[int, ...], position: Array, seed: Array) -> Array:

@@ -8,8 +8,17 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from .forms import ANY_RANK, ONE_BY_ONE, Platform, choose_product, scheme_of
-from .quantized import Matrix
+from .forms import (
+    ANY_RANK,
+    KERNELS,
+    ONE_BY_ONE,
+    Form,
+    Platform,
+    choose_product,
+    kernel_products,
+    scheme_of,
+)
+from .quantized import GROUP, Matrix
 from .sharding import ACTIVATION, Sharder
 
 Array = jax.Array
@@ -35,22 +44,39 @@ class LoweringContext:
 
         `role` names the weight's part in the model where the choice is recorded.
         """
+        return self.products(x, [weight], [role])[0]
+
+    def products(self, x: Array, weights: Sequence[Matrix], roles: Sequence[str]) -> list[Array]:
+        """`product` of x with each weight, in one call where a C++ kernel takes them all."""
         rows = x.size // x.shape[-1]
-        form = choose_product(self.platform, rows, scheme_of(weight), weight.dtype, self.kernels)
+        pairs = list(zip(weights, roles, strict=True))
+        forms = [self._choose(rows, weight, role) for weight, role in pairs]
+        if forms[0].__name__ in KERNELS and len(set(forms)) == 1:
+            made = kernel_products(forms[0], x.reshape(rows, -1), weights)
+        else:
+            made = [
+                form(x if form in ANY_RANK else x.reshape(rows, -1), weight)
+                for form, weight in zip(forms, weights, strict=True)
+            ]
+        return [y.reshape(*x.shape[:-1], y.shape[-1]) for y in made]
+
+    def _choose(self, rows: int, weight: Matrix, role: str) -> Form:
+        """The form for a weight, recorded under its role."""
+        kernels = self.kernels and weight.shape[1] % GROUP == 0
+        form = choose_product(self.platform, rows, scheme_of(weight), weight.dtype, kernels)
         chosen = self.forms.setdefault(role, form.__name__)
         if form.__name__ not in chosen:  # a program may meet a weight with several numbers of rows
             self.forms[role] = f"{chosen} {form.__name__}"
-        if form in ANY_RANK:
-            return form(x, weight)
-        return form(x.reshape(rows, -1), weight).reshape(*x.shape[:-1], weight.shape[0])
+        return form
 
     @property
-    def _one_device(self) -> bool:
+    def one_device(self) -> bool:
+        """Whether nothing is split over devices."""
         return self.sharder is None or self.sharder.devices == 1
 
     def constrain(self, x: Array, axes: Sequence[str]) -> Array:
         """Tell the partitioner where an activation with these logical axes lives."""
-        if self.sharder is None or self._one_device:
+        if self.sharder is None or self.one_device:
             return x
         spec = self.sharder.spec(ACTIVATION, axes, x.shape)
         sharding = self.sharder.sharding(spec)
@@ -62,7 +88,8 @@ class LoweringContext:
     ) -> Array:
         """function(*operands), elementwise on [...,size], computed as two halves and joined.
 
-        For the operand of a product of `rows` rows; with many rows it is computed plainly.
+        For the operand of a product of `rows` rows; with many rows it is computed plainly, and so
+        it is for C++ kernels, which read it from memory in any case.
 
         XLA:CPU pulls the producer of a product's vector operand into the product and
         recomputes it for every output element; it does not pull a concatenation of halves
@@ -70,7 +97,7 @@ class LoweringContext:
         mesh each device halves its own part, so that nothing moves; `axis` names the last
         dimension.
         """
-        if self.platform != Platform.CPU or rows >= ONE_BY_ONE:
+        if self.platform != Platform.CPU or rows >= ONE_BY_ONE or self.kernels:
             return function(*operands)
         shape = operands[0].shape
         shards = 1 if self.sharder is None else self.sharder.shards(axis, shape[-1])

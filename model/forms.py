@@ -9,7 +9,7 @@ int32) and return [R,O] float32.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -38,8 +38,12 @@ _LARGEST_INT8, _LARGEST_FLOAT8 = 127.0, 448.0
 _TINY = 1e-30
 # Fewer rows than this are multiplied one at a time on CPU where the weight is int8.
 _INT8_ONE_BY_ONE = 16
-# The C++ kernel is at least 1.3 times as fast as the best plain form for fewer rows than this.
-_KERNEL_ROWS = 128
+# A C++ kernel is at least 1.3 times as fast as the best plain form for fewer rows than these.
+_KERNEL_ROWS = {Scheme.NONE: 4, Scheme.INT8: 128, Scheme.INT4: 128}
+
+
+Form = Callable[[Array, Any], Array]
+"""Of x and a weight that lies as the form expects."""
 
 
 def row_product(x: Array, weight: Array) -> Array:
@@ -130,27 +134,55 @@ def eighth_product(x: Array, weight: QuantizedWeight) -> Array:
     return total * scale * weight.scale
 
 
+def bfloat16_kernel(x: Array, weight: Array) -> Array:
+    """bfloat16 by a C++ kernel of the host; the activations stay float32."""
+    return kernel_products(bfloat16_kernel, x, [weight])[0]
+
+
+def int8_kernel(x: Array, weight: QuantizedWeight) -> Array:
+    """int8 by a C++ kernel of the host, every 32 activations in 255 steps of their largest."""
+    return kernel_products(int8_kernel, x, [weight])[0]
+
+
 def int4_kernel(x: Array, weight: QuantizedWeight) -> Array:
     """int4 by a C++ kernel of the host, every 32 activations in 255 steps of their largest."""
-    result = jax.ShapeDtypeStruct((x.shape[0], weight.shape[0]), jnp.float32)
-    return jax.ffi.ffi_call(INT4_KERNEL, result)(x, weight.numbers, weight.scale)
+    return kernel_products(int4_kernel, x, [weight])[0]
 
 
-INT4_KERNEL = "gemma3_int4_product"
-"""Target of XLA's FFI: runtime/native/kernels/products.cc."""
-KERNELS = {int4_kernel.__name__: INT4_KERNEL}
-"""The target that each form calls which is no plain StableHLO."""
+def kernel_products(form: Form, x: Array, weights: Sequence[Matrix]) -> list[Array]:
+    """x [R,I] times each weight [O,I] in one call of the kernel of `form` -> [R,O] float32 each."""
+    results = [jax.ShapeDtypeStruct((x.shape[0], w.shape[0]), jnp.float32) for w in weights]
+    arrays = [a for w in weights for a in jax.tree.leaves(w)]
+    return list(jax.ffi.ffi_call(KERNELS[form.__name__], results)(x, *arrays))
 
-Form = Callable[[Array, Any], Array]
-"""Of x and a weight that lies as the form expects."""
+
+KERNELS = {
+    bfloat16_kernel.__name__: "gemma3_bfloat16_product",
+    int8_kernel.__name__: "gemma3_int8_product",
+    int4_kernel.__name__: "gemma3_int4_product",
+}
+"""The target of XLA's FFI, of runtime/native/kernels/products.cc, that each form calls which is no
+plain StableHLO."""
 
 FORMS: dict[Scheme, tuple[Form, ...]] = {
-    Scheme.NONE: (row_product, float_product, narrow_product),
-    Scheme.INT8: (scaled_row_product, scaled_float_product, widened_product, integer_product),
+    Scheme.NONE: (row_product, float_product, narrow_product, bfloat16_kernel),
+    Scheme.INT8: (
+        scaled_row_product,
+        scaled_float_product,
+        widened_product,
+        integer_product,
+        int8_kernel,
+    ),
     Scheme.INT4: (grouped_row_product, unpacked_product, int4_kernel),
     Scheme.FP8: (scaled_float_product, widened_product, eighth_product),
 }
 """Every form a weight of each scheme may be multiplied in."""
+
+_KERNEL_OF = {
+    Scheme.NONE: bfloat16_kernel,
+    Scheme.INT8: int8_kernel,
+    Scheme.INT4: int4_kernel,
+}
 
 ANY_RANK = (
     float_product, narrow_product, scaled_float_product, widened_product, integer_product,
@@ -164,13 +196,13 @@ def choose_product(
 ) -> Form:
     """The fastest form for this platform, number of rows, scheme and dtype of the computation.
 
-    Where `dtype` is float32 no form is chosen that rounds activations. `kernels` says that the
-    program may call C++ kernels, which it does where they win. Measured for CPU by
+    Where `dtype` is float32 no form is chosen that rounds activations. `kernels` says that this
+    product may call a C++ kernel, which it does where that wins. Measured for CPU by
     tests/benchmarks/products.py (`make bench`).
     """
     exact, few = dtype == jnp.float32, platform == Platform.CPU and rows < ONE_BY_ONE
-    if kernels and not exact and scheme == Scheme.INT4 and rows < _KERNEL_ROWS:
-        return int4_kernel
+    if kernels and not exact and rows < _KERNEL_ROWS.get(scheme, 0):
+        return _KERNEL_OF[scheme]
     match scheme:
         case Scheme.NONE:
             if exact:

@@ -61,8 +61,17 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array, context: LoweringContext) -> Array:
         """x [...,in] float32 -> [...,out] float32."""
-        y = context.product(x, self.weight.get_value(), self.role)
-        return y + self.bias[...].astype(jnp.float32) if self.has_bias else y
+        return project([self], x, context)[0]
+
+
+def project(linears: Sequence[Linear], x: Array, context: LoweringContext) -> list[Array]:
+    """x [...,in] float32 by each of `linears`, which read the same -> [...,out] float32 each."""
+    weights = [linear.weight.get_value() for linear in linears]
+    made = context.products(x, weights, [linear.role for linear in linears])
+    return [
+        y + linear.bias[...].astype(jnp.float32) if linear.has_bias else y
+        for y, linear in zip(made, linears, strict=True)
+    ]
 
 
 class Gemma3RMSNorm(nnx.Module):
@@ -120,7 +129,7 @@ class Gemma3MLP(nnx.Module):
 
     def __call__(self, x: Array, context: LoweringContext) -> Array:
         """x [B,T,D] -> [B,T,D] float32."""
-        gate, up = self.gate_proj(x, context), self.up_proj(x, context)
+        gate, up = project([self.gate_proj, self.up_proj], x, context)
         wide = context.in_halves(x.shape[0] * x.shape[1], _gated, "ffw", gate, up)
         return self.down_proj(context.constrain(wide, ("batch", "tokens", "ffw")), context)
 
@@ -204,9 +213,11 @@ class Gemma3Attention(nnx.Module):
         B, T, _ = x.shape
         H = self.config.head_dim
         cos, sin = rope
-        query = self.q_norm(self.q_proj(x, context).reshape(B, T, -1, H))
-        key = self.k_norm(self.k_proj(x, context).reshape(B, T, -1, H))
-        value = self.v_proj(x, context).reshape(B, T, -1, H)
+        query, key, value = (
+            y.reshape(B, T, -1, H)
+            for y in project([self.q_proj, self.k_proj, self.v_proj], x, context)
+        )
+        query, key = self.q_norm(query), self.k_norm(key)
         query = context.constrain(apply_rope(query, cos, sin), ("batch", "tokens", "heads", "norm"))
         kv_axes = ("batch", "tokens", "kv_heads", "norm")
         key = context.constrain(apply_rope(key, cos, sin), kv_axes)

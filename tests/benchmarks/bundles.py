@@ -23,9 +23,9 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe("bf16", (), "BF16"),
-    Recipe("int8", ("--quantize", "int8"), "Q8_0"),
-    Recipe("int4", ("--quantize", "int4-pure"), "Q4_0"),
+    Recipe("bf16", ("--kernels",), "BF16"),
+    Recipe("int8", ("--quantize", "int8", "--kernels"), "Q8_0"),
+    Recipe("int4", ("--quantize", "int4-pure", "--kernels"), "Q4_0"),
 )
 
 

@@ -7,7 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from gemma3_export.export.sampling import SamplingInputs, sample
+from gemma3_export.export.sampling import SamplingInputs, blocked_largest, sample, whole_largest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +16,18 @@ TINY = np.array([2.0, 1.0, 1.0, 0.5, 0.0, -1.0, 2.0, -4.0], np.float32)
 """Eight tokens: 0 and 6 tied at the top, 1 and 2 tied below them."""
 
 draw = jax.jit(sample)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1024, 64 * 41, 257 * 16]))
+@settings(max_examples=20, deadline=None)
+def test_the_first_of_equal_largest_is_found_by_blocks_too(seed: int, size: int):
+    random = np.random.default_rng(seed)
+    x = random.integers(-3, 4, (3, size)).astype(np.float32)  # many are equal
+    x[0] = -np.inf
+    x[1, random.integers(size)] = 9.0
+    expected = x.argmax(1)
+    np.testing.assert_array_equal(blocked_largest(jax.numpy.asarray(x)), expected)
+    np.testing.assert_array_equal(whole_largest(jax.numpy.asarray(x)), expected)
 
 
 def parameters(

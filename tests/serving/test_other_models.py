@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from gemma3_export.runtime.classify import classify
 from gemma3_export.runtime.embed import embed
 from gemma3_export.runtime.generate import generate
@@ -13,6 +14,7 @@ from gemma3_export.runtime.model import LoadedModel
 from gemma3_export.runtime.sampling import SamplingParameters
 
 from ..goldens import tiny_heads, tiny_vision
+from ..goldens.tiny import write_checkpoint
 from . import requests
 from .conftest import ask_tensorflow, export
 
@@ -53,6 +55,25 @@ def test_images_stand_where_the_prompt_has_them(tmp_path: Path):
     inputs = requests.generate([prompt], 8, pixels=["float32", pixels.tolist()])
     outputs = ask(bundle, "generate_images", inputs)
     assert outputs["tokens"] == [expected[0].tokens]
+
+
+@pytest.mark.parametrize("flags", [("int8", "--kv-dtype", "int8"), ("int4",)], ids=str)
+def test_quantised_weights_are_variables_and_give_the_tokens_of_the_stablehlo_runtime(
+    tmp_path: Path, flags: tuple[str, ...]
+):
+    checkpoint = write_checkpoint("default", tmp_path / "checkpoint")
+    bundle = make(
+        tmp_path, checkpoint, "--prefill", "8", "--cache", 48, "--generate", 4,
+        "--quantize", *flags,
+    )  # fmt: skip
+    model = LoadedModel.load(bundle, "1x1")
+    (expected,) = generate(
+        model, TEXTS[:1], SamplingParameters(), max_new_tokens=12, ignore_eos=True
+    )
+    assert ask(bundle, "generate", requests.generate(TEXTS[:1], 12))["tokens"] == [expected.tokens]
+    saved = sum(path.stat().st_size for path in bundle.glob("saved_model/1/variables/*"))
+    # The index of so many small variables is a part of it.
+    assert saved < 1.2 * sum(weight.nbytes for weight in model.bundle.manifest.weights)
 
 
 def test_a_classifier_gives_the_scores_of_the_stablehlo_runtime(tmp_path: Path):

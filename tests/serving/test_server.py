@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,14 @@ def test_a_bad_request_names_the_field_and_the_server_keeps_serving(server, bund
     assert "\n" not in str(refused.value)
     fine = remote.call("generate", requests.arrays(requests.generate([PROMPTS[0]], 4)))
     assert fine["counts"].tolist() == [4]
+
+
+def test_an_unknown_signature_is_named_and_the_server_keeps_serving(remote: RemoteModel):
+    unknown = replace(remote.signature("generate"), name="chat")
+    request = requests.arrays(requests.generate([PROMPTS[0]], 4))
+    with pytest.raises(UsageError, match=r"(?i)(INVALID_ARGUMENT|HTTP 400): .*signature.*chat"):
+        remote.client.predict(unknown, request)
+    assert remote.call("generate", request)["counts"].tolist() == [4]
 
 
 def test_refusals_of_the_command_are_one_line(gemma3_run: Run, bundle: Path, server: Server):

@@ -1,4 +1,4 @@
-// Integer dot products of quantised rows, in the widest form this processor has.
+// Dot products of rows of weights with rows of activations, in the widest form this processor has.
 #ifndef GEMMA3_KERNELS_DOTS_H_
 #define GEMMA3_KERNELS_DOTS_H_
 
@@ -8,38 +8,61 @@
 
 namespace gemma3 {
 
-// Outputs that one call multiplies; always this many.
-constexpr int kInt4Outputs = 4;
 // Rows of activations that one call multiplies at most.
-constexpr int kInt4Rows = 4;
-// Inputs of an int4 block: four groups of 32, whose bytes fill a register.
-constexpr size_t kBlock = 128;
+constexpr int kTileRows = 8;
+// Inputs that share a step of the activations, and a scale of int4 weights.
 constexpr size_t kGroup = 32;
+// Inputs that are laid out together: four groups, whose int4 bytes fill a register.
+constexpr size_t kBlock = 128;
+// How often the step of a group is written: once for each sum that its products come to.
+constexpr size_t kInt8Steps = 8, kInt4Steps = 4;
+// Sums that the products of a block of int4 come to.
+constexpr size_t kOffsets = 16;
 
-// A row of activations, each group of 32 in steps of its own: numbers laid out by
-// `arrange_for_int4`, and the step of each group, 0 for those that fill up the last block.
+// A row of activations as `arrange_...` laid it out for one kind of weights.
 struct Activations {
-  const int8_t *numbers;
-  const float *steps;
+  const void *numbers;     // for bfloat16: float; for int8: uint8_t; for int4: int8_t
+  const float *steps;      // of each group, repeated; 0 for those that fill up the last block
+  const int32_t *offsets;  // for int4, 16 a block: the sums of 8 times x that are too much, negated
 };
 
-// total[r * 4 + o] = sum over groups of scale[o][group] * step[r][group] * sum of x * (number - 8).
-// packed and scale are as FORMAT.md says.
-using Int4Dots = void (*)(const Activations *x, int rows, const uint8_t *packed,
-                          const uint16_t *scale, size_t inputs, float *total);
+// total[r * stride + o] = the product of row r and output o. Weights lie output after output.
+//   bfloat16: weights [outputs][inputs] of 16 bits, no scale; x as it is
+//   int8:     weights [outputs][inputs], scale float [outputs]; x in steps of each group
+//   int4:     weights [outputs][inputs / 2], scale bfloat16 [outputs][inputs / 32]; x likewise
+// `inputs` is a multiple of 32. Weights are read in the order in which they lie, one output after
+// the other: read four outputs at a time, memory gives half as much.
+using Dots = void (*)(const Activations *x, int rows, const void *weights, const void *scale,
+                      size_t inputs, size_t outputs, float *total, size_t stride);
 
-// Those that run on this processor, the fastest first: AVX-512 with VNNI, AVX2, plain C++.
-std::vector<Int4Dots> runnable_dots();
+struct Forms {
+  Dots bfloat16, int8, int4;
+};
+
+// Those that run on this processor, the fastest first: AVX-512, AVX2, plain C++.
+std::vector<Forms> runnable_forms();
 
 // The fastest of them.
-Int4Dots int4_dots();
+const Forms &fastest_forms();
 
-// Bytes of a row that `arrange_for_int4` fills.
-inline size_t arranged_bytes(size_t inputs) { return (inputs + kBlock - 1) / kBlock * kBlock; }
+// Numbers of a row that `arrange_...` fills.
+inline size_t arranged_size(size_t inputs) { return (inputs + kBlock - 1) / kBlock * kBlock; }
 
-// Inputs in the order in which the bytes of packed weights meet them: of each block the first
-// halves of its groups, then the second halves; zeros after the last input.
-void arrange_for_int4(const int8_t *x, size_t inputs, int8_t *arranged);
+// Of each 32 inputs those at even places, then those at odd: where halves of 32-bit words meet them.
+void arrange_for_bfloat16(const float *x, size_t inputs, float *arranged);
+
+// Each number plus 128, then zeros.
+void arrange_for_int8(const int8_t *x, size_t inputs, uint8_t *arranged);
+
+// In the order in which the bytes of packed weights meet them: of each block the first halves of
+// its groups, then the second halves; zeros after the last input. And the offsets of each block.
+void arrange_for_int4(const int8_t *x, size_t inputs, int8_t *arranged, int32_t *offsets);
+
+// The forms of one kind of processor; do not call them on another.
+extern const Forms kPlainForms;
+#if defined(__x86_64__)
+extern const Forms kAvx2Forms, kAvx512Forms;
+#endif
 
 }  // namespace gemma3
 

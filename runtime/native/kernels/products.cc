@@ -1,21 +1,21 @@
 // The kernels that programs of the variant "kernels" call through XLA's FFI, by these names:
 //
-//   gemma3_int4_product(x f32 [R,I], packed u8 [O,I/2], scale bf16 [O,I/32]) -> f32 [R,O]
+//   gemma3_bfloat16_product(x f32 [R,I], weights bf16 [O,I] ...) -> f32 [R,O] ...
+//   gemma3_int8_product(x f32 [R,I], (numbers s8 [O,I], scale f32 [O]) ...) -> f32 [R,O] ...
+//   gemma3_int4_product(x f32 [R,I], (packed u8 [O,I/2], scale bf16 [O,I/32]) ...) -> f32 [R,O] ...
 //
-// Each 32 inputs of x are rounded to whole steps of 1/127 of their largest. Work is shared among
-// the threads of the device.
+// One call multiplies x with any number of matrices, as q, k and v of a layer are, and I is a
+// multiple of 32. Beside integers each 32 inputs of x are rounded to whole steps of 1/127 of their
+// largest; beside bfloat16 x stays as it is.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <condition_variable>
-#include <functional>
-#include <memory>
-#include <mutex>
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "dots.h"
+#include "share.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace gemma3 {
@@ -23,158 +23,234 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// Outputs of one task: enough that taking a task costs nothing beside it.
-constexpr size_t kOutputsOfTask = 64;
+// Bytes of weights in one task at most, and tasks for each thread at least: threads that each read
+// far ahead get a fifth more from memory than threads that take turns.
+constexpr size_t kBytesOfTask = 1 << 20, kTasksOfThread = 4;
+// Outputs of a task at least, and those whose weights stay in the cache while rows take turns.
+constexpr size_t kFewestOutputs = 16, kOutputsAtOnce = 8;
 // Rows whose activations stay in a core's own cache while weights pass by.
 constexpr size_t kRowsOfTask = 128;
-// A product with fewer multiplications than this is done by the calling thread.
-constexpr size_t kWorthSharing = 1 << 18;
+// A call with fewer multiplications than this is done by the calling thread.
+constexpr size_t kWorthSharing = 1 << 17;
 
-// Activations of all rows, each group of 32 in steps of its own.
-class Rounded {
+enum class Kind { kBfloat16, kInt8, kInt4 };
+
+// One matrix of a call, and where its results go.
+struct Matrix {
+  const char *weights;
+  const char *scale;
+  size_t outputs;
+  float *result;
+};
+
+// Bytes of the weights, and of the scales, of an output.
+size_t weight_bytes(Kind kind, size_t inputs) {
+  return kind == Kind::kBfloat16 ? 2 * inputs : kind == Kind::kInt8 ? inputs : inputs / 2;
+}
+size_t scale_bytes(Kind kind, size_t inputs) {
+  return kind == Kind::kBfloat16 ? 0 : kind == Kind::kInt8 ? 4 : inputs / kGroup * 2;
+}
+
+Dots dots_of(Kind kind) {
+  const Forms &forms = fastest_forms();
+  return kind == Kind::kBfloat16 ? forms.bfloat16 : kind == Kind::kInt8 ? forms.int8 : forms.int4;
+}
+
+// Numbers that begin at a cache line: a load across two costs as much as two.
+template <typename T>
+class Aligned {
  public:
-  Rounded(const float *x, size_t rows, size_t inputs)
-      : stride_(arranged_bytes(inputs)), numbers_(rows * stride_), steps_(rows * stride_ / kGroup) {
-    std::vector<int8_t> plain(inputs);
-    for (size_t r = 0; r < rows; ++r) {
-      float *steps = steps_.data() + r * stride_ / kGroup;
-      for (size_t i = 0; i < inputs; i += kGroup) {
-        steps[i / kGroup] = round_group(x + r * inputs + i, plain.data() + i);
+  void resize(size_t size) {
+    memory_.assign(size * sizeof(T) + kLine, 0);
+    const size_t over = reinterpret_cast<uintptr_t>(memory_.data()) % kLine;
+    first_ = reinterpret_cast<T *>(memory_.data() + (over == 0 ? 0 : kLine - over));
+  }
+  T *data() { return first_; }
+
+ private:
+  static constexpr size_t kLine = 64;
+  std::vector<char> memory_;
+  T *first_ = nullptr;
+};
+
+// The activations of a call, each row laid out for the kind of its weights.
+class Arranged {
+ public:
+  Arranged(Kind kind, const float *x, size_t rows, size_t inputs)
+      : stride_(arranged_size(inputs)) {
+    floats_.resize(rows * stride_);
+    if (kind == Kind::kBfloat16) {
+      for (size_t r = 0; r < rows; ++r) {
+        arrange_for_bfloat16(x + r * inputs, inputs, floats_.data() + r * stride_);
+        rows_.push_back({floats_.data() + r * stride_, nullptr, nullptr});
       }
-      arrange_for_int4(plain.data(), inputs, numbers_.data() + r * stride_);
-      rows_.push_back({numbers_.data() + r * stride_, steps});
+      return;
     }
+    bytes_.resize(rows * stride_);
+    if (kind == Kind::kInt4) offsets_.resize(rows * stride_ / kBlock * kOffsets);
+    std::vector<int8_t> plain(inputs);
+    for (size_t r = 0; r < rows; ++r) round_row(kind, x + r * inputs, inputs, r, plain.data());
   }
   const Activations *row(size_t r) const { return rows_.data() + r; }
 
  private:
+  void round_row(Kind kind, const float *x, size_t inputs, size_t r, int8_t *plain) {
+    const size_t repeated = kind == Kind::kInt8 ? kInt8Steps : kInt4Steps;
+    float *steps = floats_.data() + r * stride_ / kGroup * repeated;
+    for (size_t i = 0; i < inputs; i += kGroup) {
+      std::fill_n(steps + i / kGroup * repeated, repeated, round_group(x + i, plain + i));
+    }
+    uint8_t *row = bytes_.data() + r * stride_;
+    int32_t *offsets = nullptr;
+    if (kind == Kind::kInt8) {
+      arrange_for_int8(plain, inputs, row);
+    } else {
+      offsets = offsets_.data() + r * stride_ / kBlock * kOffsets;
+      arrange_for_int4(plain, inputs, reinterpret_cast<int8_t *>(row), offsets);
+    }
+    rows_.push_back({row, steps, offsets});
+  }
+
   static float round_group(const float *x, int8_t *numbers) {
     float peak = 0;
     for (size_t i = 0; i < kGroup; ++i) peak = std::max(peak, std::fabs(x[i]));
     const float step = std::max(peak, 1e-30f) / 127.0f, inverse = 1.0f / step;
-    for (size_t i = 0; i < kGroup; ++i) numbers[i] = static_cast<int8_t>(std::lrintf(x[i] * inverse));
+    for (size_t i = 0; i < kGroup; ++i) {
+      numbers[i] = static_cast<int8_t>(std::lrintf(x[i] * inverse));
+    }
     return step;
   }
 
   size_t stride_;
-  std::vector<int8_t> numbers_;
-  std::vector<float> steps_;
+  Aligned<float> floats_;  // the activations themselves, or the steps
+  Aligned<uint8_t> bytes_;
+  Aligned<int32_t> offsets_;
   std::vector<Activations> rows_;
 };
 
-// Runs task(0) ... task(count - 1), here and on the device's threads, and returns when all are
-// done. A thread that comes late finds nothing left and touches nothing of the caller's.
-void share(ffi::ThreadPool &pool, size_t count, const std::function<void(size_t)> &task) {
-  struct State {
-    std::atomic<size_t> next{0}, done{0};
-    std::mutex mutex;
-    std::condition_variable all_done;
-  };
-  auto state = std::make_shared<State>();
-  const auto *work = &task;
-  auto help = [state, count, work] {
-    for (size_t i; (i = state->next.fetch_add(1)) < count;) {
-      (*work)(i);
-      if (state->done.fetch_add(1) + 1 == count) {
-        std::lock_guard<std::mutex> lock(state->mutex);
-        state->all_done.notify_all();
-      }
-    }
-  };
-  const size_t threads = static_cast<size_t>(std::max<int64_t>(pool.num_threads(), 1));
-  for (size_t i = 1; i < std::min(threads, count); ++i) pool.Schedule(std::function<void()>(help));
-  help();
-  std::unique_lock<std::mutex> lock(state->mutex);
-  state->all_done.wait(lock, [&] { return state->done.load() == count; });
-}
-
-// Calls part(first row, rows, first output, outputs) over the whole product.
-void for_each_part(ffi::ThreadPool &pool, size_t rows, size_t outputs, size_t inputs,
-                   const std::function<void(size_t, size_t, size_t, size_t)> &part) {
-  const size_t row_tasks = (rows + kRowsOfTask - 1) / kRowsOfTask;
-  const size_t output_tasks = (outputs + kOutputsOfTask - 1) / kOutputsOfTask;
-  const auto task = [&](size_t index) {
-    const size_t first_row = index % row_tasks * kRowsOfTask;
-    const size_t first = index / row_tasks * kOutputsOfTask;
-    const size_t last_row = std::min(rows, first_row + kRowsOfTask);
-    const size_t last = std::min(outputs, first + kOutputsOfTask);
-    part(first_row, last_row - first_row, first, last - first);
-  };
-  if (rows * outputs * inputs < kWorthSharing) {
-    for (size_t i = 0; i < row_tasks * output_tasks; ++i) task(i);
-  } else {
-    share(pool, row_tasks * output_tasks, task);
-  }
-}
-
-// Some rows of a matrix, followed by rows of zeros where they are fewer than a tile has.
-template <typename T>
-class Filled {
+// One call: rows of x times all its matrices.
+class Product {
  public:
-  Filled(const T *rows, size_t width, size_t count, size_t wanted) : rows_(rows) {
-    if (count == wanted) return;
-    copy_.assign(wanted * width, T{});
-    std::copy(rows, rows + count * width, copy_.begin());
-    rows_ = copy_.data();
+  Product(Kind kind, const float *x, size_t rows, size_t inputs, std::vector<Matrix> matrices)
+      : kind_(kind), dots_(dots_of(kind)), x_(kind, x, rows, inputs), rows_(rows),
+        inputs_(inputs), matrices_(std::move(matrices)) {}
+
+  void run(ffi::ThreadPool &pool) const {
+    size_t outputs = 0;
+    for (const Matrix &matrix : matrices_) outputs += matrix.outputs;
+    const size_t threads = static_cast<size_t>(std::max<int64_t>(pool.num_threads(), 1));
+    const size_t wanted = std::min(outputs / (threads * kTasksOfThread),
+                                   kBytesOfTask / weight_bytes(kind_, inputs_));
+    const size_t outputs_of_task = std::max(wanted, kFewestOutputs);
+    const size_t row_parts = (rows_ + kRowsOfTask - 1) / kRowsOfTask;
+    std::vector<size_t> ends;  // how many parts the matrices up to each one have
+    size_t parts = 0;
+    for (const Matrix &matrix : matrices_) {
+      ends.push_back(parts += (matrix.outputs + outputs_of_task - 1) / outputs_of_task);
+    }
+    const auto task = [&](size_t index) {
+      const size_t part = index / row_parts;
+      const size_t which = std::upper_bound(ends.begin(), ends.end(), part) - ends.begin();
+      const size_t first = (part - (which == 0 ? 0 : ends[which - 1])) * outputs_of_task;
+      const Matrix &matrix = matrices_[which];
+      multiply(matrix, index % row_parts * kRowsOfTask, first,
+               std::min(matrix.outputs, first + outputs_of_task));
+    };
+    if (rows_ * outputs * inputs_ < kWorthSharing) {
+      for (size_t i = 0; i < row_parts * parts; ++i) task(i);
+    } else {
+      share(pool, row_parts * parts, task);
+    }
   }
-  const T *data() const { return rows_; }
 
  private:
-  const T *rows_;
-  std::vector<T> copy_;
-};
-
-bool is_matrix(const ffi::AnyBuffer::Dimensions &shape, int64_t first, int64_t second) {
-  return shape.size() == 2 && shape[0] == first && shape[1] == second;
-}
-
-ffi::Error wrong(const char *kernel) {
-  return ffi::Error::InvalidArgument(std::string(kernel) + ": shapes do not belong together");
-}
-
-ffi::Error int4_product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U8> packed,
-                        ffi::Buffer<ffi::BF16> scale, ffi::ResultBuffer<ffi::F32> result) {
-  if (x.dimensions().size() != 2 || packed.dimensions().size() != 2) return wrong("int4_product");
-  const int64_t rows = x.dimensions()[0], inputs = x.dimensions()[1];
-  const int64_t outputs = packed.dimensions()[0], groups = inputs / kGroup;
-  if (inputs % kGroup || !is_matrix(packed.dimensions(), outputs, inputs / 2) ||
-      !is_matrix(scale.dimensions(), outputs, groups) ||
-      !is_matrix(result->dimensions(), rows, outputs)) {
-    return wrong("int4_product");
-  }
-  const Rounded left(x.typed_data(), rows, inputs);
-  const uint8_t *numbers = packed.typed_data();
-  const auto *factor = static_cast<const uint16_t *>(scale.untyped_data());
-  float *out = result->typed_data();
-  for_each_part(pool, rows, outputs, inputs, [&](size_t r, size_t count, size_t o, size_t wanted) {
-    float total[kInt4Rows * kInt4Outputs];
-    for (size_t end = o + wanted; o < end; o += kInt4Outputs) {
-      const size_t here = std::min<size_t>(kInt4Outputs, end - o);
-      const Filled<uint8_t> tile(numbers + o * (inputs / 2), inputs / 2, here, kInt4Outputs);
-      const Filled<uint16_t> scales(factor + o * groups, groups, here, kInt4Outputs);
-      for (size_t row = r; row < r + count; row += kInt4Rows) {
-        const int rows_here = static_cast<int>(std::min<size_t>(kInt4Rows, r + count - row));
-        int4_dots()(left.row(row), rows_here, tile.data(), scales.data(), inputs, total);
-        for (int i = 0; i < rows_here; ++i) {
-          for (size_t k = 0; k < here; ++k) {
-            out[(row + i) * outputs + o + k] = total[i * kInt4Outputs + k];
-          }
-        }
+  void multiply(const Matrix &matrix, size_t first_row, size_t first, size_t last) const {
+    const size_t width = weight_bytes(kind_, inputs_), scales = scale_bytes(kind_, inputs_);
+    const size_t last_row = std::min(rows_, first_row + kRowsOfTask);
+    const size_t at_once = last_row - first_row > kTileRows ? kOutputsAtOnce : last - first;
+    for (size_t o = first; o < last; o += at_once) {
+      const size_t here = std::min(at_once, last - o);
+      for (size_t r = first_row; r < last_row; r += kTileRows) {
+        const int rows = static_cast<int>(std::min<size_t>(kTileRows, last_row - r));
+        dots_(x_.row(r), rows, matrix.weights + o * width, matrix.scale + o * scales, inputs_,
+              here, matrix.result + r * matrix.outputs + o, matrix.outputs);
       }
     }
-  });
+  }
+
+  Kind kind_;
+  Dots dots_;
+  Arranged x_;
+  size_t rows_, inputs_;
+  std::vector<Matrix> matrices_;
+};
+
+bool has_shape(const ffi::AnyBuffer &buffer, ffi::DataType type, int64_t first, int64_t second) {
+  const auto shape = buffer.dimensions();
+  return buffer.element_type() == type && shape.size() == 2 && shape[0] == first &&
+         shape[1] == second;
+}
+
+// Whether the arguments from `at` on are a matrix of the kind with this many inputs.
+bool is_matrix(Kind kind, ffi::RemainingArgs &arguments, size_t at, int64_t inputs) {
+  const auto weights = arguments.get<ffi::AnyBuffer>(at);
+  if (!weights || weights->dimensions().size() != 2) return false;
+  const int64_t outputs = weights->dimensions()[0];
+  if (kind == Kind::kBfloat16) return has_shape(*weights, ffi::BF16, outputs, inputs);
+  const auto scale = arguments.get<ffi::AnyBuffer>(at + 1);
+  if (!scale) return false;
+  if (kind == Kind::kInt4) {
+    return has_shape(*weights, ffi::U8, outputs, inputs / 2) &&
+           has_shape(*scale, ffi::BF16, outputs, inputs / static_cast<int64_t>(kGroup));
+  }
+  const auto scales = scale->dimensions();
+  return has_shape(*weights, ffi::S8, outputs, inputs) && scale->element_type() == ffi::F32 &&
+         scales.size() == 1 && scales[0] == outputs;
+}
+
+ffi::Error product(Kind kind, ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
+                   ffi::RemainingArgs arguments, ffi::RemainingRets results) {
+  const auto wrong = ffi::Error::InvalidArgument("gemma3 product: shapes do not belong together");
+  const size_t arrays = kind == Kind::kBfloat16 ? 1 : 2;
+  if (x.dimensions().size() != 2 || arguments.size() != arrays * results.size()) return wrong;
+  const int64_t rows = x.dimensions()[0], inputs = x.dimensions()[1];
+  if (inputs % kGroup) return wrong;
+  std::vector<Matrix> matrices;
+  for (size_t i = 0; i < results.size(); ++i) {
+    auto result = results.get<ffi::AnyBuffer>(i);
+    if (!is_matrix(kind, arguments, i * arrays, inputs) || !result) return wrong;
+    const auto weights = *arguments.get<ffi::AnyBuffer>(i * arrays);
+    const int64_t outputs = weights.dimensions()[0];
+    if (!has_shape(**result, ffi::F32, rows, outputs)) return wrong;
+    const auto scale = *arguments.get<ffi::AnyBuffer>(i * arrays + arrays - 1);
+    matrices.push_back({static_cast<const char *>(weights.untyped_data()),
+                        static_cast<const char *>(scale.untyped_data()),
+                        static_cast<size_t>(outputs),
+                        static_cast<float *>((*result)->untyped_data())});
+  }
+  const Product work(kind, x.typed_data(), rows, inputs, std::move(matrices));
+  work.run(pool);
   return ffi::Error::Success();
+}
+
+template <Kind kKind>
+ffi::Error product_of(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::RemainingArgs arguments,
+                      ffi::RemainingRets results) {
+  return product(kKind, pool, x, arguments, results);
 }
 
 }  // namespace
 }  // namespace gemma3
 
-extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *gemma3_int4_product(XLA_FFI_CallFrame *);
+#define GEMMA3_KERNEL(name, kind)                                                              \
+  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *name(XLA_FFI_CallFrame *);  \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, gemma3::product_of<gemma3::Kind::kind>,                  \
+                                xla::ffi::Ffi::Bind()                                          \
+                                    .Ctx<xla::ffi::ThreadPool>()                               \
+                                    .Arg<xla::ffi::Buffer<xla::ffi::F32>>()                    \
+                                    .RemainingArgs()                                           \
+                                    .RemainingRets())
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gemma3_int4_product, gemma3::int4_product,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::U8>>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::BF16>>()
-                                  .Ret<xla::ffi::Buffer<xla::ffi::F32>>());
+GEMMA3_KERNEL(gemma3_bfloat16_product, kBfloat16);
+GEMMA3_KERNEL(gemma3_int8_product, kInt8);
+GEMMA3_KERNEL(gemma3_int4_product, kInt4);

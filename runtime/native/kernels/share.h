@@ -1,0 +1,18 @@
+// Work of a kernel, shared among the threads of the device.
+#ifndef GEMMA3_KERNELS_SHARE_H_
+#define GEMMA3_KERNELS_SHARE_H_
+
+#include <cstddef>
+#include <functional>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace gemma3 {
+
+// Runs task(0) ... task(count - 1), here and on the device's threads, and returns when all are
+// done. A thread that comes late finds nothing left and touches nothing of the caller's.
+void share(xla::ffi::ThreadPool &pool, size_t count, const std::function<void(size_t)> &task);
+
+}  // namespace gemma3
+
+#endif  // GEMMA3_KERNELS_SHARE_H_
