@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .cache import LayerCache, held_positions, reach, visible_back, visible_held
 from .config import LayerType
 from .context import LoweringContext, softcap
-from .forms import Platform
+from .forms import ATTENTION_KERNEL, KERNELS, Platform
 from .image_mask import visible_ahead
+from .quantized import GROUP
 
 Array = jax.Array
 
@@ -112,7 +114,10 @@ def attend(
     Returns:
       [B,T,N,H] float32.
     """
-    B, T, N, _ = query.shape
+    B, T, N, H = query.shape
+    if context.kernels and T == 1 and H % GROUP == 0 and old.key.dtype != jnp.float32:
+        context.forms[str(role)] = ATTENTION_KERNEL
+        return attention_kernel(query, new, old, visible, scale, cap)
     blocks = choose_blocks(context, B, T, N, old.key.shape[2])
     context.forms[str(role)] = (
         "whole" if blocks is None else f"blocks of {blocks.queries}x{blocks.keys}"
@@ -168,6 +173,28 @@ def blocked_attention(
     mixed = jnp.zeros(rows.shape, jnp.float32)
     mixed = jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-T // size)), body, mixed)
     return _heads(mixed.reshape(B, K, -1, H), query.shape)
+
+
+def attention_kernel(
+    query: Array,
+    new: LayerCache,
+    old: LayerCache,
+    visible: Visibility,
+    scale: float,
+    cap: float | None,
+) -> Array:
+    """Of one new token a row, by a C++ kernel of the host that reads only what is seen.
+
+    Queries stay float32. Args and result as in `attend`, with T = 1 and H a multiple of 32.
+    """
+    arrays = [new.key[:, :, 0], new.value[:, :, 0], old.key, old.value, visible.old[:, 0]]
+    for layer in (new, old):
+        if layer.key_scale is not None and layer.value_scale is not None:
+            scales = [layer.key_scale[..., 0], layer.value_scale[..., 0]]
+            arrays += [s[..., 0] for s in scales] if layer is new else scales
+    flat = query[:, 0].astype(jnp.float32)
+    call = jax.ffi.ffi_call(KERNELS[ATTENTION_KERNEL], jax.ShapeDtypeStruct(flat.shape, flat.dtype))
+    return call(flat, *arrays, scale=np.float32(scale), cap=np.float32(cap or 0.0))[:, None]
 
 
 class _Running(NamedTuple):

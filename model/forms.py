@@ -156,13 +156,17 @@ def kernel_products(form: Form, x: Array, weights: Sequence[Matrix]) -> list[Arr
     return list(jax.ffi.ffi_call(KERNELS[form.__name__], results)(x, *arrays))
 
 
+ATTENTION_KERNEL = "attention_kernel"
+"""The form of attention that is a C++ kernel: attention.py."""
+
 KERNELS = {
+    ATTENTION_KERNEL: "gemma3_attention",
     bfloat16_kernel.__name__: "gemma3_bfloat16_product",
     int8_kernel.__name__: "gemma3_int8_product",
     int4_kernel.__name__: "gemma3_int4_product",
 }
-"""The target of XLA's FFI, of runtime/native/kernels/products.cc, that each form calls which is no
-plain StableHLO."""
+"""The target of XLA's FFI, of runtime/native/kernels/, that each form calls which is no plain
+StableHLO."""
 
 FORMS: dict[Scheme, tuple[Form, ...]] = {
     Scheme.NONE: (row_product, float_product, narrow_product, bfloat16_kernel),

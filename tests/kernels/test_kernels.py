@@ -15,6 +15,10 @@ import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.export.pipeline import export
+from gemma3_export.model.attention import Visibility, attention_kernel, whole_attention
+from gemma3_export.model.cache import LayerCache, cached
+from gemma3_export.model.config import LayerType
+from gemma3_export.model.context import LoweringContext
 from gemma3_export.model.forms import (
     KERNELS,
     bfloat16_kernel,
@@ -143,6 +147,46 @@ def test_a_kernel_refuses_arrays_that_do_not_belong_together(library: Path, envi
     wrong = dataclasses.replace(weight, scale=jnp.ones(63))
     with pytest.raises(jax.errors.JaxRuntimeError, match="shapes do not belong together"):
         int8_kernel(jnp.ones((1, 96)), wrong).block_until_ready()
+
+
+@pytest.mark.parametrize("kept", [jnp.bfloat16, jnp.int8], ids=["bfloat16", "int8"])
+@pytest.mark.parametrize("cap", [None, 5.0])
+@pytest.mark.parametrize("layer", list(LayerType))
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "slots", "starts"),
+    [(4, 1, 600, (0, 599)), (4, 2, 300, (37, 260)), (10, 1, 40, (7, 90))],
+)
+def test_the_attention_kernel_is_attention(
+    heads: int, kv_heads: int, slots: int, starts: tuple[int, ...], layer: LayerType,
+    cap: float | None, kept: Any, library: Path, environment,
+):  # fmt: skip
+    environment(str(library))
+    assert kernels._register("gemma3_attention")
+    random = np.random.default_rng(slots)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(random.normal(size=shape).astype(np.float32))
+
+    rows, size = len(starts), 64
+    old = cached(normal(rows, kv_heads, slots, size), normal(rows, kv_heads, slots, size), kept)
+    new = cached(normal(rows, kv_heads, 1, size), normal(rows, kv_heads, 1, size), kept)
+    start = jnp.asarray(starts, jnp.int32)
+    if layer == LayerType.FULL:
+        start = jnp.minimum(start, slots)
+    visible = Visibility.of(layer, slots, slots, start, 1, None)
+    query = normal(rows, 1, heads, size)
+    got = attention_kernel(query, new, old, visible, 0.125, cap)
+    # In float32, which the portable forms do not keep to: they round queries and weights.
+    exact = [as_float32(part) for part in (new, old)]
+    expected = whole_attention(query, *exact, visible, 0.125, cap, LoweringContext())
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def as_float32(layer: LayerCache) -> LayerCache:
+    scales = [1.0 if s is None else s for s in (layer.key_scale, layer.value_scale)]
+    arrays = (layer.key, layer.value)
+    key, value = (a.astype(jnp.float32) * s for a, s in zip(arrays, scales, strict=True))
+    return LayerCache(key, value)
 
 
 def test_programs_with_kernels_are_taken_where_the_kernels_are(

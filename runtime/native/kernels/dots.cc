@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "mix.h"
 #include "numbers.h"
 
 namespace gemma3 {
@@ -74,9 +75,13 @@ void plain_int4(const Activations *x, int rows, const void *weights, const void 
   }
 }
 
+GEMMA3_VECTORISED()
+GEMMA3_VECTORISED_MIX()
+
 }  // namespace
 
-const Forms kPlainForms = {plain_bfloat16, plain_int8, plain_int4};
+const Forms kPlainForms = {plain_bfloat16, plain_int8, plain_int4, float_by_int8,
+                              mix_bfloat16, mix_int8, weigh};
 
 std::vector<Forms> runnable_forms() {
   std::vector<Forms> found;

@@ -35,8 +35,28 @@ struct Activations {
 using Dots = void (*)(const Activations *x, int rows, const void *weights, const void *scale,
                       size_t inputs, size_t outputs, float *total, size_t stride);
 
+// mixed[r * inputs + i] += the sum over s of weights[r * stride + s] * values[s * inputs + i].
+// Values are bfloat16 or int8; `inputs` is a multiple of 32.
+using Mix = void (*)(const float *weights, size_t stride, int rows, const void *values,
+                     size_t slots, size_t inputs, float *mixed);
+
+// Scores of attention become the weights of a softmax over them: each times `scale` and its key's
+// scale, cap * tanh(score / cap) where cap is not 0, nothing where it is not seen; then exp(score -
+// peak), times its value's scale. Scales and `seen` may be null.
+struct Softmax {
+  float scale, cap;
+  const float *key_scales, *value_scales;
+  const bool *seen;
+};
+using Weigh = void (*)(const Softmax &softmax, size_t count, float *scores, float *peak,
+                       float *total);
+
 struct Forms {
   Dots bfloat16, int8, int4;
+  // int8 weights without a scale, and x as it is: floats in their own order.
+  Dots float_by_int8;
+  Mix mix_bfloat16, mix_int8;
+  Weigh weigh;
 };
 
 // Those that run on this processor, the fastest first: AVX-512, AVX2, plain C++.

@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include "mix.h"
 #include "numbers.h"
 
 #define GEMMA3_AVX2 __attribute__((target("avx2,fma")))
@@ -100,9 +101,13 @@ GEMMA3_AVX2 void avx2_int4(const Activations *x, int rows, const void *weights, 
   }
 }
 
+GEMMA3_VECTORISED(GEMMA3_AVX2)
+GEMMA3_VECTORISED_MIX(GEMMA3_AVX2)
+
 }  // namespace
 
-const Forms kAvx2Forms = {avx2_bfloat16, avx2_int8, avx2_int4};
+const Forms kAvx2Forms = {avx2_bfloat16, avx2_int8, avx2_int4, float_by_int8,
+                              mix_bfloat16, mix_int8, weigh};
 
 }  // namespace gemma3
 

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 
+#include "mix.h"
+
 #define GEMMA3_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
 
 namespace gemma3 {
@@ -154,9 +156,68 @@ void dots(const Activations *x, int rows, const void *weights, const void *scale
                     outputs, total, stride);
 }
 
+// Sixteen values as floats.
+GEMMA3_AVX512 inline __m512 floats_at(const uint16_t *value) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(value));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+GEMMA3_AVX512 inline __m512 floats_at(const int8_t *value) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(value));
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+
+// What is mixed of 32 places stays in registers while some slots pass by.
+template <typename Value, int kRows>
+GEMMA3_AVX512 void mix_of_rows(const float *weights, size_t stride, const Value *values,
+                               size_t slots, size_t inputs, float *mixed) {
+  for (size_t i = 0; i < inputs; i += 32) {
+    __m512 low[kRows], high[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      low[r] = _mm512_loadu_ps(mixed + r * inputs + i);
+      high[r] = _mm512_loadu_ps(mixed + r * inputs + i + 16);
+    }
+    for (size_t s = 0; s < slots; ++s) {
+      const Value *value = values + s * inputs + i;
+      const __m512 first = floats_at(value), second = floats_at(value + 16);
+      for (int r = 0; r < kRows; ++r) {
+        const __m512 weight = _mm512_set1_ps(weights[r * stride + s]);
+        low[r] = _mm512_fmadd_ps(weight, first, low[r]);
+        high[r] = _mm512_fmadd_ps(weight, second, high[r]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      _mm512_storeu_ps(mixed + r * inputs + i, low[r]);
+      _mm512_storeu_ps(mixed + r * inputs + i + 16, high[r]);
+    }
+  }
+}
+
+template <typename Value>
+void mix_512(const float *weights, size_t stride, int rows, const void *values, size_t slots,
+         size_t inputs, float *mixed) {
+  constexpr int kRows = 4;
+  constexpr size_t kSlots = 32;  // their values stay in the cache while places take turns
+  for (size_t s = 0; s < slots; s += kSlots) {
+    const size_t here = std::min(kSlots, slots - s);
+    const Value *value = static_cast<const Value *>(values) + s * inputs;
+    int r = 0;
+    for (; r + kRows <= rows; r += kRows) {
+      mix_of_rows<Value, kRows>(weights + r * stride + s, stride, value, here, inputs,
+                                mixed + r * inputs);
+    }
+    for (; r < rows; ++r) {
+      mix_of_rows<Value, 1>(weights + r * stride + s, stride, value, here, inputs,
+                            mixed + r * inputs);
+    }
+  }
+}
+
+GEMMA3_VECTORISED(GEMMA3_AVX512)
+
 }  // namespace
 
-const Forms kAvx512Forms = {dots<Bfloat16>, dots<Int8>, dots<Int4>};
+const Forms kAvx512Forms = {dots<Bfloat16>, dots<Int8>, dots<Int4>, float_by_int8,
+                              mix_512<uint16_t>, mix_512<int8_t>, weigh};
 
 }  // namespace gemma3
 

@@ -10,11 +10,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "dots.h"
+#include "memory.h"
 #include "share.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -55,23 +55,6 @@ Dots dots_of(Kind kind) {
   const Forms &forms = fastest_forms();
   return kind == Kind::kBfloat16 ? forms.bfloat16 : kind == Kind::kInt8 ? forms.int8 : forms.int4;
 }
-
-// Numbers that begin at a cache line: a load across two costs as much as two.
-template <typename T>
-class Aligned {
- public:
-  void resize(size_t size) {
-    memory_.assign(size * sizeof(T) + kLine, 0);
-    const size_t over = reinterpret_cast<uintptr_t>(memory_.data()) % kLine;
-    first_ = reinterpret_cast<T *>(memory_.data() + (over == 0 ? 0 : kLine - over));
-  }
-  T *data() { return first_; }
-
- private:
-  static constexpr size_t kLine = 64;
-  std::vector<char> memory_;
-  T *first_ = nullptr;
-};
 
 // The activations of a call, each row laid out for the kind of its weights.
 class Arranged {
