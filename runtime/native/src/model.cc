@@ -14,6 +14,7 @@
 #include "json.h"
 #include "kernels.h"
 #include "sha256.h"
+#include "user_key.h"
 
 namespace gemma3 {
 namespace {
@@ -26,15 +27,26 @@ CompiledCache::Use use_of(uint64_t flags) {
   return CompiledCache::Use::kReadWrite;
 }
 
+// In the bundle, or else in a folder of the user, unless the caller names a place.
 std::unique_ptr<CompiledCache> open_cache(const OpenOptions &options, const Client &client) {
-  const fs::path root = options.cache_dir.empty() ? fs::path(options.bundle) / "compiled"
-                                                  : fs::path(options.cache_dir);
-  return std::make_unique<CompiledCache>(root, machine_facts(client), use_of(options.flags));
+  constexpr char kFolder[] = "compiled";
+  const fs::path user = user_folder();
+  std::vector<fs::path> places;
+  if (options.cache_dir.empty()) {
+    places.push_back(fs::path(options.bundle) / kFolder);
+    if (!user.empty()) places.push_back(user / kFolder);
+  } else {
+    std::error_code error;  // the caller's own links are followed
+    const fs::path named = fs::weakly_canonical(options.cache_dir, error);
+    places.push_back(error ? fs::path(options.cache_dir) : named);
+  }
+  return std::make_unique<CompiledCache>(
+      places, user, machine_identity(client, options.client_options), use_of(options.flags));
 }
 
-// What compiled code of a program depends on: the program, the mesh it was partitioned for and the
-// signature that was compared with it.
-std::string cache_key(const Bundle &bundle, const Program &program, const std::string &options) {
+// What the cache calls compiled code of a program: its bucket, for people, and what the code depends
+// on: the program, the mesh it was partitioned for and the signature that was compared with it.
+std::string entry_name(const Bundle &bundle, const Program &program, const std::string &options) {
   Sha256 digest;
   const auto add = [&](const std::string &text) { digest.update(text.data(), text.size() + 1); };
   add(bundle.record(program.stablehlo).sha256);
@@ -53,7 +65,7 @@ std::string cache_key(const Bundle &bundle, const Program &program, const std::s
     for (const Tensor &tensor : *tensors) add_tensor(tensor.shape, tensor.dtype, tensor.spec);
     add("");
   }
-  return digest.hex();
+  return describe(program.bucket) + "-" + digest.hex().substr(0, 32) + ".xla";
 }
 
 void return_freed_memory() {
@@ -133,14 +145,14 @@ const LoadedProgram &Model::program(const Bucket &bucket) {
   return *here.program;
 }
 
-std::string Model::key_of(const Program &program) const {
-  return cache_key(*bundle_, program, client_->compile_options(mesh().devices()));
+std::string Model::entry_of(const Program &program) const {
+  return entry_name(*bundle_, program, client_->compile_options(mesh().devices()));
 }
 
 void Model::load(Slot &here) {
   const double begun = seconds();
   const Program &record = *here.record;
-  if (const auto bytes = compiled_->read(key_of(record))) {
+  if (const auto bytes = compiled_->read(entry_of(record))) {
     try {
       here.program = std::make_unique<LoadedProgram>(
           *client_, mesh(), record, client_->deserialize(*bytes), weights_of(record), true);
@@ -149,7 +161,7 @@ void Model::load(Slot &here) {
       load_s_ += seconds() - begun;
       return;
     } catch (const Error &error) {
-      compiled_->disappoint(std::string(error.what()) + ": compiling instead");
+      compiled_->discard(entry_of(record), std::string(error.what()) + ": compiling instead");
     }
   }
   log_remark();
@@ -171,20 +183,20 @@ void Model::load(Slot &here) {
 
 // Keeps the machine code of a loaded program; whether a file was written.
 bool Model::keep(const Slot &here) {
-  const std::string key = key_of(*here.record);
-  if (compiled_->count(key) > 0) return false;
+  const std::string name = entry_of(*here.record);
+  if (compiled_->has(name)) return false;
   try {
     const std::string bytes = client_->serialize(here.program->executable());
-    if (bytes.empty() || !compiled_->write(key, bytes)) {
-      compiled_->disappoint("compiled programs cannot be kept in " + compiled_->folder().string());
-      return false;
+    if (bytes.empty()) fail("the plugin gives no machine code");
+    if (compiled_->write(name, bytes)) {
+      written_count_ += 1;
+      return true;
     }
   } catch (const Error &error) {
     compiled_->disappoint(std::string("compiled programs cannot be kept: ") + error.what());
-    return false;
   }
-  written_count_ += 1;
-  return true;
+  log_remark();
+  return false;
 }
 
 void Model::prepare(const std::set<Bucket> &buckets) {
@@ -226,7 +238,7 @@ uint32_t Model::compile_all() {
   for (auto &[bucket, here] : slots_) {
     const std::lock_guard<std::mutex> lock(here.mutex);
     written += keep(here) ? 1 : 0;
-    if (compiled_->count(key_of(*here.record)) == 0) {
+    if (!compiled_->has(entry_of(*here.record))) {
       fail(compiled_->folder().string() + ": " + compiled_->remark());
     }
   }
@@ -279,6 +291,7 @@ Json Model::info() const {
 Json Model::stats() const {
   const std::lock_guard<std::mutex> lock(stats_mutex_);
   const std::string remark = compiled_->remark();
+  const bool used = loaded_count_ > 0 && compiled_count_ == 0;
   const std::string fine = loaded_count_ > 0 ? "compiled programs are used"
                                              : "no program was compiled here before";
   return {{"open_s", open_s_},
@@ -295,7 +308,7 @@ Json Model::stats() const {
           {"cache",
            {{"fingerprint", compiled_->fingerprint()},
             {"folder", compiled_->folder().string()},
-            {"state", remark.empty() ? fine : remark}}},
+            {"state", used || remark.empty() ? fine : remark}}},
           {"calls", calls_.load()},
           {"donated_in_place", in_place_.load()}};
 }
@@ -329,7 +342,7 @@ void check_opening(const OpenOptions &options, Json &report) {
       opening.client->compile_options(opening.record->mesh.devices());
   size_t compiled = 0;
   for (const Program *program : opening.programs) {
-    compiled += cache->count(cache_key(*opening.bundle, *program, compile_options));
+    compiled += cache->has(entry_name(*opening.bundle, *program, compile_options)) ? 1 : 0;
   }
   report["compiled"] = {{"fingerprint", cache->fingerprint()},
                         {"folder", cache->folder().string()},

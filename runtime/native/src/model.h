@@ -80,7 +80,7 @@ class Model {
   void load(Slot &slot);
   bool keep(const Slot &slot);
   std::vector<const Shards *> weights_of(const Program &program) const;
-  std::string key_of(const Program &program) const;
+  std::string entry_of(const Program &program) const;
   void log(int32_t level, const std::string &message);
   void log_remark();
 
