@@ -166,15 +166,36 @@ ffi::Error int4_product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buff
   return ffi::Error::Success();
 }
 
+// Answers for `handler` what XLA asks when it is registered and called. XLA takes a handler only of
+// its own version of the interface or an older one; what we use of it has been the same since 0.2,
+// the version of PJRT 0.81, whose record of a handler also has less room than ours.
+XLA_FFI_Error *answer(XLA_FFI_Handler *handler, XLA_FFI_CallFrame *frame) {
+  constexpr int kOldestMinor = 2;
+  const XLA_FFI_Api_Version &theirs = frame->api->api_version;
+  const bool older = theirs.major_version == XLA_FFI_API_MAJOR &&
+                     theirs.minor_version >= kOldestMinor && theirs.minor_version < XLA_FFI_API_MINOR;
+  auto *extension = frame->extension_start;
+  if (!older || extension == nullptr || extension->type != XLA_FFI_Extension_Metadata) {
+    return handler(frame);
+  }
+  XLA_FFI_Metadata &record = *reinterpret_cast<XLA_FFI_Metadata_Extension *>(extension)->metadata;
+  record.api_version.major_version = theirs.major_version;
+  record.api_version.minor_version = theirs.minor_version;
+  record.traits = 0;
+  return nullptr;
+}
+
 }  // namespace
 }  // namespace gemma3
 
-extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *gemma3_int4_product(XLA_FFI_CallFrame *);
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gemma3_int4_product, gemma3::int4_product,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::U8>>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::BF16>>()
-                                  .Ret<xla::ffi::Buffer<xla::ffi::F32>>());
+extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *gemma3_int4_product(
+    XLA_FFI_CallFrame *frame) {
+  XLA_FFI_DEFINE_HANDLER(handler, gemma3::int4_product,
+                         xla::ffi::Ffi::Bind()
+                             .Ctx<xla::ffi::ThreadPool>()
+                             .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
+                             .Arg<xla::ffi::Buffer<xla::ffi::U8>>()
+                             .Arg<xla::ffi::Buffer<xla::ffi::BF16>>()
+                             .Ret<xla::ffi::Buffer<xla::ffi::F32>>());
+  return gemma3::answer(handler, frame);
+}

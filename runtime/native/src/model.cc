@@ -96,13 +96,15 @@ Model::Model(const OpenOptions &options) : options_(options) {
   std::set<Bucket> buckets;
   std::set<std::string> names;
   for (const Program *program : opening.programs) {
-    slots_[program->bucket].record = program;
+    slots_[program->bucket].record = slots_[program->bucket].portable = program;
     buckets.insert(program->bucket);
   }
   load_kernels(options, opening.kernels);
   for (const auto &[bucket, slot] : slots_) {
-    const auto &members = manifest().weight_sets.at(slot.record->weights);
-    names.insert(members.begin(), members.end());
+    for (const Program *program : {slot.record, slot.portable}) {
+      const auto &members = manifest().weight_sets.at(program->weights);
+      names.insert(members.begin(), members.end());
+    }
   }
   weights_ = std::make_unique<WeightStore>(*bundle_, *client_, *record_, names);
   grid_ = Grid((fs::path(options.bundle) / "manifest.json").string() + ", mesh " +
@@ -111,15 +113,15 @@ Model::Model(const OpenOptions &options) : options_(options) {
   open_s_ = seconds() - begun;
 }
 
-
 void Model::load_kernels(const OpenOptions &options,
                          const std::vector<const Program *> &programs) {
-  if (programs.empty() || options.kernels.empty()) return;
+  const std::string library = programs.empty() ? "" : find_kernels(options.kernels);
+  if (library.empty()) return;
   std::set<std::string> targets;
   for (const Program *program : programs) {
     targets.insert(program->custom_calls.begin(), program->custom_calls.end());
   }
-  const std::string problem = register_kernels(*client_, options.kernels, targets);
+  const std::string problem = register_kernels(*client_, library, targets);
   if (!problem.empty()) {
     log(GEMMA3_LOG_WARNING, problem + ": portable programs are used");
     return;
@@ -171,6 +173,12 @@ void Model::load(Slot &here) {
         *client_, mesh(), record, client_->compile(code, mesh().devices()), weights_of(record),
         false);
   } catch (const Error &error) {
+    if (here.record != here.portable) {
+      log(GEMMA3_LOG_WARNING, "program " + record.stablehlo + ": " + error.what() +
+                                  ": the portable program is used");
+      here.record = here.portable;
+      return load(here);
+    }
     throw Error(error.status(), "program " + record.stablehlo + " (StableHLO " +
                                     manifest().versions.stablehlo + "; the plugin is of " +
                                     client_->plugin().stablehlo_current() + "): " + error.what());
@@ -257,7 +265,7 @@ const std::vector<Tensor> &Model::cache_of(GroupShape shape) const {
   static const std::vector<Tensor> none;
   for (const auto &[bucket, here] : slots_) {
     if (bucket.batch == shape.batch && bucket.cache == shape.cache && keeps_cache(bucket.program)) {
-      return here.record->cache;
+      return here.portable->cache;  // equal in all variants
     }
   }
   return none;
@@ -340,13 +348,16 @@ void check_opening(const OpenOptions &options, Json &report) {
   const std::unique_ptr<CompiledCache> cache = open_cache(options, *opening.client);
   const std::string compile_options =
       opening.client->compile_options(opening.record->mesh.devices());
-  size_t compiled = 0;
-  for (const Program *program : opening.programs) {
-    compiled += cache->has(entry_name(*opening.bundle, *program, compile_options)) ? 1 : 0;
+  std::set<Bucket> compiled;  // in whichever variant
+  for (const auto *programs : {&opening.programs, &opening.kernels}) {
+    for (const Program *program : *programs) {
+      const std::string name = entry_name(*opening.bundle, *program, compile_options);
+      if (cache->has(name)) compiled.insert(program->bucket);
+    }
   }
   report["compiled"] = {{"fingerprint", cache->fingerprint()},
                         {"folder", cache->folder().string()},
-                        {"programs", compiled}};
+                        {"programs", compiled.size()}};
 }
 
 }  // namespace gemma3

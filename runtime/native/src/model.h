@@ -71,6 +71,7 @@ class Model {
  private:
   struct Slot {
     const Program *record = nullptr;
+    const Program *portable = nullptr;  // what `record` gives way to where it cannot be compiled
     std::mutex mutex;
     std::unique_ptr<LoadedProgram> program;
   };
