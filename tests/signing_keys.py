@@ -13,9 +13,9 @@ from cryptography.x509.oid import NameOID
 _DAY = datetime.timedelta(days=1)
 
 
-def write_key(folder: Path, name: str) -> tuple[Path, Path]:
-    """A new P-256 key as `<name>.pem` and `<name>.pub`: (private, public)."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def write_key(folder: Path, name: str, curve: ec.EllipticCurve | None = None) -> tuple[Path, Path]:
+    """A new key, P-256 by default, as `<name>.pem` and `<name>.pub`: (private, public)."""
+    key = ec.generate_private_key(curve or ec.SECP256R1())
     private, public = folder / f"{name}.pem", folder / f"{name}.pub"
     private.write_bytes(
         key.private_bytes(

@@ -1,12 +1,9 @@
-"""runtime/native built once for the whole run, and gemma3-host as a command."""
+"""gemma3-host as a command, beside gemma3-run."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,34 +11,21 @@ from pathlib import Path
 import pytest
 
 # Fixtures of the Python runtime's tests: what gemma3-host is compared with.
-from ..runtime.conftest import Command, _command, backend, compile_once, toy  # noqa: F401
-
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.prefix) / "bin"
-
-
-def _build(target: Path) -> None:
-    options = [
-        "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}",
-        f"-DPython3_EXECUTABLE={sys.executable}", "-DGEMMA3_TESTS=ON",
-    ]  # fmt: skip
-    for command in (
-        [BIN / "cmake", "-S", ROOT / "runtime" / "native", "-B", target, *options],
-        [BIN / "cmake", "--build", target],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+from ..runtime.conftest import (  # noqa: F401
+    Command,
+    _command,
+    backend,
+    compile_once,
+    toy,
+    user_cache,
+)
+from .library import build, environment
 
 
 @pytest.fixture(scope="session")
 def native() -> Path:
     """The folder of a build of runtime/native with its test programs; kept between runs."""
-    target = ROOT / "build" / "native" / "tests"
-    target.mkdir(parents=True, exist_ok=True)
-    with (target / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        _build(target)
-    return target
+    return build("tests")
 
 
 @pytest.fixture(scope="session")
@@ -77,21 +61,14 @@ class Ended:
 Host = Callable[..., Ended]
 
 
-def native_environment(**changes: str) -> dict[str, str]:
-    """The environment of native programs: plugins are found in this Python environment."""
-    # JAX sets the log level for its process: a user's shell has none.
-    own = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    return {**own, "VIRTUAL_ENV": sys.prefix, **changes}
-
-
 @pytest.fixture(scope="session")
 def gemma3_host(native: Path) -> Host:
     """Runs gemma3-host in a process of its own; keywords change its environment."""
 
-    def run(*arguments: object, **environment: str) -> Ended:
+    def run(*arguments: object, **changes: str) -> Ended:
         done = subprocess.run(
             [native / "host" / "gemma3-host", *map(str, arguments)],
-            capture_output=True, check=False, env=native_environment(**environment), timeout=300,
+            capture_output=True, check=False, env=environment(**changes), timeout=300,
         )  # fmt: skip
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ PLUGINS = {
 """The CPU plugins of the tests' environment; the first is the one found when none is named."""
 
 
+@functools.cache
 def build(name: str, *options: str) -> Path:
     """The folder of a build of runtime/native with its test programs, kept between runs."""
     target = ROOT / "build" / "native" / name

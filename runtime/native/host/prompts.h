@@ -28,6 +28,9 @@ struct Prompts {
 // Refuses what the bundle has no programs or no tokenizer for, before anything is loaded.
 void refuse_impossible(const Options& options, const Bundle& bundle);
 
+// What --labels says, for each time it is given. Throws UsageError.
+std::vector<Ids> parse_labels(const std::vector<std::string>& texts);
+
 // Reads tokenizer and images, and makes ids of the prompts. Throws UsageError.
 Prompts read_prompts(const Options& options, const Bundle& bundle);
 

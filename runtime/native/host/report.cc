@@ -113,25 +113,29 @@ std::string completion_json(const Completion& completion, bool logprobs, double 
          ", \"peak_rss_bytes\": " + std::to_string(stats.peak_rss_bytes) + "}}";
 }
 
-std::string score_json(const std::vector<double>& logprobs, double loss) {
-  return "{\"loss\": " + json_number(loss) + ", \"logprobs\": " + list_json(logprobs) + "}";
+std::string score_json(const Logprobs& logprobs, double loss) {
+  const auto show = [](std::optional<double> value) { return value ? json_number(*value) : "null"; };
+  return "{\"loss\": " + json_number(loss) + ", \"logprobs\": " + json_list(logprobs, show) + "}";
 }
 
 std::string values_json(const char* name, const std::vector<double>& values) {
   return "{" + json_string(name) + ": " + list_json(values) + "}";
 }
 
-std::string score_table(const Ids& tokens, const std::vector<double>& logprobs, double loss,
+std::string score_table(const Ids& labels, const Logprobs& logprobs, double loss,
                         const Tokenizer* tokenizer) {
   std::string table;
+  size_t count = 0;
   for (size_t i = 0; i < logprobs.size(); ++i) {
-    table += format("%10.4f  %7d", logprobs[i], tokens[i + 1]);
-    if (tokenizer) table += "  " + in_quotes(tokenizer->decode({tokens[i + 1]}));
+    if (!logprobs[i]) continue;
+    table += format("%10.4f  %7d", *logprobs[i], labels[i + 1]);
+    if (tokenizer) table += "  " + in_quotes(tokenizer->decode({labels[i + 1]}));
     table += "\n";
+    ++count;
   }
   constexpr double kMostExponent = 700;  // beyond that a float has no room
   return table + format("loss %.4f, perplexity %.2f, %zu tokens", loss,
-                        std::exp(std::min(loss, kMostExponent)), logprobs.size());
+                        std::exp(std::min(loss, kMostExponent)), count);
 }
 
 std::string classify_table(const std::vector<std::string>& labels,

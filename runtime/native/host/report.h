@@ -30,12 +30,14 @@ double process_started_at();
 // The object that --json prints for one prompt. `loaded_at` is when weights and programs were
 // ready.
 std::string completion_json(const Completion& completion, bool logprobs, double loaded_at);
-std::string score_json(const std::vector<double>& logprobs, double loss);
+// Log-probabilities are missing where a label was left out.
+using Logprobs = std::vector<std::optional<double>>;
+std::string score_json(const Logprobs& logprobs, double loss);
 // {"name": [values]}
 std::string values_json(const char* name, const std::vector<double>& values);
 
-// A table of a scored text; `tokenizer` may be null.
-std::string score_table(const Ids& tokens, const std::vector<double>& logprobs, double loss,
+// A table of a scored text's labels; `tokenizer` may be null.
+std::string score_table(const Ids& labels, const Logprobs& logprobs, double loss,
                         const Tokenizer* tokenizer);
 std::string classify_table(const std::vector<std::string>& labels,
                            const std::vector<double>& scores);

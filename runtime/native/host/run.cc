@@ -8,6 +8,8 @@
 #include "error.h"
 #include "generate.h"
 #include "prompts.h"
+#include "score.h"
+#include "signature.h"
 #include "terminal.h"
 
 namespace gemma3::host {
@@ -143,30 +145,6 @@ void prepare(gemma3_model* model, const std::vector<gemma3_prompt>& prompts, int
   check(gemma3_prepare(model, &request, &error), error);
 }
 
-void score(gemma3_model* model, const Options& options, const Prompts& prompts,
-           StatusLine& status) {
-  const std::vector<gemma3_prompt> view = prompts.view();
-  prepare(model, view, GEMMA3_TASK_SCORE);
-  status.say("scoring");
-  size_t count = 0;
-  for (const Ids& ids : prompts.ids) count += ids.size() - 1;
-  std::vector<float> logprobs(count);
-  std::vector<double> losses(view.size());
-  gemma3_error error;
-  check(gemma3_score(model, view.data(), view.size(), logprobs.data(), losses.data(), &error),
-        error);
-  status.say("");
-  const float* at = logprobs.data();
-  for (size_t i = 0; i < view.size(); ++i) {
-    const std::vector<double> own = widened(at, prompts.ids[i].size() - 1);
-    at += own.size();
-    put((options.prints_text()
-             ? score_table(prompts.ids[i], own, losses[i], prompts.tokenizer.get())
-             : score_json(own, losses[i])) +
-        "\n");
-  }
-}
-
 // classify and embed: a row of `width` numbers for each prompt.
 using Call = decltype(&gemma3_classify);
 std::vector<std::vector<double>> rows_of(gemma3_model* model, const Prompts& prompts, int32_t task,
@@ -213,6 +191,7 @@ int run(const Options& options) {
   if (options.version) {
     return put(std::string("gemma3-host, version ") + gemma3_version() + "\n"), 0;
   }
+  if (options.require_signature) require_signature(options.bundle, *options.require_signature);
   if (options.check) return run_check(options);
   if (options.compile) return run_compile(options);
   const Bundle bundle(options.bundle);
@@ -224,7 +203,7 @@ int run(const Options& options) {
   const Model model = open_model(options, status);
   const Prompts prompts = reading.get();
   if (options.score) {
-    score(model.get(), options, prompts, status);
+    score(model.get(), options, bundle, prompts, status);
   } else if (options.classify) {
     classify(model.get(), options, bundle, prompts, status);
   } else if (options.embed) {

@@ -27,7 +27,8 @@
  *   its last session is closed.
  * - Nothing is printed. Remarks go to the `log` function of the options, if there is one.
  * - The environment is read during gemma3_check and gemma3_open only: PATH, VIRTUAL_ENV,
- *   CONDA_PREFIX, HOME to find a plugin. XLA_FLAGS is hidden from the plugin while it starts,
+ *   CONDA_PREFIX, HOME to find a plugin, XDG_CACHE_HOME and HOME to find the user's folder, and
+ *   GEMMA3_KERNELS. XLA_FLAGS is hidden from the plugin while it starts,
  *   because XLA ends the process for a flag that it does not know; the environment of the
  *   process is as before when the call returns. Do not change the environment from another thread
  *   during these calls.
@@ -53,7 +54,7 @@ extern "C" {
 /* ---------------------------------------------------------------- versions and errors */
 
 /* Grows when a function or struct member is added; the high half grows when one changes. */
-#define GEMMA3_ABI_VERSION 0x00010000u
+#define GEMMA3_ABI_VERSION 0x00010001u
 
 /* The version of the library, for example "0.1.0"; a constant, not to be freed. */
 GEMMA3_API const char *gemma3_version(void);
@@ -92,6 +93,8 @@ GEMMA3_API gemma3_status gemma3_bundle_open(const char *path, gemma3_bundle **bu
  * What the manifest says, as JSON with these members:
  *   format_version, abstract, architecture, name, dtype, parameters, vocab_size, sliding_window,
  *   max_position_embeddings, bos_token_id, pad_token_id, eos_token_ids, labels, embedding_size,
+ *   layers, width, heads: of the model where it says so, else 0,
+ *   score_outputs: what gemma3_score_texts can give, "hidden_states" and "attentions" or none,
  *   platforms: [name], meshes: [{name, devices, axes: [{name, size}]}],
  *   buckets: [{mesh, platform, program, batch, tokens, cache, variant}],
  *   tokenizer: null or {path, kind, add_bos, add_eos, chat_template},
@@ -133,12 +136,16 @@ typedef struct gemma3_options {
   const char *plugin;         /* path of a PJRT plugin; NULL: gemma3_find_plugin */
   const char *mesh;           /* a mesh of the bundle, for example "2x4"; NULL: its first */
   const char *platform;       /* "cpu", "cuda" or "tpu"; NULL: the plugin's */
-  const char *cache_dir;      /* of compiled programs; NULL: "compiled" in the bundle's folder */
+  const char *cache_dir;      /* of compiled programs; NULL: "compiled" in the bundle's folder, or
+                                 where that is not the user's, in gemma3-export of the user's cache.
+                                 Only what this user compiled is loaded (FORMAT.md) */
   const char *client_options; /* for the plugin, "name=value,name=value"; NULL: none. For example
                                  "preallocate=false" for CUDA. Values that look like integers,
                                  fractions or true and false are passed as such. */
-  const char *kernels;        /* a shared library of kernels for programs of the variant "kernels";
-                                 NULL, or one the plugin cannot use: portable programs */
+  const char *kernels;        /* a shared library of kernels for programs of the variant "kernels",
+                                 or "none"; NULL: what GEMMA3_KERNELS names, else
+                                 libgemma3_kernels.so beside this library. Portable programs run
+                                 where there is none, or none that the plugin can use */
   gemma3_log_fn log;          /* NULL: no remarks */
   void *log_user;
   uint64_t flags;             /* GEMMA3_NO_CACHE, ... */
@@ -339,6 +346,37 @@ GEMMA3_API gemma3_status gemma3_generate(gemma3_model *model, const gemma3_reque
 GEMMA3_API gemma3_status gemma3_score(gemma3_model *model, const gemma3_prompt *prompts,
                                       size_t prompt_count, float *logprobs, double *losses,
                                       gemma3_error *error);
+
+/* Labels of a text: as many as it has tokens. */
+typedef struct gemma3_labels {
+  const int32_t *ids;
+  size_t count;
+} gemma3_labels;
+
+enum { GEMMA3_NO_LABEL = -100 }; /* a place that is not scored */
+
+/* What to score, and where the results go. */
+typedef struct gemma3_scoring {
+  size_t size;
+  const gemma3_prompt *prompts;
+  size_t prompt_count;
+  const gemma3_labels *labels; /* label i + 1 is what should follow token i; the first is not looked
+                                  at, GEMMA3_NO_LABEL leaves one out. NULL: the tokens themselves */
+  size_t label_count;          /* prompt_count, or 0 */
+  float *logprobs;             /* as in gemma3_score, of labels; 0 where one is left out */
+  double *losses;              /* [prompt_count], or NULL: means over the labels that count */
+  float *const *hidden_states; /* [prompt_count] of [layers + 1,count,width], or NULL: the embeddings,
+                                  what each layer but the last gives, the last after its norm */
+  float *const *attentions;    /* [prompt_count] of [layers,heads,count,count], or NULL: what the
+                                  token of a row gives to that of a column */
+} gemma3_scoring;
+
+/*
+ * gemma3_score with labels, hidden states and attentions, the last two of bundles that were exported
+ * with them (`score_outputs`). Everything is checked before anything is compiled.
+ */
+GEMMA3_API gemma3_status gemma3_score_texts(gemma3_model *model, const gemma3_scoring *scoring,
+                                            gemma3_error *error);
 
 /*
  * Scores [prompt_count,labels] of the classes for given texts (padding at their ends is left out).

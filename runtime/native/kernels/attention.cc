@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "dots.h"
+#include "handler.h"
 #include "memory.h"
 #include "share.h"
 #include "xla/ffi/api/ffi.h"
@@ -238,18 +239,16 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> query, ffi::Any
 }  // namespace
 }  // namespace gemma3
 
-extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *gemma3_attention(XLA_FFI_CallFrame *);
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gemma3_attention, gemma3::attention,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::Buffer<xla::ffi::PRED>>()
-                                  .RemainingArgs()
-                                  .Attr<float>("scale")
-                                  .Attr<float>("cap")
-                                  .Ret<xla::ffi::Buffer<xla::ffi::F32>>());
+GEMMA3_KERNEL(gemma3_attention, gemma3::attention,
+              xla::ffi::Ffi::Bind()
+                  .Ctx<xla::ffi::ThreadPool>()
+                  .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
+                  .Arg<xla::ffi::AnyBuffer>()
+                  .Arg<xla::ffi::AnyBuffer>()
+                  .Arg<xla::ffi::AnyBuffer>()
+                  .Arg<xla::ffi::AnyBuffer>()
+                  .Arg<xla::ffi::Buffer<xla::ffi::PRED>>()
+                  .RemainingArgs()
+                  .Attr<float>("scale")
+                  .Attr<float>("cap")
+                  .Ret<xla::ffi::Buffer<xla::ffi::F32>>())

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "dots.h"
+#include "handler.h"
 #include "memory.h"
 #include "share.h"
 #include "xla/ffi/api/ffi.h"
@@ -225,15 +226,14 @@ ffi::Error product_of(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Remain
 }  // namespace
 }  // namespace gemma3
 
-#define GEMMA3_KERNEL(name, kind)                                                              \
-  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *name(XLA_FFI_CallFrame *);  \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, gemma3::product_of<gemma3::Kind::kind>,                  \
-                                xla::ffi::Ffi::Bind()                                          \
-                                    .Ctx<xla::ffi::ThreadPool>()                               \
-                                    .Arg<xla::ffi::Buffer<xla::ffi::F32>>()                    \
-                                    .RemainingArgs()                                           \
-                                    .RemainingRets())
+#define GEMMA3_PRODUCT(name, kind)                                          \
+  GEMMA3_KERNEL(name, gemma3::product_of<gemma3::Kind::kind>,               \
+                xla::ffi::Ffi::Bind()                                       \
+                    .Ctx<xla::ffi::ThreadPool>()                            \
+                    .Arg<xla::ffi::Buffer<xla::ffi::F32>>()                 \
+                    .RemainingArgs()                                        \
+                    .RemainingRets())
 
-GEMMA3_KERNEL(gemma3_bfloat16_product, kBfloat16);
-GEMMA3_KERNEL(gemma3_int8_product, kInt8);
-GEMMA3_KERNEL(gemma3_int4_product, kInt4);
+GEMMA3_PRODUCT(gemma3_bfloat16_product, kBfloat16)
+GEMMA3_PRODUCT(gemma3_int8_product, kInt8)
+GEMMA3_PRODUCT(gemma3_int4_product, kInt4)

@@ -179,8 +179,21 @@ gemma3_status gemma3_generate(gemma3_model *model, const gemma3_request *request
 gemma3_status gemma3_score(gemma3_model *model, const gemma3_prompt *prompts, size_t prompt_count,
                            float *logprobs, double *losses, gemma3_error *error) {
   return guarded(error, [&] {
-    required(logprobs, "logprobs");
-    score(*required(model, "model").model, prompts, prompt_count, logprobs, losses);
+    gemma3_scoring scoring = {};
+    scoring.prompts = prompts;
+    scoring.prompt_count = prompt_count;
+    scoring.logprobs = &required(logprobs, "logprobs");
+    scoring.losses = losses;
+    score(*required(model, "model").model, scoring);
+  });
+}
+
+gemma3_status gemma3_score_texts(gemma3_model *model, const gemma3_scoring *scoring,
+                                 gemma3_error *error) {
+  return guarded(error, [&] {
+    const gemma3_scoring known = versioned(scoring, "scoring");
+    required(known.logprobs, "logprobs");
+    score(*required(model, "model").model, known);
   });
 }
 

@@ -4,45 +4,31 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <fstream>
+#include <algorithm>
 #include <system_error>
-#include <thread>
 
+#include "error.h"
 #include "files.h"
 #include "json.h"
 #include "sha256.h"
+#include "user_key.h"
 
 namespace gemma3 {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr char kIndex[] = "index.json";
+constexpr char kIndexName[] = "index.json";
 constexpr int kVersion = 1;
+constexpr int64_t kMostIndexBytes = 1 << 24;
 
-// What of /proc/cpuinfo names the processor and what it can do, once.
-std::string processor() {
-  static constexpr const char *kFields[] = {
-      "vendor_id", "cpu family", "model",           "model name",  "stepping", "flags",
-      "Features",  "CPU part",   "CPU implementer", "CPU variant",
-  };
-  std::ifstream file("/proc/cpuinfo");
-  std::string text;
-  for (std::string line; std::getline(file, line) && !line.empty();) {
-    const std::string name = line.substr(0, line.find_first_of("\t:"));
-    for (const char *field : kFields) {
-      if (name == field) text += line + "\n";
-    }
-  }
-  return text;
-}
-
-// One process at a time changes an index.
+// One process at a time changes a folder.
 class FolderLock {
  public:
   explicit FolderLock(const fs::path &folder)
-      : descriptor_(::open((folder / ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
-    if (descriptor_ >= 0) ::flock(descriptor_, LOCK_EX);
+      : descriptor_(::open((folder / ".lock").c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
+                           0644)) {
+    locked_ = descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX) == 0;
   }
   ~FolderLock() {
     if (descriptor_ >= 0) ::close(descriptor_);
@@ -50,119 +36,215 @@ class FolderLock {
   FolderLock(const FolderLock &) = delete;
   FolderLock &operator=(const FolderLock &) = delete;
 
+  bool locked() const { return locked_; }
+
  private:
   int descriptor_;
+  bool locked_ = false;
 };
+
+// The name of a file in the folder itself.
+bool is_plain_name(const std::string &name) {
+  return is_bundle_path(name) && name.find('/') == std::string::npos;
+}
+
+Json read_json(const fs::path &path) {
+  const File file(path);
+  if (file.size() > kMostIndexBytes) refuse(path.string() + ": expected at most 16 MiB");
+  return parse_json(file.read(0, static_cast<size_t>(file.size())), path.string());
+}
+
+std::string fingerprint_of(const Identity &identity) {
+  std::string text;
+  for (const auto &[name, value] : identity) text += name + "=" + value + "\n";
+  return sha256_hex(text).substr(0, 32);
+}
+
+// Removes what processes left that died while writing; the folder is locked.
+void remove_partial_files(const fs::path &folder) {
+  std::error_code error;
+  std::vector<fs::path> partial;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (name.rfind(kPartial, 0) == 0) partial.push_back(entry->path());
+  }
+  for (const fs::path &path : partial) fs::remove(path, error);
+}
 
 }  // namespace
 
-std::string machine_facts(const Client &client) {
-  Json facts = {{"version", kVersion},
-                {"plugin_build", client.plugin().build()},
-                {"pjrt_api", client.plugin().api_version()},
-                {"stablehlo", client.plugin().stablehlo_current()},
-                {"platform", client.platform()},
-                {"platform_version", client.platform_version()},
-                {"device_kind", client.device_kind()}};
-  if (client.on_cpu()) {
-    facts["processor"] = sha256_hex(processor());
-    // XLA:CPU cuts work into as many pieces as there are threads when it compiles.
-    facts["threads"] = std::thread::hardware_concurrency();
-  }
-  return to_text(facts);
-}
-
-CompiledCache::CompiledCache(fs::path root, std::string facts, Use use)
-    : root_(std::move(root)), facts_(std::move(facts)), use_(use) {
-  fingerprint_ = sha256_hex(facts_).substr(0, 32);
-  folder_ = root_ / fingerprint_;
+CompiledCache::CompiledCache(std::vector<fs::path> places, fs::path user, Identity identity,
+                             Use use)
+    : user_(std::move(user)), identity_(std::move(identity)), use_(use) {
+  fingerprint_ = fingerprint_of(identity_);
+  for (const fs::path &place : places) folders_.push_back({place / fingerprint_, {}});
   if (use_ == Use::kNone) {
     remark_ = "compiled programs are turned off";
     return;
   }
-  load();
+  key_ = read_user_key(user_);
+  for (Folder &folder : folders_) {
+    if (read_index(folder.path, folder.entries) == Index::kForeign) {
+      remark_on("the compiled programs in " + folder.path.string() +
+                " were not made by this user: compiling instead");
+    }
+  }
+  const auto empty = [](const Folder &folder) { return folder.entries.empty(); };
+  if (std::all_of(folders_.begin(), folders_.end(), empty)) look_for_others(places.front());
 }
 
-size_t CompiledCache::count(const std::string &key) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return entries_.count(key);
-}
-
-void CompiledCache::load() {
+// Says so where this host has kept programs for something else.
+void CompiledCache::look_for_others(const fs::path &place) {
   std::error_code error;
-  if (!fs::exists(folder_ / kIndex, error)) {
-    if (fs::is_directory(root_, error) && !fs::is_empty(root_, error)) {
-      remark_ = "the compiled programs in " + root_.string() +
-                " are for another plugin, machine or options: compiling instead";
+  for (fs::directory_iterator entry(place, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->path().filename() == fingerprint_) continue;
+    try {
+      const Json index = read_json(entry->path() / kIndexName);
+      if (index.at("identity").at("host") != kCompiledHost) continue;
+    } catch (const std::exception &) {
+      continue;  // no index, or that of another host: none of our business
     }
-    return;
-  }
-  const std::string where = (folder_ / kIndex).string();
-  try {
-    const File file(folder_ / kIndex);
-    if (file.size() > (1 << 24)) refuse(where + ": expected at most 16 MiB");
-    const Json index = parse_json(file.read(0, static_cast<size_t>(file.size())), where);
-    if (to_text(index.value("facts", Json())) != facts_) refuse(where + ": is for another machine");
-    const Place place{&where};
-    for (const auto &item : index.at("programs").items()) {
-      Entry entry;
-      Fields(item.value(), place)
-          .read("file", entry.file)
-          .read("bytes", entry.bytes)
-          .read("sha256", entry.sha256)
-          .done();
-      if (!is_bundle_path(entry.file) || entry.file.find('/') != std::string::npos) {
-        refuse(where + ": expected the name of a file, got another path");
-      }
-      entries_[item.key()] = entry;
-    }
-  } catch (const std::exception &reason) {
-    entries_.clear();
-    remark_ = std::string(reason.what()) + ": compiling instead";
+    return remark_on("the compiled programs in " + place.string() +
+                     " are for another plugin, machine or options: compiling instead");
   }
 }
 
-std::optional<std::string> CompiledCache::read(const std::string &key) {
-  Entry entry;
+CompiledCache::Index CompiledCache::read_index(const fs::path &folder, Entries &entries) {
+  entries.clear();
+  const fs::path path = folder / kIndexName;
+  std::error_code error;
+  const fs::file_status status = fs::symlink_status(path, error);
+  if (status.type() == fs::file_type::not_found) return Index::kOurs;
+  if (status.type() != fs::file_type::regular || key_.empty()) return Index::kForeign;
+  try {
+    const Json index = read_json(path);
+    if (index.at("owner") != owner() || index.at("version") != kVersion) return Index::kForeign;
+    Entries found;
+    const std::string where = path.string();
+    const Place place{&where};
+    for (const auto &item : index.at("entries").items()) {
+      if (!is_plain_name(item.key())) refuse(where + ": expected names of files");
+      CompiledEntry &entry = found[item.key()];
+      Fields(item.value(), place).read("bytes", entry.bytes).read("sha256", entry.sha256).done();
+    }
+    if (equal_in_constant_time(index.at("mac").get<std::string>(), code_of(found))) {
+      entries = std::move(found);
+      return Index::kOurs;
+    }
+  } catch (const std::exception &) {
+    // Not an index at all.
+  }
+  remark_on(path.string() + " is damaged: compiling instead");
+  return Index::kOurs;
+}
+
+fs::path CompiledCache::folder() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const Folder &folder : folders_) {
+    if (!folder.entries.empty()) return folder.path;
+  }
+  return folders_.front().path;
+}
+
+bool CompiledCache::has(const std::string &name) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto holds = [&name](const Folder &folder) { return folder.entries.count(name) > 0; };
+  return discarded_.count(name) == 0 && std::any_of(folders_.begin(), folders_.end(), holds);
+}
+
+std::optional<std::string> CompiledCache::read(const std::string &name) {
+  if (use_ == Use::kNone || !has(name)) return std::nullopt;
+  std::vector<std::pair<fs::path, CompiledEntry>> candidates;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = entries_.find(key);
-    if (use_ == Use::kNone || found == entries_.end()) return std::nullopt;
-    entry = found->second;
+    for (const Folder &folder : folders_) {
+      const auto found = folder.entries.find(name);
+      if (found != folder.entries.end()) candidates.emplace_back(folder.path / name, found->second);
+    }
   }
-  const fs::path path = folder_ / entry.file;
-  try {
-    const File file(path);
-    std::string bytes = file.read(0, static_cast<size_t>(file.size()));
-    if (file.size() == entry.bytes && sha256_hex(bytes) == entry.sha256) return bytes;
-    disappoint("compiled program " + path.string() + " is damaged: compiling instead");
-  } catch (const Error &error) {
-    disappoint(std::string(error.what()) + ": compiling instead");
+  std::string last;
+  for (const auto &[path, entry] : candidates) {
+    last = path.string();
+    try {
+      const File file(path);
+      if (file.size() != entry.bytes) continue;
+      std::string bytes = file.read(0, static_cast<size_t>(file.size()));
+      if (sha256_hex(bytes) == entry.sha256) return bytes;
+    } catch (const Error &) {
+      // Gone or unreadable: as good as damaged.
+    }
   }
+  discard(name, "compiled program " + last + " is damaged: compiling instead");
   return std::nullopt;
 }
 
-bool CompiledCache::write(const std::string &key, std::string_view bytes) {
+bool CompiledCache::write(const std::string &name, std::string_view bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::error_code error;
-  fs::create_directories(folder_, error);
-  if (error) return false;
-  const FolderLock folder_lock(folder_);
-  const std::string before = remark_;
-  const std::map<std::string, Entry> ours = entries_;
-  load();  // others may have written since
-  remark_ = before;
-  entries_.insert(ours.begin(), ours.end());
-  const Entry entry{key.substr(0, 32) + ".xla", sha256_hex(bytes),
-                    static_cast<int64_t>(bytes.size())};
-  if (!write_atomically(folder_ / entry.file, bytes)) return false;
-  entries_[key] = entry;
-  Json programs = Json::object();
-  for (const auto &[name, kept] : entries_) {
-    programs[name] = {{"file", kept.file}, {"bytes", kept.bytes}, {"sha256", kept.sha256}};
+  if (key_.empty()) key_ = make_user_key(user_);
+  if (key_.empty()) {
+    remark_on("compiled programs cannot be kept: expected a key in " + (user_ / "key").string() +
+              " of 32 bytes that only you can read; remove that file to have another made");
+    return false;
   }
-  const Json index = {{"facts", Json::parse(facts_)}, {"programs", programs}};
-  return write_atomically(folder_ / kIndex, index.dump(1) + "\n");
+  for (Folder &folder : folders_) {
+    if (!write_into(folder, name, bytes)) continue;
+    discarded_.erase(name);
+    return true;
+  }
+  remark_on("compiled programs cannot be kept in " + folders_.back().path.string());
+  return false;
+}
+
+bool CompiledCache::write_into(Folder &folder, const std::string &name, std::string_view bytes) {
+  std::error_code error;
+  // A link would lead out of the bundle.
+  if (fs::is_symlink(folder.path.parent_path(), error) || fs::is_symlink(folder.path, error)) {
+    return false;
+  }
+  fs::create_directories(folder.path, error);
+  if (error) return false;
+  const FolderLock lock(folder.path);
+  if (!lock.locked()) return false;
+  remove_partial_files(folder.path);
+  Entries entries;  // others may have written since
+  if (read_index(folder.path, entries) == Index::kForeign) return false;
+  if (!write_atomically(folder.path / name, bytes)) return false;
+  entries[name] = {static_cast<int64_t>(bytes.size()), sha256_hex(bytes)};
+  if (!write_atomically(folder.path / kIndexName, index_text(entries))) return false;
+  folder.entries = std::move(entries);
+  return true;
+}
+
+std::string CompiledCache::index_text(const Entries &entries) const {
+  Json listed = Json::object();
+  for (const auto &[name, entry] : entries) {
+    listed[name] = {{"bytes", entry.bytes}, {"sha256", entry.sha256}};
+  }
+  const Json index = {{"version", kVersion},
+                      {"identity", identity_},
+                      {"entries", listed},
+                      {"owner", owner()},
+                      {"mac", code_of(entries)}};
+  return index.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string CompiledCache::code_of(const Entries &entries) const {
+  std::string message =
+      "gemma3-export compiled " + std::to_string(kVersion) + "\n" + fingerprint_ + "\n";
+  for (const auto &[name, entry] : entries) {
+    message += name + " " + std::to_string(entry.bytes) + " " + entry.sha256 + "\n";
+  }
+  return hmac_sha256_hex(key_, message);
+}
+
+std::string CompiledCache::owner() const { return sha256_hex(key_).substr(0, 16); }
+
+void CompiledCache::discard(const std::string &name, const std::string &why) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  discarded_.insert(name);
+  remark_on(why);
 }
 
 std::string CompiledCache::remark() const {
@@ -172,6 +254,11 @@ std::string CompiledCache::remark() const {
 
 void CompiledCache::disappoint(const std::string &why) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  remark_on(why);
+}
+
+// The first remark is the reason for what follows.
+void CompiledCache::remark_on(const std::string &why) {
   if (remark_.empty()) remark_ = why;
 }
 

@@ -1,4 +1,4 @@
-// Compiled programs kept in a folder, for the same plugin, machine and options only.
+// Compiled programs kept in folders, for the same plugin, machine and options, by the same user.
 #ifndef GEMMA3_SRC_COMPILED_CACHE_H_
 #define GEMMA3_SRC_COMPILED_CACHE_H_
 
@@ -6,53 +6,84 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "client.h"
 
 namespace gemma3 {
 
-// Everything that machine code depends on besides the program, as JSON: plugin, processor, devices.
-std::string machine_facts(const Client &client);
+// What machine code depends on besides the program, as names and values.
+using Identity = std::map<std::string, std::string>;
 
-// A folder `root`/<fingerprint>/ with an index of files and their digests. Files of other
-// fingerprints are never looked at, and those of this one are compared with their digests.
-// Whoever can write there can run code here: the folder is to be trusted like the plugin. Threads
-// may share it.
+// What identities of this host begin with, where those of others have names of their own.
+constexpr char kCompiledHost[] = "libgemma3";
+
+// That of programs compiled by `client`, which was started with `client_options`.
+Identity machine_identity(const Client &client, const std::string &client_options);
+
+// A file of a folder, as the index there records it.
+struct CompiledEntry {
+  int64_t bytes = 0;
+  std::string sha256;
+};
+
+// A folder <fingerprint>/ in each of some places, with an index of its files and a code (HMAC) over
+// it, as FORMAT.md says. Loading machine code is running it, so an index counts only when its code
+// was made with the key of this user: what came with a copied bundle is left alone. Threads and
+// processes may share the folders.
 class CompiledCache {
  public:
   enum class Use { kNone, kRead, kReadWrite };
 
-  CompiledCache(std::filesystem::path root, std::string facts, Use use);
+  // `places`, the preferred first; the key is in the folder `user`, which may be empty.
+  CompiledCache(std::vector<std::filesystem::path> places, std::filesystem::path user,
+                Identity identity, Use use);
 
   const std::string &fingerprint() const { return fingerprint_; }
-  const std::filesystem::path &folder() const { return folder_; }
   Use use() const { return use_; }
-  size_t count(const std::string &key) const;
+  // Where entries are, else where the first will be.
+  std::filesystem::path folder() const;
+  bool has(const std::string &name) const;
 
-  // The bytes kept for `key`, or nothing.
-  std::optional<std::string> read(const std::string &key);
-  // Keeps bytes for `key`; false when the folder cannot be written.
-  bool write(const std::string &key, std::string_view bytes);
+  // The bytes kept as `name`, or nothing.
+  std::optional<std::string> read(const std::string &name);
+  // Keeps bytes as `name` in the first place that can be written; false when none can.
+  bool write(const std::string &name, std::string_view bytes);
+  // To be told when an entry was read and is of no use; it is replaced by the next write.
+  void discard(const std::string &name, const std::string &why);
 
   // One sentence on why compiled programs are not used, empty when nothing is wrong.
   std::string remark() const;
-  // To be told when an entry turned out to be of no use.
+  // To be told of something that is wrong; the first remark counts.
   void disappoint(const std::string &why);
 
  private:
-  struct Entry {
-    std::string file, sha256;
-    int64_t bytes = 0;
+  using Entries = std::map<std::string, CompiledEntry>;
+  struct Folder {
+    std::filesystem::path path;
+    Entries entries;  // of an index of this user
   };
-  void load();
+  enum class Index { kOurs, kForeign };
 
-  std::filesystem::path root_, folder_;
-  std::string facts_, fingerprint_;
+  void look_for_others(const std::filesystem::path &place);
+  // The entries of the index in `folder`, none where there is none. kForeign leaves them alone.
+  Index read_index(const std::filesystem::path &folder, Entries &entries);
+  bool write_into(Folder &folder, const std::string &name, std::string_view bytes);
+  std::string index_text(const Entries &entries) const;
+  std::string code_of(const Entries &entries) const;
+  std::string owner() const;
+  void remark_on(const std::string &why);
+
+  std::filesystem::path user_;
+  Identity identity_;
+  std::string fingerprint_, key_;
   Use use_;
   mutable std::mutex mutex_;
-  std::map<std::string, Entry> entries_;
+  std::vector<Folder> folders_;
+  std::set<std::string> discarded_;
   std::string remark_;
 };
 

@@ -67,8 +67,9 @@ std::string file_digest(const File &file) {
 
 bool write_atomically(const std::filesystem::path &path, std::string_view bytes) {
   static std::atomic<unsigned> number{0};  // only to tell the temporary names of threads apart
-  const std::string partial = path.string() + ".partial-" + std::to_string(::getpid()) + "-" +
-                              std::to_string(number.fetch_add(1));
+  const std::filesystem::path partial =
+      path.parent_path() / (kPartial + std::to_string(::getpid()) + "-" +
+                            std::to_string(number.fetch_add(1)) + "-" + path.filename().string());
   const int descriptor = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (descriptor < 0) return false;
   bool written = true;

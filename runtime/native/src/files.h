@@ -49,6 +49,9 @@ class Mapping {
 // The SHA-256 of a whole file.
 std::string file_digest(const File &file);
 
+// What the names of files begin with that are not whole yet.
+constexpr char kPartial[] = ".partial-";
+
 // Writes `bytes` beside `path` and renames them into place; false when the folder cannot be
 // written.
 bool write_atomically(const std::filesystem::path &path, std::string_view bytes);

@@ -14,6 +14,7 @@
 #include "json.h"
 #include "kernels.h"
 #include "sha256.h"
+#include "user_key.h"
 
 namespace gemma3 {
 namespace {
@@ -26,15 +27,26 @@ CompiledCache::Use use_of(uint64_t flags) {
   return CompiledCache::Use::kReadWrite;
 }
 
+// In the bundle, or else in a folder of the user, unless the caller names a place.
 std::unique_ptr<CompiledCache> open_cache(const OpenOptions &options, const Client &client) {
-  const fs::path root = options.cache_dir.empty() ? fs::path(options.bundle) / "compiled"
-                                                  : fs::path(options.cache_dir);
-  return std::make_unique<CompiledCache>(root, machine_facts(client), use_of(options.flags));
+  constexpr char kFolder[] = "compiled";
+  const fs::path user = user_folder();
+  std::vector<fs::path> places;
+  if (options.cache_dir.empty()) {
+    places.push_back(fs::path(options.bundle) / kFolder);
+    if (!user.empty()) places.push_back(user / kFolder);
+  } else {
+    std::error_code error;  // the caller's own links are followed
+    const fs::path named = fs::weakly_canonical(options.cache_dir, error);
+    places.push_back(error ? fs::path(options.cache_dir) : named);
+  }
+  return std::make_unique<CompiledCache>(
+      places, user, machine_identity(client, options.client_options), use_of(options.flags));
 }
 
-// What compiled code of a program depends on: the program, the mesh it was partitioned for and the
-// signature that was compared with it.
-std::string cache_key(const Bundle &bundle, const Program &program, const std::string &options) {
+// What the cache calls compiled code of a program: its bucket, for people, and what the code depends
+// on: the program, the mesh it was partitioned for and the signature that was compared with it.
+std::string entry_name(const Bundle &bundle, const Program &program, const std::string &options) {
   Sha256 digest;
   const auto add = [&](const std::string &text) { digest.update(text.data(), text.size() + 1); };
   add(bundle.record(program.stablehlo).sha256);
@@ -53,7 +65,7 @@ std::string cache_key(const Bundle &bundle, const Program &program, const std::s
     for (const Tensor &tensor : *tensors) add_tensor(tensor.shape, tensor.dtype, tensor.spec);
     add("");
   }
-  return digest.hex();
+  return describe(program.bucket) + "-" + digest.hex().substr(0, 32) + ".xla";
 }
 
 void return_freed_memory() {
@@ -84,13 +96,15 @@ Model::Model(const OpenOptions &options) : options_(options) {
   std::set<Bucket> buckets;
   std::set<std::string> names;
   for (const Program *program : opening.programs) {
-    slots_[program->bucket].record = program;
+    slots_[program->bucket].record = slots_[program->bucket].portable = program;
     buckets.insert(program->bucket);
   }
   load_kernels(options, opening.kernels);
   for (const auto &[bucket, slot] : slots_) {
-    const auto &members = manifest().weight_sets.at(slot.record->weights);
-    names.insert(members.begin(), members.end());
+    for (const Program *program : {slot.record, slot.portable}) {
+      const auto &members = manifest().weight_sets.at(program->weights);
+      names.insert(members.begin(), members.end());
+    }
   }
   weights_ = std::make_unique<WeightStore>(*bundle_, *client_, *record_, names);
   grid_ = Grid((fs::path(options.bundle) / "manifest.json").string() + ", mesh " +
@@ -99,15 +113,15 @@ Model::Model(const OpenOptions &options) : options_(options) {
   open_s_ = seconds() - begun;
 }
 
-
 void Model::load_kernels(const OpenOptions &options,
                          const std::vector<const Program *> &programs) {
-  if (programs.empty() || options.kernels.empty()) return;
+  const std::string library = programs.empty() ? "" : find_kernels(options.kernels);
+  if (library.empty()) return;
   std::set<std::string> targets;
   for (const Program *program : programs) {
     targets.insert(program->custom_calls.begin(), program->custom_calls.end());
   }
-  const std::string problem = register_kernels(*client_, options.kernels, targets);
+  const std::string problem = register_kernels(*client_, library, targets);
   if (!problem.empty()) {
     log(GEMMA3_LOG_WARNING, problem + ": portable programs are used");
     return;
@@ -133,14 +147,14 @@ const LoadedProgram &Model::program(const Bucket &bucket) {
   return *here.program;
 }
 
-std::string Model::key_of(const Program &program) const {
-  return cache_key(*bundle_, program, client_->compile_options(mesh().devices()));
+std::string Model::entry_of(const Program &program) const {
+  return entry_name(*bundle_, program, client_->compile_options(mesh().devices()));
 }
 
 void Model::load(Slot &here) {
   const double begun = seconds();
   const Program &record = *here.record;
-  if (const auto bytes = compiled_->read(key_of(record))) {
+  if (const auto bytes = compiled_->read(entry_of(record))) {
     try {
       here.program = std::make_unique<LoadedProgram>(
           *client_, mesh(), record, client_->deserialize(*bytes), weights_of(record), true);
@@ -149,7 +163,7 @@ void Model::load(Slot &here) {
       load_s_ += seconds() - begun;
       return;
     } catch (const Error &error) {
-      compiled_->disappoint(std::string(error.what()) + ": compiling instead");
+      compiled_->discard(entry_of(record), std::string(error.what()) + ": compiling instead");
     }
   }
   log_remark();
@@ -159,6 +173,12 @@ void Model::load(Slot &here) {
         *client_, mesh(), record, client_->compile(code, mesh().devices()), weights_of(record),
         false);
   } catch (const Error &error) {
+    if (here.record != here.portable) {
+      log(GEMMA3_LOG_WARNING, "program " + record.stablehlo + ": " + error.what() +
+                                  ": the portable program is used");
+      here.record = here.portable;
+      return load(here);
+    }
     throw Error(error.status(), "program " + record.stablehlo + " (StableHLO " +
                                     manifest().versions.stablehlo + "; the plugin is of " +
                                     client_->plugin().stablehlo_current() + "): " + error.what());
@@ -171,20 +191,20 @@ void Model::load(Slot &here) {
 
 // Keeps the machine code of a loaded program; whether a file was written.
 bool Model::keep(const Slot &here) {
-  const std::string key = key_of(*here.record);
-  if (compiled_->count(key) > 0) return false;
+  const std::string name = entry_of(*here.record);
+  if (compiled_->has(name)) return false;
   try {
     const std::string bytes = client_->serialize(here.program->executable());
-    if (bytes.empty() || !compiled_->write(key, bytes)) {
-      compiled_->disappoint("compiled programs cannot be kept in " + compiled_->folder().string());
-      return false;
+    if (bytes.empty()) fail("the plugin gives no machine code");
+    if (compiled_->write(name, bytes)) {
+      written_count_ += 1;
+      return true;
     }
   } catch (const Error &error) {
     compiled_->disappoint(std::string("compiled programs cannot be kept: ") + error.what());
-    return false;
   }
-  written_count_ += 1;
-  return true;
+  log_remark();
+  return false;
 }
 
 void Model::prepare(const std::set<Bucket> &buckets) {
@@ -226,7 +246,7 @@ uint32_t Model::compile_all() {
   for (auto &[bucket, here] : slots_) {
     const std::lock_guard<std::mutex> lock(here.mutex);
     written += keep(here) ? 1 : 0;
-    if (compiled_->count(key_of(*here.record)) == 0) {
+    if (!compiled_->has(entry_of(*here.record))) {
       fail(compiled_->folder().string() + ": " + compiled_->remark());
     }
   }
@@ -245,7 +265,7 @@ const std::vector<Tensor> &Model::cache_of(GroupShape shape) const {
   static const std::vector<Tensor> none;
   for (const auto &[bucket, here] : slots_) {
     if (bucket.batch == shape.batch && bucket.cache == shape.cache && keeps_cache(bucket.program)) {
-      return here.record->cache;
+      return here.portable->cache;  // equal in all variants
     }
   }
   return none;
@@ -279,6 +299,7 @@ Json Model::info() const {
 Json Model::stats() const {
   const std::lock_guard<std::mutex> lock(stats_mutex_);
   const std::string remark = compiled_->remark();
+  const bool used = loaded_count_ > 0 && compiled_count_ == 0;
   const std::string fine = loaded_count_ > 0 ? "compiled programs are used"
                                              : "no program was compiled here before";
   return {{"open_s", open_s_},
@@ -295,7 +316,7 @@ Json Model::stats() const {
           {"cache",
            {{"fingerprint", compiled_->fingerprint()},
             {"folder", compiled_->folder().string()},
-            {"state", remark.empty() ? fine : remark}}},
+            {"state", used || remark.empty() ? fine : remark}}},
           {"calls", calls_.load()},
           {"donated_in_place", in_place_.load()}};
 }
@@ -327,13 +348,16 @@ void check_opening(const OpenOptions &options, Json &report) {
   const std::unique_ptr<CompiledCache> cache = open_cache(options, *opening.client);
   const std::string compile_options =
       opening.client->compile_options(opening.record->mesh.devices());
-  size_t compiled = 0;
-  for (const Program *program : opening.programs) {
-    compiled += cache->count(cache_key(*opening.bundle, *program, compile_options));
+  std::set<Bucket> compiled;  // in whichever variant
+  for (const auto *programs : {&opening.programs, &opening.kernels}) {
+    for (const Program *program : *programs) {
+      const std::string name = entry_name(*opening.bundle, *program, compile_options);
+      if (cache->has(name)) compiled.insert(program->bucket);
+    }
   }
   report["compiled"] = {{"fingerprint", cache->fingerprint()},
                         {"folder", cache->folder().string()},
-                        {"programs", compiled}};
+                        {"programs", compiled.size()}};
 }
 
 }  // namespace gemma3

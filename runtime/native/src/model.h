@@ -71,6 +71,7 @@ class Model {
  private:
   struct Slot {
     const Program *record = nullptr;
+    const Program *portable = nullptr;  // what `record` gives way to where it cannot be compiled
     std::mutex mutex;
     std::unique_ptr<LoadedProgram> program;
   };
@@ -80,7 +81,7 @@ class Model {
   void load(Slot &slot);
   bool keep(const Slot &slot);
   std::vector<const Shards *> weights_of(const Program &program) const;
-  std::string key_of(const Program &program) const;
+  std::string entry_of(const Program &program) const;
   void log(int32_t level, const std::string &message);
   void log_remark();
 

@@ -17,6 +17,8 @@ constexpr uint32_t kRound[64] = {
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 };
 
+constexpr size_t kBlockBytes = 64;
+
 uint32_t rotate(uint32_t value, int count) { return value >> count | value << (32 - count); }
 
 }  // namespace
@@ -60,7 +62,7 @@ void Sha256::update(const void *data, size_t count) {
   pending_count_ = count;
 }
 
-std::string Sha256::hex() {
+std::string Sha256::bytes() {
   const uint64_t bits = total_ * 8;
   const uint8_t one = 0x80, zero = 0;
   update(&one, 1);
@@ -68,9 +70,17 @@ std::string Sha256::hex() {
   uint8_t length[8];
   for (int i = 0; i < 8; ++i) length[i] = static_cast<uint8_t>(bits >> (56 - 8 * i));
   update(length, 8);
-  std::string text;
+  std::string found;
   for (uint32_t word : state_) {
-    for (int shift = 28; shift >= 0; shift -= 4) text += "0123456789abcdef"[word >> shift & 15];
+    for (int shift = 24; shift >= 0; shift -= 8) found += static_cast<char>(word >> shift & 255);
+  }
+  return found;
+}
+
+std::string Sha256::hex() {
+  std::string text;
+  for (char byte : bytes()) {
+    for (int shift : {4, 0}) text += "0123456789abcdef"[static_cast<uint8_t>(byte) >> shift & 15];
   }
   return text;
 }
@@ -79,6 +89,33 @@ std::string sha256_hex(std::string_view bytes) {
   Sha256 digest;
   digest.update(bytes.data(), bytes.size());
   return digest.hex();
+}
+
+std::string hmac_sha256_hex(std::string_view key, std::string_view message) {
+  std::string padded(kBlockBytes, '\0');
+  key.copy(padded.data(), kBlockBytes);
+  const auto masked = [&padded](uint8_t mask) {
+    std::string block = padded;
+    for (char &byte : block) byte = static_cast<char>(static_cast<uint8_t>(byte) ^ mask);
+    return block;
+  };
+  const std::string inside = masked(0x36), outside = masked(0x5c);
+  Sha256 inner, outer;
+  inner.update(inside.data(), inside.size());
+  inner.update(message.data(), message.size());
+  const std::string digest = inner.bytes();
+  outer.update(outside.data(), outside.size());
+  outer.update(digest.data(), digest.size());
+  return outer.hex();
+}
+
+bool equal_in_constant_time(std::string_view a, std::string_view b) {
+  if (a.size() != b.size()) return false;
+  unsigned difference = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference |= static_cast<unsigned>(static_cast<uint8_t>(a[i]) ^ static_cast<uint8_t>(b[i]));
+  }
+  return difference == 0;
 }
 
 }  // namespace gemma3

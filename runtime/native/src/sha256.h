@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4), which the manifest names files by.
+// SHA-256 (FIPS 180-4), which the manifest names files by, and HMAC (RFC 2104) with it.
 #ifndef GEMMA3_SRC_SHA256_H_
 #define GEMMA3_SRC_SHA256_H_
 
@@ -13,7 +13,8 @@ namespace gemma3 {
 class Sha256 {
  public:
   void update(const void *data, size_t count);
-  // 64 lower-case hexadecimal digits; the object is used up.
+  // The 32 bytes of the digest, and 64 lower-case hexadecimal digits; the object is used up.
+  std::string bytes();
   std::string hex();
 
  private:
@@ -27,6 +28,12 @@ class Sha256 {
 };
 
 std::string sha256_hex(std::string_view bytes);
+
+// The code, in hexadecimal, that only those who have `key` (at most 64 bytes) can make of `message`.
+std::string hmac_sha256_hex(std::string_view key, std::string_view message);
+
+// Whether two texts are equal, in a time that does not tell where they differ.
+bool equal_in_constant_time(std::string_view a, std::string_view b);
 
 }  // namespace gemma3
 

@@ -40,8 +40,8 @@ class Teller {
 void generate(const std::shared_ptr<Model> &model, const Request &request, gemma3_token_fn on_token,
               void *user, gemma3_timing *timings, const std::atomic<bool> *cancel);
 
-void score(Model &model, const gemma3_prompt *prompts, size_t count, float *logprobs,
-           double *losses);
+// gemma3_scoring of the size the library knows.
+void score(Model &model, const gemma3_scoring &scoring);
 void classify(Model &model, const gemma3_prompt *prompts, size_t count, float *scores);
 void embed(Model &model, const gemma3_prompt *prompts, size_t count, float *vectors);
 

@@ -17,14 +17,6 @@ int64_t longest_of(const std::vector<Tokens> &texts) {
   return static_cast<int64_t>(longest);
 }
 
-std::vector<Tokens> texts_of(const gemma3_prompt *texts, size_t first, size_t count) {
-  std::vector<Tokens> found;
-  for (size_t i = first; i < first + count; ++i) {
-    found.emplace_back(texts[i].tokens, texts[i].tokens + texts[i].count);
-  }
-  return found;
-}
-
 // The same up to the rightmost token that is not padding, which a classifier looks at.
 std::vector<Tokens> unpadded(const Model &model, std::vector<Tokens> texts) {
   for (Tokens &text : texts) {
@@ -32,14 +24,6 @@ std::vector<Tokens> unpadded(const Model &model, std::vector<Tokens> texts) {
   }
   return texts;
 }
-
-// The programs that read texts for a task: without images, and with them.
-struct Reading {
-  ProgramName text, images;
-  const char *what;
-};
-constexpr Reading kScoring{ProgramName::kScore, ProgramName::kScoreImages, "score"};
-constexpr Reading kClassifying{ProgramName::kClassify, ProgramName::kClassifyImages, "classify"};
 
 // The calls that take in the texts of a group.
 std::vector<PrefillCall> plan_calls(const Model &model, const Reading &reading, GroupShape shape,
@@ -72,9 +56,10 @@ std::vector<Group> plan(const Model &model, const Reading &reading, const gemma3
   return groups;
 }
 
-// The inputs of a call: tokens, start, length, and of score the token that follows each place.
+// The inputs of a call: tokens, start, length, and of score what should follow each place, which is
+// the next of `wanted`.
 HostArrays chunk_inputs(const PrefillCall &call, int64_t batch, const std::vector<Tokens> &texts,
-                        HostArray &labels) {
+                        const std::vector<Tokens> &wanted, HostArray &labels) {
   HostArrays inputs{HostArray("int32", {batch, call.size}), HostArray("int32", {batch}),
                     HostArray("int32", {batch})};
   std::fill_n(labels.data<int32_t>(), batch * call.size, kIgnoredLabel);
@@ -87,7 +72,7 @@ HostArrays chunk_inputs(const PrefillCall &call, int64_t batch, const std::vecto
       const int64_t place = static_cast<int64_t>(row) * call.size + i;
       const auto at = static_cast<size_t>(start + i);
       inputs[0].data<int32_t>()[place] = text[at];
-      if (at + 1 < text.size()) labels.data<int32_t>()[place] = text[at + 1];
+      if (at + 1 < text.size()) labels.data<int32_t>()[place] = wanted[row][at + 1];
     }
   }
   return inputs;
@@ -103,10 +88,19 @@ std::set<Bucket> call_buckets(const Model &model, const Reading &reading, const 
   return buckets;
 }
 
-// Reads the texts of a group call by call; visit(program, outputs, call) after each.
-template <typename Visit>
-void read(Model &model, const Reading &reading, const Group &group, const gemma3_prompt *prompts,
-          const std::vector<Tokens> &texts, Visit visit) {
+}  // namespace
+
+std::vector<Tokens> texts_of(const gemma3_prompt *texts, size_t first, size_t count) {
+  std::vector<Tokens> found;
+  for (size_t i = first; i < first + count; ++i) {
+    found.emplace_back(texts[i].tokens, texts[i].tokens + texts[i].count);
+  }
+  return found;
+}
+
+void read_texts(Model &model, const Reading &reading, const Group &group,
+                const gemma3_prompt *prompts, const std::vector<Tokens> &texts,
+                const std::vector<Tokens> &wanted, const TextVisitor &visit) {
   const auto [batch, length] = group.shape;
   const bool images = has_images(prompts, texts.size());
   model.prepare(call_buckets(model, reading, group, texts, images));
@@ -115,7 +109,7 @@ void read(Model &model, const Reading &reading, const Group &group, const gemma3
   std::vector<Shards> cache = model.new_cache(group.shape);
   for (const PrefillCall &call : plan_calls(model, reading, group.shape, texts, images)) {
     HostArray labels("int32", {batch, call.size});
-    HostArrays inputs = chunk_inputs(call, batch, texts, labels);
+    HostArrays inputs = chunk_inputs(call, batch, texts, wanted, labels);
     if (images) soft.add_inputs(call, batch, inputs);
     if (reading.text == ProgramName::kScore) inputs.push_back(std::move(labels));
     const ProgramName name = images ? reading.images : reading.text;
@@ -124,8 +118,6 @@ void read(Model &model, const Reading &reading, const Group &group, const gemma3
     model.count_call(false);
   }
 }
-
-}  // namespace
 
 std::vector<Group> plan_score(const Model &model, const gemma3_prompt *texts, size_t count) {
   check_prompts(model, texts, count, false);
@@ -194,51 +186,23 @@ std::set<Bucket> text_buckets(const Model &model, int32_t task, const gemma3_pro
   return buckets;
 }
 
-void score(Model &model, const gemma3_prompt *prompts, size_t count, float *logprobs,
-           double *losses) {
-  for (const Group &group : plan_score(model, prompts, count)) {
-    const std::vector<Tokens> texts = texts_of(prompts, group.first, group.count);
-    std::vector<std::vector<float>> found(texts.size());
-    read(model, kScoring, group, prompts + group.first, texts,
-         [&](const LoadedProgram &program, const std::vector<Shards> &outputs,
-             const PrefillCall &call) {
-           const HostArray table = program.fetch(outputs, 0);
-           for (size_t row = 0; row < texts.size(); ++row) {
-             const auto wanted = static_cast<int64_t>(texts[row].size()) - 1;
-             const auto [start, length] = call.rows[row];
-             const float *own = table.data<float>() + static_cast<int64_t>(row) * call.size;
-             const int64_t here = std::clamp<int64_t>(wanted - start, 0, length);
-             found[row].insert(found[row].end(), own, own + here);
-           }
-         });
-    for (size_t row = 0; row < texts.size(); ++row) {
-      double total = 0;
-      for (float value : found[row]) total -= static_cast<double>(value);
-      if (losses != nullptr) {
-        losses[group.first + row] = total / static_cast<double>(found[row].size());
-      }
-      logprobs = std::copy(found[row].begin(), found[row].end(), logprobs);
-    }
-  }
-}
-
 void classify(Model &model, const gemma3_prompt *prompts, size_t count, float *scores) {
   for (const Group &group : plan_classify(model, prompts, count)) {
     const std::vector<Tokens> texts =
         unpadded(model, texts_of(prompts, group.first, group.count));
-    read(model, kClassifying, group, prompts + group.first, texts,
-         [&](const LoadedProgram &program, const std::vector<Shards> &outputs,
-             const PrefillCall &call) {
-           const HostArray table = program.fetch(outputs, 0);
-           const int64_t labels = table.shape()[1];
-           for (size_t row = 0; row < texts.size(); ++row) {
-             const auto [start, length] = call.rows[row];
-             const bool last = start + length == static_cast<int64_t>(texts[row].size());
-             if (length == 0 || !last) continue;
-             std::copy_n(table.data<float>() + static_cast<int64_t>(row) * labels, labels,
-                         scores + static_cast<int64_t>(group.first + row) * labels);
-           }
-         });
+    const auto take = [&](const LoadedProgram &program, const std::vector<Shards> &outputs,
+                          const PrefillCall &call) {
+      const HostArray table = program.fetch(outputs, 0);
+      const int64_t labels = table.shape()[1];
+      for (size_t row = 0; row < texts.size(); ++row) {
+        const auto [start, length] = call.rows[row];
+        const bool last = start + length == static_cast<int64_t>(texts[row].size());
+        if (length == 0 || !last) continue;
+        std::copy_n(table.data<float>() + static_cast<int64_t>(row) * labels, labels,
+                    scores + static_cast<int64_t>(group.first + row) * labels);
+      }
+    };
+    read_texts(model, kClassifying, group, prompts + group.first, texts, texts, take);
   }
 }
 

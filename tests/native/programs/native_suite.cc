@@ -3,6 +3,8 @@
 //   native_suite PLUGIN BUNDLE MESH threads N      N sessions at once, each as when alone
 //   native_suite PLUGIN BUNDLE MESH open N         opens and closes N times; memory on the way
 //   native_suite PLUGIN BUNDLE MESH sessions N     N sessions on one model; memory on the way
+//   native_suite PLUGIN BUNDLE MESH outputs L D N  scores with hidden states and attentions, of a
+//                                                  model of L layers, width D and N heads
 // The bundle is a toy (tests/runtime/toy_bundle.py). Exit status 0 and "ok" when all holds.
 #include <malloc.h>
 #include <unistd.h>
@@ -125,6 +127,48 @@ void check_requests(gemma3_model *model) {
   CHECK(std::isfinite(losses[0]) && logprobs[0] < 0);
 }
 
+gemma3_scoring scoring_of(const gemma3_prompt *prompts, size_t count, float *logprobs) {
+  gemma3_scoring scoring = {};
+  scoring.size = sizeof scoring;
+  scoring.prompts = prompts;
+  scoring.prompt_count = count;
+  scoring.logprobs = logprobs;
+  return scoring;
+}
+
+void check_scoring(gemma3_model *model) {
+  gemma3_error error;
+  const gemma3_prompt prompts[] = {{kPrompt, 4, nullptr, 0}, {kPrompt, 9, nullptr, 0}};
+  float plain[11], labelled[11];
+  double losses[2];
+  SUCCEED(gemma3_score(model, prompts, 2, plain, nullptr, &error));
+  const int32_t first[] = {7, 17, GEMMA3_NO_LABEL, 30};
+  const gemma3_labels labels[] = {{first, 4}, {kPrompt, 9}};
+  gemma3_scoring scoring = scoring_of(prompts, 2, labelled);
+  scoring.labels = labels;
+  scoring.label_count = 2;
+  scoring.losses = losses;
+  SUCCEED(gemma3_score_texts(model, &scoring, &error));
+  CHECK(labelled[1] == 0 && std::memcmp(plain + 2, labelled + 2, 9 * sizeof *plain) == 0);
+  CHECK(std::fabs(losses[0] + (plain[0] + plain[2]) / 2) < 1e-6);
+  const auto refused = [&](const char *words) {
+    CHECK(gemma3_score_texts(model, &scoring, &error) == GEMMA3_USAGE);
+    CHECK(std::strstr(error.message, words) != nullptr);
+  };
+  scoring.label_count = 1;
+  refused("expected some for each of the 2 prompts, got 1");
+  scoring.label_count = 2;
+  const gemma3_labels wrong[] = {{first, 3}, {nullptr, 9}};
+  scoring.labels = wrong;
+  refused("expected one for each of its 4 tokens, got 3");
+  scoring.labels = nullptr;
+  float *rows[] = {plain, plain};
+  scoring.attentions = rows;
+  refused("re-export with --outputs attentions");
+  scoring.logprobs = nullptr;
+  refused("logprobs: expected a pointer");
+}
+
 void check_mistakes(gemma3_model *model) {
   gemma3_error error;
   const int32_t strange[] = {2, 1 << 30};
@@ -198,6 +242,7 @@ void scenario(const Arguments &arguments) {
   gemma3_error error;
   gemma3_model *model = open_model(arguments);
   check_requests(model);
+  check_scoring(model);
   check_mistakes(model);
   check_session(model);
   char *text = nullptr;
@@ -208,6 +253,39 @@ void scenario(const Arguments &arguments) {
   gemma3_session *outliving = open_session(model, 1, 0);
   gemma3_close(model);
   gemma3_session_close(outliving);
+}
+
+// Room of exactly the size that is written, so that a sanitizer sees what goes beyond.
+void outputs(const Arguments &arguments, size_t layers, size_t width, size_t heads) {
+  gemma3_error error;
+  gemma3_model *model = open_model(arguments);
+  const gemma3_prompt prompts[] = {{kPrompt, 10, nullptr, 0}, {kPrompt, 3, nullptr, 0}};
+  std::vector<float> logprobs(11);
+  std::vector<std::vector<float>> states, weights;
+  std::vector<float *> state_rows, weight_rows;
+  for (const gemma3_prompt &prompt : prompts) {
+    states.emplace_back((layers + 1) * prompt.count * width, -1e9f);
+    weights.emplace_back(layers * heads * prompt.count * prompt.count, -1e9f);
+  }
+  for (auto &own : states) state_rows.push_back(own.data());
+  for (auto &own : weights) weight_rows.push_back(own.data());
+  gemma3_scoring scoring = scoring_of(prompts, 2, logprobs.data());
+  scoring.hidden_states = state_rows.data();
+  scoring.attentions = weight_rows.data();
+  SUCCEED(gemma3_score_texts(model, &scoring, &error));
+  for (const auto &own : states) {
+    for (float value : own) CHECK(std::fabs(value) < 1e6f);
+  }
+  for (size_t text = 0; text < 2; ++text) {
+    const size_t count = prompts[text].count;
+    for (size_t row = 0; row < layers * heads * count; ++row) {
+      float sum = 0;
+      for (size_t i = 0; i < count; ++i) sum += weights[text][row * count + i];
+      CHECK(std::fabs(sum - 1) < 1e-3f);
+      CHECK(row % count + 1 == count || weights[text][(row + 1) * count - 1] == 0);
+    }
+  }
+  gemma3_close(model);
 }
 
 void threads(const Arguments &arguments, size_t count) {
@@ -262,6 +340,9 @@ int main(int count, char **values) {
     scenario(arguments);
   } else if (command == "threads") {
     threads(arguments, static_cast<size_t>(number));
+  } else if (command == "outputs" && count == 8) {
+    const auto size_of = [&](int i) { return static_cast<size_t>(std::atoi(values[i])); };
+    outputs(arguments, size_of(5), size_of(6), size_of(7));
   } else if (command == "open") {
     repeat(number, [&] {
       gemma3_model *model = open_model(arguments);

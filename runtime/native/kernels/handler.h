@@ -1,0 +1,37 @@
+// How the kernels answer XLA.
+#ifndef GEMMA3_KERNELS_HANDLER_H_
+#define GEMMA3_KERNELS_HANDLER_H_
+
+#include "xla/ffi/api/ffi.h"
+
+namespace gemma3 {
+
+// Answers for `handler` what XLA asks when it is registered and called. XLA takes a handler only of
+// its own version of the interface or an older one; what we use of it has been the same since 0.2,
+// the version of PJRT 0.81, whose record of a handler also has less room than ours.
+inline XLA_FFI_Error *answer(XLA_FFI_Handler *handler, XLA_FFI_CallFrame *frame) {
+  constexpr int kOldestMinor = 2;
+  const XLA_FFI_Api_Version &theirs = frame->api->api_version;
+  const bool older = theirs.major_version == XLA_FFI_API_MAJOR &&
+                     theirs.minor_version >= kOldestMinor && theirs.minor_version < XLA_FFI_API_MINOR;
+  auto *extension = frame->extension_start;
+  if (!older || extension == nullptr || extension->type != XLA_FFI_Extension_Metadata) {
+    return handler(frame);
+  }
+  XLA_FFI_Metadata &record = *reinterpret_cast<XLA_FFI_Metadata_Extension *>(extension)->metadata;
+  record.api_version.major_version = theirs.major_version;
+  record.api_version.minor_version = theirs.minor_version;
+  record.traits = 0;
+  return nullptr;
+}
+
+}  // namespace gemma3
+
+// Defines the function that XLA calls by `name`: `function` with the arguments of `binding`.
+#define GEMMA3_KERNEL(name, function, binding)                                                   \
+  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *name(XLA_FFI_CallFrame *frame) { \
+    XLA_FFI_DEFINE_HANDLER(handler, function, binding);                                          \
+    return gemma3::answer(handler, frame);                                                       \
+  }
+
+#endif  // GEMMA3_KERNELS_HANDLER_H_
