@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -119,8 +120,8 @@ def test_where_kernels_cannot_be_used_the_portable_programs_are(
     subprocess.run(["gcc", "-shared", "-o", other, tmp_path / "empty.c"], check=True)
     ended = gemma3_host(bundle, *ASK, *cache, "--kernels", other)
     assert json.loads(ended.out)["tokens"] == expected["none"]
-    assert ended.err == (
-        f"warning: {other}: has no kernel gemma3_int4_product: portable programs are used\n"
+    assert re.fullmatch(
+        f"warning: {other}: has no kernel gemma3_\\w+: portable programs are used\n", ended.err
     )
     # Programs that the plugin does not compile, one warning for each.
     damaged = Path(shutil.copytree(bundle, tmp_path / "bundle"))

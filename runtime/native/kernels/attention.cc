@@ -18,6 +18,7 @@
 #include "dots.h"
 #include "handler.h"
 #include "memory.h"
+#include "numbers.h"
 #include "share.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -27,9 +28,11 @@ namespace {
 namespace ffi = xla::ffi;
 
 // Slots whose keys and values one task reads: an eighth of a megabyte of the 270M.
-constexpr size_t kSlotsOfTask = 128;
+constexpr size_t kSlotsOfTask = 256;
 // A call that sees fewer numbers than this is done by the calling thread.
 constexpr size_t kWorthSharing = 1 << 16;
+// Bytes of values that are on their way while keys are read.
+constexpr size_t kPrefetched = 1 << 14;
 
 // Keys and values of some slots of a head; scales null for bfloat16.
 struct Slots {
@@ -99,6 +102,7 @@ Part attend(const Sizes &sizes, const Activations *queries, const Slots &slots) 
   Part part = {std::vector<float>(group), std::vector<float>(group),
                std::vector<float>(group * sizes.head)};
   std::vector<float> scores(group * slots.count);
+  prefetch(slots.values, std::min(kPrefetched, slots.count * sizes.bytes()));
   const Dots dots = sizes.int8 ? forms.float_by_int8 : forms.bfloat16;
   for (size_t g = 0; g < group; g += kTileRows) {
     const int rows = static_cast<int>(std::min<size_t>(kTileRows, group - g));

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "mix.h"
+#include "numbers.h"
 
 #define GEMMA3_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
 
@@ -200,6 +201,8 @@ void mix_512(const float *weights, size_t stride, int rows, const void *values, 
   for (size_t s = 0; s < slots; s += kSlots) {
     const size_t here = std::min(kSlots, slots - s);
     const Value *value = static_cast<const Value *>(values) + s * inputs;
+    // Places take turns, which the processor does not foresee.
+    prefetch(value + here * inputs, std::min(kSlots, slots - s - here) * inputs * sizeof(Value));
     int r = 0;
     for (; r + kRows <= rows; r += kRows) {
       mix_of_rows<Value, kRows>(weights + r * stride + s, stride, value, here, inputs,

@@ -2,6 +2,7 @@
 #ifndef GEMMA3_KERNELS_NUMBERS_H_
 #define GEMMA3_KERNELS_NUMBERS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -12,6 +13,14 @@ inline float from_bfloat16(uint16_t bits) {
   float value;
   std::memcpy(&value, &wide, sizeof value);
   return value;
+}
+
+// Ask for memory that will soon be read.
+inline void prefetch(const void *first, size_t bytes) {
+  constexpr size_t kLine = 64;
+  for (size_t i = 0; i < bytes; i += kLine) {
+    __builtin_prefetch(static_cast<const char *>(first) + i);
+  }
 }
 
 }  // namespace gemma3
