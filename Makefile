@@ -34,8 +34,9 @@ demo: setup
 	$(BIN)/gemma3-run $(DEMO) --mesh 2x4 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
 	$(BIN)/gemma3-run $(DEMO) --mesh 1x1 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
 
+# Two files of tests at a time.
 test: setup check browser native-packages example-tools
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # A test looks at the report of a bundle in a real browser.
 browser:
