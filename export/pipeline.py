@@ -69,6 +69,7 @@ from .quantize import record as quantization_record
 from .savedmodel.write import check_saved_model, write_saved_model
 from .stablehlo import check_target as check_stablehlo
 from .stablehlo import for_version
+from .tuning import Tuning, check_tuning, choose_forms, table_notes
 from .weights import write_checkpoint_weights
 from .workers import lower_all
 
@@ -91,6 +92,8 @@ class ExportResult:
     seconds: float
     largest_worker_bytes: int
     """Most memory any of the processes that lowered has had; 0 when there was none."""
+    tuning: Tuning | None = None
+    """What was measured, where --tune asked for it."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     started = time.perf_counter()
     if options.out is not None:
         check_target(options.out, options.force)
+    check_tuning(options)
     source = _open_source(options)
     recipe = RECIPES[options.quantize]
     models = make_models(source.config, source.purpose, jnp.dtype(options.dtype), recipe)
@@ -122,6 +126,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     jobs = _jobs(source, options)
     if options.kernels:
         jobs += _kernel_jobs(jobs, options)
+    jobs, tuning = choose_forms(options, jobs, progress)
     with BundleWriter(out, options.force) as writer:
         stored = 0 if source.checkpoint is None else store_bytes(planned)
         copies = 2 if options.saved_model else 1
@@ -146,7 +151,8 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
         progress("goldens", len(planned), len(planned))
         manifest = writer.commit(add_goldens(writer, manifest, options.goldens))
     seconds = time.perf_counter() - started
-    return ExportResult(out, manifest, tuple(lowered), notes, seconds, largest_worker)
+    notes += table_notes(options, jobs, lowered)
+    return ExportResult(out, manifest, tuple(lowered), notes, seconds, largest_worker, tuning)
 
 
 def _for_older(result: Lowered, version: str | None) -> Lowered:

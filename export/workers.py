@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+import jax
+
 from .lower import Job, Lowered, lower
 
 _PR_SET_PDEATHSIG = 1
@@ -51,7 +53,8 @@ def describe(job: Job) -> str:
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and die with it even when it is killed."""
+    """Leave Ctrl-C to the parent and accelerators alone, and die with the parent when killed."""
+    jax.config.update("jax_platforms", "cpu")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

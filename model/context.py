@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from .forms import ANY_RANK, ONE_BY_ONE, Platform, choose_product, scheme_of
-from .quantized import Matrix
+from .choices import SHIPPED, Case, FormTable, ProductCase
+from .forms import ANY_RANK, ONE_BY_ONE, Platform, scheme_of
+from .quantized import Matrix, Scheme
 from .sharding import ACTIVATION, Sharder
 
 Array = jax.Array
@@ -30,13 +31,22 @@ class LoweringContext:
     """Whether gradients will be taken: loops whose length the program learns at run time, which
     JAX cannot take back, are then left out."""
 
+    table: FormTable = SHIPPED
+    """Which form each product and attention gets. Of measured ones only for one device."""
+    met: set[Case] = field(default_factory=set, compare=False)
+    """What was asked of the table while tracing."""
+
     def product(self, x: Array, weight: Matrix, role: str) -> Array:
         """x [...,I] times weight [O,I] transposed -> [...,O] float32, in the best form.
 
         `role` names the weight's part in the model where the choice is recorded.
         """
-        rows = x.size // x.shape[-1]
-        form = choose_product(self.platform, rows, scheme_of(weight), weight.dtype, self.kernels)
+        rows, scheme = x.size // x.shape[-1], scheme_of(weight)
+        kernels = self.kernels and scheme == Scheme.INT4
+        outputs, inputs = weight.shape
+        case = ProductCase(self.platform, scheme, str(weight.dtype), rows, outputs, inputs, kernels)
+        self.met.add(case)
+        form = self.table.product(case)
         chosen = self.forms.setdefault(role, form.__name__)
         if form.__name__ not in chosen:  # a program may meet a weight with several numbers of rows
             self.forms[role] = f"{chosen} {form.__name__}"

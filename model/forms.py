@@ -1,9 +1,9 @@
 """The ways of writing a product, and the one table that chooses among them.
 
 The same mathematics lowered two ways differs twenty-fold on XLA:CPU, so each form is a small
-named function and `choose_product` is the only place that decides. Weights lie (out, in), as
-in the checkpoint. All forms take x [R,I] float32 and a weight [O,I], accumulate in float32 (or
-int32) and return [R,O] float32.
+named function and `choose_product` decides wherever nothing was measured on the user's own machine
+(choices.py). Weights lie (out, in), as in the checkpoint. All forms take x [R,I] float32 and a
+weight [O,I], accumulate in float32 (or int32) and return [R,O] float32.
 """
 
 from __future__ import annotations
@@ -157,6 +157,30 @@ ANY_RANK = (
     unpacked_product, eighth_product,
 )  # fmt: skip
 """The forms that take x of any rank, and need no reshaping of what a mesh has split."""
+
+ROW_BY_ROW = (row_product, scaled_row_product, grouped_row_product)
+"""The forms that are written out once for each row."""
+_MOST_ROW_BY_ROW = 16
+
+
+def usable_forms(
+    scheme: Scheme, dtype: jnp.dtype, rows: int, kernels: bool = False
+) -> tuple[Form, ...]:
+    """The forms that may be chosen, fast or not: candidates to be measured.
+
+    Where `dtype` is float32 none that rounds activations. Never `integer_product`, which costs
+    perplexity (see `choose_product`). Row by row only for few rows, as the program grows with
+    them; a C++ kernel only where the program may call one.
+    """
+    exact = dtype == jnp.float32
+    barred: list[Form] = [integer_product]
+    if exact:
+        barred += [eighth_product, int4_kernel]
+    if not kernels:
+        barred.append(int4_kernel)
+    if rows > _MOST_ROW_BY_ROW:
+        barred += ROW_BY_ROW
+    return tuple(form for form in FORMS[scheme] if form not in barred)
 
 
 def choose_product(

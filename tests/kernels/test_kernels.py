@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gemma3_export.artifacts import kernels
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.export.pipeline import export
 from gemma3_export.model.forms import int4_kernel, quantized_rows
 from gemma3_export.model.quantized import Scheme
-from gemma3_export.runtime import kernels
 from gemma3_export.runtime.model import LoadedModel
 from gemma3_export.runtime.score import score
 
@@ -56,10 +56,10 @@ def environment(monkeypatch: pytest.MonkeyPatch):
 
     def use(value: str) -> None:
         monkeypatch.setenv(kernels.ENVIRONMENT, value)
-        kernels._register.cache_clear()
+        kernels.register_kernel.cache_clear()
 
     yield use
-    kernels._register.cache_clear()
+    kernels.register_kernel.cache_clear()
 
 
 def test_every_form_for_this_processor_gives_what_plain_code_gives(tmp_path: Path):
@@ -74,7 +74,7 @@ def test_a_kernel_is_the_product_with_rounded_activations(
     shape: tuple[int, int, int], library: Path, environment
 ):
     environment(str(library))
-    assert kernels._register("gemma3_int4_product")
+    assert kernels.register_kernel("gemma3_int4_product")
     rows, outputs, inputs = shape
     weight = random_weight(Scheme.INT4, outputs, inputs, "bfloat16")
     x = np.random.default_rng(rows).normal(size=(rows, inputs)).astype(np.float32)

@@ -1,0 +1,312 @@
+"""`--tune`: measuring on this machine the forms of everything an export lowers for one device.
+
+`--tuned` takes what was measured before. Either way the choice is a FormTable, a value that goes
+with every job to whatever process lowers it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import itertools
+import math
+import os
+import platform as system
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ..artifacts.errors import UsageError
+from ..artifacts.kernels import register_kernel
+from ..model.choices import (
+    LARGE_SCORES,
+    SHIPPED,
+    AttentionCase,
+    Blocks,
+    Case,
+    FormTable,
+    ProductCase,
+    blocks_name,
+    scores_bytes,
+)
+from ..model.config import LayerType
+from ..model.forms import KERNELS, Platform
+from ..model.quantized import Matrix, Scheme
+from .lower import Job, Lowered, met_by
+from .measure import Call, attention_calls, copies, interleaved, product_calls, random_weight
+from .options import ExportOptions
+from .tuned_file import (
+    TUNED_VERSION,
+    AttentionChoice,
+    Machine,
+    ProductChoice,
+    TunedFile,
+    read_tuned,
+    usable,
+    write_tuned,
+)
+
+Progress = Callable[[str, int, int], None]
+Choice = ProductChoice | AttentionChoice
+Times = dict[str, list[float]]
+
+MARGIN = 1.05
+"""A form must be as many times as fast as the shipped one to replace it."""
+_MOSTLY = 0.75
+"""And faster in this share of the rounds."""
+_FEWEST_ROUNDS, _MOST_ROUNDS = 4, 15
+_CASE_SECONDS = 1.0
+"""What the rounds of one case may take, unless the fewest take longer."""
+_SAMPLE_SECONDS = 0.004
+_MOST_CALLS = 200
+_HOPELESS = 3.0
+"""A form that is as many times as slow as the best is not measured again."""
+
+_STEPS = (Blocks(1, 256), Blocks(1, 512), Blocks(1, 1024), Blocks(1, 2048))
+_CHUNKS = (Blocks(128, 256), Blocks(256, 256), Blocks(256, 512), Blocks(512, 512))
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What `--tune` measured."""
+
+    path: Path
+    choices: tuple[Choice, ...]
+    seconds: float
+
+
+def check_tuning(options: ExportOptions) -> None:
+    """Refuse a `--tune` that cannot be done, before any work.
+
+    Raises:
+        UsageError: no mesh of one device, no device of a platform, no place for the file.
+    """
+    if options.tune is None:
+        return
+    if all(mesh.devices > 1 for mesh in options.meshes):
+        raise UsageError(
+            "--tune: forms are measured on one device: expected a mesh of one, got "
+            f"{', '.join(mesh.name for mesh in options.meshes)}; add --mesh 1x1"
+        )
+    if options.tune.is_dir() or not options.tune.absolute().parent.is_dir():
+        got = "a folder" if options.tune.is_dir() else "one in a folder that is not there"
+        raise UsageError(
+            f"--tune {options.tune}: expected a file to write, got {got}; name another"
+        )
+    for name in options.platforms:
+        _device(name)
+
+
+def choose_forms(
+    options: ExportOptions, jobs: Sequence[Job], progress: Progress
+) -> tuple[list[Job], Tuning | None]:
+    """The jobs with the table that the options ask for, and what was measured if anything was.
+
+    Raises:
+        ArtifactError: the file of --tuned is none.
+    """
+    tuning, table = None, None
+    if options.tuned is not None:
+        table = read_tuned(options.tuned)
+    if options.tune is not None:
+        tuning, table = _tune(options.tune, jobs, progress)
+    if table is None:
+        return list(jobs), None
+    # A mesh of several devices cuts products into other ones, which nobody measured.
+    return [
+        dataclasses.replace(job, table=table) if job.mesh.devices == 1 else job for job in jobs
+    ], tuning
+
+
+def table_notes(
+    options: ExportOptions, jobs: Sequence[Job], lowered: Iterable[Lowered]
+) -> tuple[str, ...]:
+    """What the user should know of how far a tuned table reached."""
+    path = options.tune or options.tuned
+    if path is None:
+        return ()
+    notes = []
+    tables = {job.mesh.name: job.table for job in jobs if job.mesh.devices == 1}
+    met = {case for one in lowered if one.program.mesh in tables for case in one.met}
+    if tables:
+        found = len(next(iter(tables.values())).known(met))
+        notes.append(f"{path}: chose {found} of {len(met)} forms, the shipped table the others")
+    several = [mesh.name for mesh in options.meshes if mesh.devices > 1]
+    if several:
+        notes.append(f"{path}: for one device; {', '.join(several)} by the shipped table")
+    return tuple(notes)
+
+
+def describe(case: Case) -> str:
+    """A case in a few words for people."""
+    if isinstance(case, AttentionCase):
+        kept = "" if case.kept == case.dtype else f" kept in {case.kept}"
+        return (
+            f"{case.kind.replace('_', ' ')} {case.dtype}{kept} {case.batch}x{case.tokens} over "
+            f"{case.slots}"
+        )
+    scheme = "" if case.scheme == Scheme.NONE else f"{case.scheme} "
+    kernels = " with kernels" if case.kernels else ""
+    return f"{scheme}{case.dtype} {case.rows} x {case.outputs}x{case.inputs}{kernels}"
+
+
+def shipped_form(case: Case) -> str:
+    """What the table that comes with the package says."""
+    if isinstance(case, AttentionCase):
+        return blocks_name(SHIPPED.blocks(case))
+    return SHIPPED.product(case).__name__
+
+
+def race(calls: Mapping[str, Call], shipped: str) -> Times:
+    """Seconds of one call of each candidate in each round.
+
+    Candidates that are hopeless in a first try have that one alone.
+    """
+    for run in calls.values():
+        jax.block_until_ready(run())  # compiles, and touches the memory
+    first = {name: seconds[0] for name, seconds in interleaved(calls, 1, 2).items()}
+    best = min(first.values())
+    kept = {
+        name: run
+        for name, run in calls.items()
+        if name == shipped or first[name] < _HOPELESS * best
+    }
+    count = min(math.ceil(_SAMPLE_SECONDS / best), _MOST_CALLS)
+    fitting = _CASE_SECONDS / (count * sum(first[name] for name in kept))
+    rounds = int(min(max(fitting, _FEWEST_ROUNDS), _MOST_ROUNDS))
+    times = interleaved(kept, rounds, count)
+    return {name: times.get(name, [first[name]]) for name in calls}
+
+
+def fastest(times: Times, shipped: str) -> str:
+    """The form to choose: the shipped one unless another is faster by MARGIN, round by round."""
+    chosen, lead = shipped, 1 / MARGIN
+    for name, seconds in times.items():
+        if name == shipped or len(seconds) < len(times[shipped]):
+            continue
+        ratios = [one / other for one, other in zip(seconds, times[shipped], strict=True)]
+        won = sum(ratio < 1 for ratio in ratios) / len(ratios)
+        if statistics.median(ratios) < lead and won >= _MOSTLY:
+            chosen, lead = name, statistics.median(ratios)
+    return chosen
+
+
+def _tune(path: Path, jobs: Sequence[Job], progress: Progress) -> tuple[Tuning, FormTable]:
+    started = time.perf_counter()
+    cases: set[Case] = set()
+    single = [job for job in jobs if job.mesh.devices == 1]
+    for done, job in enumerate(single):
+        progress("looking for what to measure", done, len(single))
+        cases |= met_by(job)
+    steps = itertools.count()
+
+    def measuring(case: Case) -> None:
+        progress(f"measuring {describe(case)}", next(steps), len(cases))
+
+    products = _product_choices([c for c in cases if isinstance(c, ProductCase)], measuring)
+    attention = _attention_choices([c for c in cases if isinstance(c, AttentionCase)], measuring)
+    tuned = TunedFile(
+        TUNED_VERSION, _machine({case.platform for case in cases}), products, attention
+    )
+    table = write_tuned(path, tuned)
+    return Tuning(path, (*products, *attention), time.perf_counter() - started), table
+
+
+def _product_choices(
+    cases: Iterable[ProductCase], measuring: Callable[[Case], None]
+) -> tuple[ProductChoice, ...]:
+    """A choice for each product, but where its kernel is not here."""
+    choices = []
+    by_weight = sorted(cases, key=lambda case: (_weight(case), case))
+    for (platform, scheme, dtype, *shape), group in itertools.groupby(by_weight, _weight):
+        with jax.default_device(_device(platform)):
+            weights = copies(random_weight(scheme, dtype, *shape))
+            for case in group:
+                measuring(case)
+                if not case.kernels or all(map(register_kernel, KERNELS.values())):
+                    choices.append(_product_choice(case, weights))
+    return tuple(sorted(choices, key=lambda choice: choice.case))
+
+
+def _weight(case: ProductCase) -> tuple[Platform, Scheme, str, int, int]:
+    return case.platform, case.scheme, case.dtype, case.outputs, case.inputs
+
+
+def _product_choice(case: ProductCase, weights: Sequence[Matrix]) -> ProductChoice:
+    shipped = shipped_form(case)
+    times = race(product_calls(case, usable(case).values(), weights), shipped)
+    return ProductChoice(case, fastest(times, shipped), _medians(times))
+
+
+def _attention_choices(
+    cases: Iterable[AttentionCase], measuring: Callable[[Case], None]
+) -> tuple[AttentionChoice, ...]:
+    choices = []
+    for case in sorted(cases):
+        measuring(case)
+        with jax.default_device(_device(case.platform)):
+            choices.append(_attention_choice(case))
+    return tuple(choices)
+
+
+def _attention_choice(case: AttentionCase) -> AttentionChoice:
+    shipped = shipped_form(case)
+    calls = attention_calls(case, attention_forms(case), _starts(case))
+    times = race(calls, shipped)
+    return AttentionChoice(case, fastest(times, shipped), _medians(times))
+
+
+def attention_forms(case: AttentionCase) -> dict[str, Blocks | None]:
+    """By name the forms to measure: the shipped one, and others that differ for this case."""
+    wanted = [SHIPPED.blocks(case), *(_STEPS if case.tokens == 1 else _CHUNKS)]
+    if scores_bytes(case) <= LARGE_SCORES:
+        wanted.append(None)
+    forms: dict[tuple[int, int] | None, Blocks | None] = {}
+    for blocks in wanted:
+        # Blocks beyond the chunk or the cache are cut to it.
+        size = blocks and (min(blocks.queries, case.tokens), min(blocks.keys, case.slots))
+        forms.setdefault(size, blocks)
+    return {blocks_name(blocks): blocks for blocks in forms.values()}
+
+
+def _starts(case: AttentionCase) -> list[int]:
+    """How full the cache is: a quarter, or empty before a chunk, and as full as it gets."""
+    full = case.slots if case.kind == LayerType.SLIDING else max(case.slots - case.tokens, 0)
+    return sorted({case.slots // 4 if case.tokens == 1 else 0, full})
+
+
+def _medians(times: Times) -> dict[str, float]:
+    return {name: float(f"{statistics.median(each):.4g}") for name, each in times.items()}
+
+
+def _device(platform: str) -> Any:
+    try:
+        return jax.devices(platform)[0]
+    except RuntimeError as error:
+        raise UsageError(
+            f"--tune: expected a device of {platform} to measure on, got none on this machine; "
+            "leave it out of --platform, or tune where there is one and pass its file as --tuned"
+        ) from error
+
+
+def _machine(platforms: Iterable[str]) -> Machine:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Machine(
+        _processor(), cores or 1, jax.__version__, importlib.metadata.version("jaxlib"),
+        {str(name): _device(name).device_kind for name in sorted(platforms)},
+    )  # fmt: skip
+
+
+def _processor() -> str:
+    """The name of the first processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else system.processor() or system.machine()
