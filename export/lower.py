@@ -39,6 +39,7 @@ from ..artifacts.manifest import (
     Tensor,
     VisionRecord,
 )
+from ..artifacts.memory import peak_rss_bytes
 from ..model.cache import cache_slots
 from ..model.choices import SHIPPED, Case, FormTable
 from ..model.config import Gemma3TextConfig, LayerType
@@ -98,6 +99,8 @@ class Lowered:
     stablehlo_version: str
     met: frozenset[Case]
     """What the job's table was asked for."""
+    peak_rss_bytes: int
+    """The most memory that the process which lowered it had had by then."""
 
 
 def program_stem(mesh: Mesh, platform: str, bucket: Bucket, variant: str = PORTABLE) -> str:
@@ -138,6 +141,7 @@ def lower(job: Job) -> Lowered:
         bytes(exported.serialize()),
         tuple(sorted(sharder.fallbacks)), time.perf_counter() - started,
         exported.calling_convention_version, _stablehlo_version(module), frozenset(context.met),
+        peak_rss_bytes(),
     )  # fmt: skip
 
 

@@ -34,17 +34,21 @@ _MOST_COPIES = 512
 _BLOCK_NUMBERS = 1 << 20
 
 
-def interleaved(candidates: Mapping[str, Call], repeats: int, calls: int = 1) -> dict[str, list]:
+def interleaved(
+    candidates: Mapping[str, Call], repeats: int, calls: int = 1
+) -> dict[str, list[float]]:
     """Seconds of one call of each candidate, in each repeat.
 
-    They run in turn, `calls` at a time, so that drift of the machine hits all alike. Each has
-    run before: nothing is compiled in here.
+    They run in turn, `calls` at a time and in the other order every other repeat, so that drift of
+    the machine and what the one before left behind hit all alike. Each has run before: nothing is
+    compiled in here.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repeats):
-        for name, run in candidates.items():
+    for repeat in range(repeats):
+        for name in list(candidates)[:: -1 if repeat % 2 else 1]:
             started = time.perf_counter()
-            jax.block_until_ready([run() for _ in range(calls)])
+            for _ in range(calls):  # one at a time: two at once would hide what a form leaves idle
+                jax.block_until_ready(candidates[name]())
             times[name].append((time.perf_counter() - started) / calls)
     return times
 
@@ -85,8 +89,8 @@ def copies(tree: Any) -> list[Any]:
 def product_calls(
     case: ProductCase, forms: Iterable[Form], weights: Sequence[Matrix]
 ) -> dict[str, Call]:
-    """By name a call of each form, behind the norm that stands before it in the model."""
-    context = LoweringContext(case.platform)
+    """By name a call of each form, behind a norm as in the model; all take the weights in turn."""
+    context, turn = LoweringContext(case.platform), itertools.cycle(weights)
     x, norm = _normal(case.rows, case.inputs), _normal(case.inputs)
 
     def call(form: Form) -> Call:
@@ -94,7 +98,7 @@ def product_calls(
             operand = context.in_halves(case.rows, lambda x, w: x * (1.0 + w), "norm", x, norm)
             return form(operand, weight)
 
-        compiled, turn = jax.jit(run), itertools.cycle(weights)
+        compiled = jax.jit(run)
         return lambda: compiled(x, norm, next(turn))
 
     return {form.__name__: call(form) for form in forms}

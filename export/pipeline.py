@@ -30,7 +30,6 @@ from ..artifacts.manifest import (
     Versions,
     Weight,
 )
-from ..artifacts.memory import largest_child_bytes
 from ..artifacts.store import store_bytes
 from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
@@ -91,7 +90,7 @@ class ExportResult:
     notes: tuple[str, ...]
     seconds: float
     largest_worker_bytes: int
-    """Most memory any of the processes that lowered has had; 0 when there was none."""
+    """Most memory any process that lowered has had; this one's where there was no other."""
     tuning: Tuning | None = None
     """What was measured, where --tune asked for it."""
 
@@ -140,7 +139,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
             writer.add_file(result.program.jaxexport, result.jaxexport)
             # The bytes are on disk; keeping them would make memory grow with the grid.
             lowered.append(dataclasses.replace(result, stablehlo=b"", jaxexport=b""))
-        largest_worker = largest_child_bytes()
+        largest_worker = max((result.peak_rss_bytes for result in lowered), default=0)
         weights = write_checkpoint_weights(writer, source.checkpoint, planned, recipe, progress)
         tokenizer = _write_tokenizer(writer, source.checkpoint)
         manifest = _manifest(source, options, models, lowered, weights, tokenizer)

@@ -7,14 +7,16 @@ with every job to whatever process lowers it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
-import itertools
 import math
+import multiprocessing
 import os
 import platform as system
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from ..model.choices import (
     scores_bytes,
 )
 from ..model.config import LayerType
-from ..model.forms import KERNELS, Platform
+from ..model.forms import KERNELS
 from ..model.quantized import Matrix, Scheme
 from .lower import Job, Lowered, met_by
 from .measure import Call, attention_calls, copies, interleaved, product_calls, random_weight
@@ -50,6 +52,7 @@ from .tuned_file import (
     usable,
     write_tuned,
 )
+from .workers import start_worker
 
 Progress = Callable[[str, int, int], None]
 Choice = ProductChoice | AttentionChoice
@@ -59,10 +62,10 @@ MARGIN = 1.05
 """A form must be as many times as fast as the shipped one to replace it."""
 _MOSTLY = 0.75
 """And faster in this share of the rounds."""
-_FEWEST_ROUNDS, _MOST_ROUNDS = 4, 15
+_FEWEST_ROUNDS, _MOST_ROUNDS = 4, 25
 _CASE_SECONDS = 1.0
 """What the rounds of one case may take, unless the fewest take longer."""
-_SAMPLE_SECONDS = 0.004
+_SAMPLE_SECONDS = 0.01
 _MOST_CALLS = 200
 _HOPELESS = 3.0
 """A form that is as many times as slow as the best is not measured again."""
@@ -114,7 +117,7 @@ def choose_forms(
     if options.tuned is not None:
         table = read_tuned(options.tuned)
     if options.tune is not None:
-        tuning, table = _tune(options.tune, jobs, progress)
+        tuning, table = _tune(options.tune, jobs, options.jobs, progress)
     if table is None:
         return list(jobs), None
     # A mesh of several devices cuts products into other ones, which nobody measured.
@@ -196,62 +199,78 @@ def fastest(times: Times, shipped: str) -> str:
     return chosen
 
 
-def _tune(path: Path, jobs: Sequence[Job], progress: Progress) -> tuple[Tuning, FormTable]:
+def _tune(
+    path: Path, jobs: Sequence[Job], workers: int, progress: Progress
+) -> tuple[Tuning, FormTable]:
     started = time.perf_counter()
-    cases: set[Case] = set()
+    found: set[Case] = set()
     single = [job for job in jobs if job.mesh.devices == 1]
     for done, job in enumerate(single):
         progress("looking for what to measure", done, len(single))
-        cases |= met_by(job)
-    steps = itertools.count()
-
-    def measuring(case: Case) -> None:
-        progress(f"measuring {describe(case)}", next(steps), len(cases))
-
-    products = _product_choices([c for c in cases if isinstance(c, ProductCase)], measuring)
-    attention = _attention_choices([c for c in cases if isinstance(c, AttentionCase)], measuring)
+        found |= met_by(job)
+    cases = [*sorted(c for c in found if isinstance(c, ProductCase)),
+             *sorted(c for c in found if isinstance(c, AttentionCase))]  # fmt: skip
+    choices = measure_cases(cases, workers, progress)
     tuned = TunedFile(
-        TUNED_VERSION, _machine({case.platform for case in cases}), products, attention
-    )
+        TUNED_VERSION, _machine({case.platform for case in cases}),
+        tuple(choice for choice in choices if isinstance(choice, ProductChoice)),
+        tuple(choice for choice in choices if isinstance(choice, AttentionChoice)),
+    )  # fmt: skip
     table = write_tuned(path, tuned)
-    return Tuning(path, (*products, *attention), time.perf_counter() - started), table
+    return Tuning(path, tuple(choices), time.perf_counter() - started), table
 
 
-def _product_choices(
-    cases: Iterable[ProductCase], measuring: Callable[[Case], None]
-) -> tuple[ProductChoice, ...]:
-    """A choice for each product, but where its kernel is not here."""
+def measure_cases(cases: Sequence[Case], workers: int, progress: Progress) -> list[Choice]:
+    """A choice for each case whose forms are all here, one after the other.
+
+    In a process of its own, where any are wanted: the memory it takes is then given back.
+    """
+    if workers <= 1:
+        choices = _collect(map(measure_case, cases), cases, progress)
+        _weights.cache_clear()
+        return choices
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=start_worker) as pool:
+        try:
+            return _collect(pool.map(measure_case, cases), cases, progress)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _collect(
+    results: Iterator[Choice | None], cases: Sequence[Case], progress: Progress
+) -> list[Choice]:
     choices = []
-    by_weight = sorted(cases, key=lambda case: (_weight(case), case))
-    for (platform, scheme, dtype, *shape), group in itertools.groupby(by_weight, _weight):
-        with jax.default_device(_device(platform)):
-            weights = copies(random_weight(scheme, dtype, *shape))
-            for case in group:
-                measuring(case)
-                if not case.kernels or all(map(register_kernel, KERNELS.values())):
-                    choices.append(_product_choice(case, weights))
-    return tuple(sorted(choices, key=lambda choice: choice.case))
+    for done, case in enumerate(cases):
+        progress(f"measuring {describe(case)}", done, len(cases))
+        choices.append(next(results))
+    return [choice for choice in choices if choice is not None]
 
 
-def _weight(case: ProductCase) -> tuple[Platform, Scheme, str, int, int]:
-    return case.platform, case.scheme, case.dtype, case.outputs, case.inputs
+def measure_case(case: Case) -> Choice | None:
+    """The choice for a case, measured here and now; None where its kernel is not here."""
+    with jax.default_device(_device(case.platform)):
+        if isinstance(case, AttentionCase):
+            return _attention_choice(case)
+        if case.kernels and not all(map(register_kernel, KERNELS.values())):
+            return None
+        return _product_choice(case)
 
 
-def _product_choice(case: ProductCase, weights: Sequence[Matrix]) -> ProductChoice:
+def _product_choice(case: ProductCase) -> ProductChoice:
     shipped = shipped_form(case)
+    weights = _weights(case.platform, case.scheme, case.dtype, case.outputs, case.inputs)
     times = race(product_calls(case, usable(case).values(), weights), shipped)
     return ProductChoice(case, fastest(times, shipped), _medians(times))
 
 
-def _attention_choices(
-    cases: Iterable[AttentionCase], measuring: Callable[[Case], None]
-) -> tuple[AttentionChoice, ...]:
-    choices = []
-    for case in sorted(cases):
-        measuring(case)
-        with jax.default_device(_device(case.platform)):
-            choices.append(_attention_choice(case))
-    return tuple(choices)
+@functools.lru_cache(maxsize=1)
+def _weights(
+    platform: str, scheme: Scheme, dtype: str, outputs: int, inputs: int
+) -> Sequence[Matrix]:
+    """Copies of a weight on the device of `platform`: cases of one weight follow each other."""
+    return copies(random_weight(scheme, dtype, outputs, inputs))
 
 
 def _attention_choice(case: AttentionCase) -> AttentionChoice:

@@ -26,9 +26,9 @@ class ProductCase:
     scheme: Scheme
     dtype: str
     """Of the computation: activations may be rounded to it."""
-    rows: int
     outputs: int
     inputs: int
+    rows: int
     kernels: bool = False
     """Whether a C++ kernel may be called, for a scheme that has one."""
 

@@ -44,7 +44,7 @@ class LoweringContext:
         rows, scheme = x.size // x.shape[-1], scheme_of(weight)
         kernels = self.kernels and scheme == Scheme.INT4
         outputs, inputs = weight.shape
-        case = ProductCase(self.platform, scheme, str(weight.dtype), rows, outputs, inputs, kernels)
+        case = ProductCase(self.platform, scheme, str(weight.dtype), outputs, inputs, rows, kernels)
         self.met.add(case)
         form = self.table.product(case)
         chosen = self.forms.setdefault(role, form.__name__)

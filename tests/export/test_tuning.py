@@ -387,6 +387,23 @@ def test_a_hopeless_form_is_tried_once_and_the_shipped_one_always(monkeypatch: p
     assert tuning.fastest(times, "shipped") == "fast"
 
 
+def test_measuring_in_a_process_of_its_own_says_what_is_being_measured():
+    cases = [
+        ProductCase(Platform.CPU, Scheme.NONE, "float32", 32, 64, 4),
+        AttentionCase(Platform.CPU, LayerType.FULL, "float32", "float32", 1, 1, 2, 1, 8, 16),
+    ]
+    said = []
+    choices = tuning.measure_cases(cases, 2, lambda what, done, total: said.append((what, done)))
+    assert [choice.case for choice in choices] == cases
+    assert [set(choice.seconds) for choice in choices] == [
+        {"row_product", "float_product", "narrow_product"}, {"whole", "blocks of 1x256"},
+    ]  # fmt: skip
+    assert said == [
+        ("measuring float32 4 x 32x64", 0),
+        ("measuring full attention float32 1x1 over 16", 1),
+    ]
+
+
 ONE = AttentionCase(
     Platform.CPU, LayerType.FULL, "bfloat16", "bfloat16", 1, 1, 4, 1, 256, 1024
 )  # fmt: skip
@@ -438,7 +455,7 @@ def test_each_call_works_on_the_next_copy_of_a_weight(monkeypatch: pytest.Monkey
     assert len(many) == 3
     assert len(pointers) == 6
     marked = [dataclasses.replace(copy, scale=copy.scale * i) for i, copy in enumerate(many)]
-    case = ProductCase(Platform.CPU, Scheme.INT4, "bfloat16", 2, 64, 128)
+    case = ProductCase(Platform.CPU, Scheme.INT4, "bfloat16", 64, 128, 2)
 
     def scale_of(x: jax.Array, weight: Any) -> jax.Array:
         return weight.scale[0, 0]

@@ -33,7 +33,7 @@ from gemma3_export.model.forms import (
 from gemma3_export.model.quantized import Scheme
 
 BFLOAT16, FLOAT32 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
-CASE = ProductCase(Platform.CPU, Scheme.NONE, "bfloat16", 1, 24, 64)
+CASE = ProductCase(Platform.CPU, Scheme.NONE, "bfloat16", 24, 64, 1)
 CHUNK = AttentionCase(Platform.CPU, LayerType.FULL, "bfloat16", "bfloat16", 1, 512, 4, 1, 256, 2048)
 TABLE = FormTable(((CASE, narrow_product),), ((CHUNK, None),), "measured")
 
@@ -90,7 +90,7 @@ def test_what_the_shipped_table_says_may_be_chosen(scheme: Scheme, rows: int):
     for platform, dtype, kernels in itertools.product(
         Platform, (BFLOAT16, FLOAT32), (False, scheme == Scheme.INT4)
     ):
-        case = ProductCase(platform, scheme, str(dtype), rows, 24, 64, kernels)
+        case = ProductCase(platform, scheme, str(dtype), 24, 64, rows, kernels)
         assert SHIPPED.product(case) in usable_forms(scheme, dtype, rows, kernels)
 
 
