@@ -13,8 +13,10 @@ import pytest
 from gemma3_export.artifacts import kernels
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import UsageError
+from gemma3_export.export import tuning
 from gemma3_export.export.pipeline import export
-from gemma3_export.model.forms import int4_kernel, quantized_rows
+from gemma3_export.model.choices import ProductCase
+from gemma3_export.model.forms import Platform, int4_kernel, quantized_rows
 from gemma3_export.model.quantized import Scheme
 from gemma3_export.runtime.model import LoadedModel
 from gemma3_export.runtime.score import score
@@ -104,6 +106,19 @@ def test_programs_with_kernels_are_taken_where_the_kernels_are(
     assert not np.array_equal(portable, with_kernels)
     # A random model makes much of little: its activations are rounded to 8 bits in each product.
     assert np.abs(with_kernels - portable).mean() < 0.1
+
+
+def test_a_kernel_is_measured_where_it_is_and_left_to_the_shipped_table_where_not(
+    library: Path, environment, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tuning, "_CASE_SECONDS", 0.01)
+    case = ProductCase(Platform.CPU, Scheme.INT4, "bfloat16", 64, 128, 2, kernels=True)
+    environment("none")
+    assert tuning.measure_cases([case], 1, quiet) == []
+    environment(str(library))
+    (choice,) = tuning.measure_cases([case], 1, quiet)
+    assert choice.case == case
+    assert set(choice.seconds) == {"grouped_row_product", "unpacked_product", "int4_kernel"}
 
 
 def test_a_library_without_the_kernel_leaves_the_portable_program(
