@@ -196,7 +196,7 @@ def test_the_table_for_people_says_what_was_measured_and_chosen(
 ):
     monkeypatch.setattr(tuning, "_CASE_SECONDS", 0.01)
     monkeypatch.setattr(measure, "ROTATED_BYTES", 1 << 16)
-    monkeypatch.setattr(tuning, "fastest", lambda times, shipped: sorted(times)[0])
+    monkeypatch.setattr(tuning, "fastest", lambda times, shipped, margin: sorted(times)[0])
     file = tmp_path / "tuned.json"
     status, out, err = gemma3_export(
         *SIZES, "--mesh", "1x2", "--checkpoint", checkpoint, "--tune", file,
@@ -364,11 +364,16 @@ def test_a_fresh_process_refuses_a_platform_that_the_machine_lacks(tmp_path: Pat
 def test_a_form_must_be_clearly_and_steadily_faster_to_be_chosen():
     shipped = [1.0, 1.1, 0.9, 1.0]
     steady = [0.8, 0.88, 0.72, 0.8]
-    assert tuning.fastest({"a": shipped, "b": steady}, "a") == "b"
-    assert tuning.fastest({"a": shipped, "b": [s * 0.97 for s in shipped]}, "a") == "a"
-    assert tuning.fastest({"a": shipped, "b": [0.5, 0.5, 1.2, 1.2]}, "a") == "a"
-    assert tuning.fastest({"a": shipped, "b": steady, "c": [0.7] * 4}, "a") == "c"
-    assert tuning.fastest({"a": shipped, "b": [0.1]}, "a") == "a"  # not measured again
+
+    def chosen(margin: float = 1.05, **others: list[float]) -> str:
+        return tuning.fastest({"a": shipped, **others}, "a", margin)
+
+    assert chosen(b=steady) == "b"
+    assert chosen(b=steady, margin=1.3) == "a"
+    assert chosen(b=[s * 0.97 for s in shipped]) == "a"
+    assert chosen(b=[0.5, 0.5, 1.2, 1.2]) == "a"
+    assert chosen(b=steady, c=[0.7] * 4) == "c"
+    assert chosen(b=[0.1]) == "a"  # not measured again
 
 
 def test_a_hopeless_form_is_tried_once_and_the_shipped_one_always(monkeypatch: pytest.MonkeyPatch):
@@ -384,7 +389,7 @@ def test_a_hopeless_form_is_tried_once_and_the_shipped_one_always(monkeypatch: p
     )
     assert len(times["fast"]) == len(times["shipped"]) >= 4
     assert len(times["slow"]) == 1
-    assert tuning.fastest(times, "shipped") == "fast"
+    assert tuning.fastest(times, "shipped", 1.05) == "fast"
 
 
 def test_measuring_in_a_process_of_its_own_says_what_is_being_measured():
