@@ -118,14 +118,25 @@ _DEFAULT_JOBS = 4
     "--stateful-slots", "slots", type=click.IntRange(0, 1 << 12), default=0, metavar="N",
     help="Texts whose KV cache the SavedModel keeps between calls.",
 )  # fmt: skip
+@click.option(
+    "--tune", type=click.Path(path_type=Path), metavar="FILE",
+    help="Measure on this machine which forms of its products and of attention the export should "
+    "use for one device, use them, and keep them in FILE for --tuned. Takes a minute or two.",
+)  # fmt: skip
+@click.option(
+    "--tuned", type=click.Path(path_type=Path), metavar="FILE",
+    help="Use the forms that --tune kept in FILE, on this machine or another.  "
+    "[default: the table that comes with gemma3-export]",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing table as JSON.")
 @click.version_option(package_name="gemma3-export")
 def command(as_json: bool, **flags: Any) -> None:
     """Lower Gemma 3 for meshes and buckets into a bundle of ahead-of-time programs."""
-    # Lowering needs no accelerator, and must not take hold of one that is there.
-    os.environ["JAX_PLATFORMS"] = "cpu"
     options = _options(**flags)
+    # Lowering needs no accelerator, and must not take hold of one that is there; measuring does.
+    measured = options.platforms if options.tune else ()
+    os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys(["cpu", *measured]))
     from rich.console import Console
 
     from .pipeline import export

@@ -39,7 +39,9 @@ from ..artifacts.manifest import (
     Tensor,
     VisionRecord,
 )
+from ..artifacts.memory import peak_rss_bytes
 from ..model.cache import cache_slots
+from ..model.choices import SHIPPED, Case, FormTable
 from ..model.config import Gemma3TextConfig, LayerType
 from ..model.context import LoweringContext
 from ..model.forms import KERNELS as KERNEL_TARGETS
@@ -80,6 +82,8 @@ class Job:
     kv_dtype: str | None = None
     """Of keys and values; None is `dtype`."""
     variant: str = PORTABLE
+    table: FormTable = SHIPPED
+    """Which form each product and attention gets."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,10 @@ class Lowered:
     seconds: float
     calling_convention: int
     stablehlo_version: str
+    met: frozenset[Case]
+    """What the job's table was asked for."""
+    peak_rss_bytes: int
+    """The most memory that the process which lowered it had had by then."""
 
 
 def program_stem(mesh: Mesh, platform: str, bucket: Bucket, variant: str = PORTABLE) -> str:
@@ -122,26 +130,48 @@ def lower(job: Job) -> Lowered:
     """Trace and lower the job's program. Deterministic: the same job gives the same bytes."""
     started = time.perf_counter()
     _quiet_locations()
-    models = make_models(job.config, job.purpose, jnp.dtype(job.dtype), job.recipe)
-    model = models[_weight_set(job.bucket)]
     sharder = make_sharder(job.mesh)
-    context = LoweringContext(Platform(job.platform), sharder, job.variant == KERNELS)
-    names = tuple(p.name for p in model.parameters())
-    function = define(job.bucket, model, names, context, job.score_outputs)
-    specs = weight_specs(model, sharder)
-    weights = tuple(
-        jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharder.sharding(specs[p.name]))
-        for p in model.parameters()
-    )
+    context = _context(job, sharder)
+    function, weights = _function(job, sharder, context)
     ports = _ports(job)
     exported = _export(function, sharder, job.platform, weights, ports)
     module = bytes(exported.mlir_module_serialized)
     return Lowered(
-        _record(job, sharder, ports, len(weights), context.forms), module,
+        _record(job, sharder, ports, len(weights), _forms(job, context)), module,
         bytes(exported.serialize()),
         tuple(sorted(sharder.fallbacks)), time.perf_counter() - started,
-        exported.calling_convention_version, _stablehlo_version(module),
+        exported.calling_convention_version, _stablehlo_version(module), frozenset(context.met),
+        peak_rss_bytes(),
     )  # fmt: skip
+
+
+def met_by(job: Job) -> frozenset[Case]:
+    """What the job's program asks its table for, found by tracing it."""
+    sharder = make_sharder(job.mesh)
+    context = _context(job, sharder)
+    function, weights = _function(job, sharder, context)
+    jax.eval_shape(function, *_arguments(sharder, weights, _ports(job)))
+    return frozenset(context.met)
+
+
+def _context(job: Job, sharder: Sharder) -> LoweringContext:
+    kernels = job.variant == KERNELS
+    return LoweringContext(Platform(job.platform), sharder, kernels, table=job.table)
+
+
+def _function(
+    job: Job, sharder: Sharder, context: LoweringContext
+) -> tuple[ProgramFunction, _Arguments]:
+    """The job's program, and its weights."""
+    models = make_models(job.config, job.purpose, jnp.dtype(job.dtype), job.recipe)
+    model = models[_weight_set(job.bucket)]
+    names = tuple(p.name for p in model.parameters())
+    function = define(job.bucket, model, names, context, job.score_outputs)
+    specs = weight_specs(model, sharder)
+    return function, tuple(
+        jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharder.sharding(specs[p.name]))
+        for p in model.parameters()
+    )
 
 
 def _cache_ports(job: Job) -> tuple[Port, ...]:
@@ -186,6 +216,9 @@ def _weight_set(bucket: Bucket) -> str:
     return VISION_WEIGHTS if bucket.program is ProgramName.ENCODE_IMAGE else TEXT_WEIGHTS
 
 
+_Arguments = tuple[jax.ShapeDtypeStruct, ...]
+
+
 class _Ports(NamedTuple):
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -217,7 +250,7 @@ def _record(
         job.mesh.name, job.platform, job.bucket, f"{stem}.mlirbc", f"{stem}.jaxexport",
         _weight_set(job.bucket), inputs, outputs, cache,
         tuple(Alias(first + i, len(outputs) + i) for i in range(len(cache))),
-        job.variant, custom_calls(forms), _forms(job) | forms,
+        job.variant, custom_calls(forms), forms,
     )  # fmt: skip
 
 
@@ -227,11 +260,14 @@ def custom_calls(forms: dict[str, str]) -> tuple[str, ...]:
     return tuple(sorted(target for form, target in KERNEL_TARGETS.items() if form in chosen))
 
 
-def _forms(job: Job) -> dict[str, str]:
-    """How each part of the program is written, for people."""
-    if _weight_set(job.bucket) == VISION_WEIGHTS:
-        return {}
-    return {"layers": layers_form(job.config)}
+def _forms(job: Job, context: LoweringContext) -> dict[str, str]:
+    """How each part of the program is written, for people; of tuned forms where they are from."""
+    forms = dict(context.forms)
+    if _weight_set(job.bucket) != VISION_WEIGHTS:
+        forms["layers"] = layers_form(job.config)
+    if job.table.known(context.met):
+        forms["table"] = job.table.source
+    return forms
 
 
 def _quiet_locations() -> None:
@@ -240,15 +276,21 @@ def _quiet_locations() -> None:
     jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
 
 
+def _arguments(
+    sharder: Sharder, weights: _Arguments, ports: _Ports
+) -> tuple[_Arguments, _Arguments, _Arguments]:
+    """Weights, inputs and cache of a program."""
+    inputs, cache = (
+        tuple(_abstract(sharder, port) for port in group) for group in (ports.inputs, ports.cache)
+    )
+    return weights, inputs, cache
+
+
 def _export(
-    function: ProgramFunction, sharder: Sharder, platform: str, weights: tuple, ports: _Ports
+    function: ProgramFunction, sharder: Sharder, platform: str, weights: _Arguments, ports: _Ports
 ) -> jax.export.Exported:
     """jax.export with explicit shardings on both sides, so that donation becomes an alias."""
-    arguments = (
-        weights,
-        tuple(_abstract(sharder, port) for port in ports.inputs),
-        tuple(_abstract(sharder, port) for port in ports.cache),
-    )
+    arguments = _arguments(sharder, weights, ports)
     options: dict[str, Any] = {"donate_argnums": (2,), "keep_unused": True}
     if sharder.devices > 1:
         options["in_shardings"] = jax.tree.map(lambda a: a.sharding, arguments)

@@ -56,6 +56,10 @@ class ExportOptions:
     """Texts whose caches the SavedModel keeps between calls."""
     outputs: tuple[str, ...] = ()
     """What score gives besides log-probabilities, of convention.SCORE_OUTPUTS."""
+    tune: Path | None = None
+    """Measure the forms of what is lowered on this machine, use them, and keep them here."""
+    tuned: Path | None = None
+    """Use the forms that this file of an earlier `tune` has."""
 
     def __post_init__(self) -> None:
         if max(self.prefill) > min(self.cache):
@@ -65,6 +69,8 @@ class ExportOptions:
             )
         if self.checkpoint is not None and self.abstract is not None:
             raise UsageError("--abstract lowers without weights: give it or --checkpoint, not both")
+        if self.tune is not None and self.tuned is not None:
+            raise UsageError("--tune measures what --tuned would read: give one of them, not both")
 
     def buckets(self) -> Iterator[Bucket]:
         """The grid of one mesh and platform for a model that generates."""

@@ -30,7 +30,6 @@ from ..artifacts.manifest import (
     Versions,
     Weight,
 )
-from ..artifacts.memory import largest_child_bytes
 from ..artifacts.store import store_bytes
 from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
@@ -69,6 +68,7 @@ from .quantize import record as quantization_record
 from .savedmodel.write import check_saved_model, write_saved_model
 from .stablehlo import check_target as check_stablehlo
 from .stablehlo import for_version
+from .tuning import Tuning, check_tuning, choose_forms, table_notes
 from .weights import write_checkpoint_weights
 from .workers import lower_all
 
@@ -90,7 +90,9 @@ class ExportResult:
     notes: tuple[str, ...]
     seconds: float
     largest_worker_bytes: int
-    """Most memory any of the processes that lowered has had; 0 when there was none."""
+    """Most memory any process that lowered has had; this one's where there was no other."""
+    tuning: Tuning | None = None
+    """What was measured, where --tune asked for it."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     started = time.perf_counter()
     if options.out is not None:
         check_target(options.out, options.force)
+    check_tuning(options)
     source = _open_source(options)
     recipe = RECIPES[options.quantize]
     models = make_models(source.config, source.purpose, jnp.dtype(options.dtype), recipe)
@@ -122,6 +125,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     jobs = _jobs(source, options)
     if options.kernels:
         jobs += _kernel_jobs(jobs, options)
+    jobs, tuning = choose_forms(options, jobs, progress)
     with BundleWriter(out, options.force) as writer:
         stored = 0 if source.checkpoint is None else store_bytes(planned)
         copies = 2 if options.saved_model else 1
@@ -135,7 +139,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
             writer.add_file(result.program.jaxexport, result.jaxexport)
             # The bytes are on disk; keeping them would make memory grow with the grid.
             lowered.append(dataclasses.replace(result, stablehlo=b"", jaxexport=b""))
-        largest_worker = largest_child_bytes()
+        largest_worker = max((result.peak_rss_bytes for result in lowered), default=0)
         weights = write_checkpoint_weights(writer, source.checkpoint, planned, recipe, progress)
         tokenizer = _write_tokenizer(writer, source.checkpoint)
         manifest = _manifest(source, options, models, lowered, weights, tokenizer)
@@ -146,7 +150,8 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
         progress("goldens", len(planned), len(planned))
         manifest = writer.commit(add_goldens(writer, manifest, options.goldens))
     seconds = time.perf_counter() - started
-    return ExportResult(out, manifest, tuple(lowered), notes, seconds, largest_worker)
+    notes += table_notes(options, jobs, lowered)
+    return ExportResult(out, manifest, tuple(lowered), notes, seconds, largest_worker, tuning)
 
 
 def _for_older(result: Lowered, version: str | None) -> Lowered:

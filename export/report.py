@@ -12,6 +12,7 @@ from ..artifacts.memory import largest_child_bytes, peak_rss_bytes
 from ..artifacts.sharding import device_bytes
 from ..artifacts.summary import format_bytes
 from .pipeline import ExportResult
+from .tuning_report import print_tuning, tuning_data
 
 
 def result_data(result: ExportResult, workers: int) -> dict[str, Any]:
@@ -30,13 +31,16 @@ def result_data(result: ExportResult, workers: int) -> dict[str, Any]:
         "programs": _programs(result),
         "fallbacks": {record.mesh.name: list(record.fallbacks) for record in manifest.meshes},
         "notes": list(result.notes),
+        "tuning": None if result.tuning is None else tuning_data(result.tuning),
         "seconds": round(result.seconds, 3),
         "peak_rss_bytes": _peak_rss_bytes(result, workers),
     }
 
 
 def print_result(console: Console, data: dict[str, Any]) -> None:
-    """The end-of-export table."""
+    """The end-of-export table, after what was measured if anything was."""
+    if data["tuning"] is not None:
+        print_tuning(console, data["tuning"])
     table = Table(box=None, pad_edge=False)
     for heading in ("mesh", "platform", "program"):
         table.add_column(heading)

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+import jax
+
 from .lower import Job, Lowered, lower
 
 _PR_SET_PDEATHSIG = 1
@@ -30,7 +32,7 @@ def lower_all(
             yield lower(job)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start_lowering) as pool:
         try:
             results = pool.map(lower, jobs)
             for done, job in enumerate(jobs):
@@ -50,7 +52,13 @@ def describe(job: Job) -> str:
     )
 
 
-def _start_worker() -> None:
+def _start_lowering() -> None:
+    start_worker()
+    # Lowering needs no accelerator, whatever else this export uses one for.
+    jax.config.update("jax_platforms", "cpu")
+
+
+def start_worker() -> None:
     """Leave Ctrl-C to the parent, and die with it even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":

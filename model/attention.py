@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .cache import LayerCache, held_positions, reach, visible_back, visible_held
+from .choices import AttentionCase, Blocks, blocks_name
 from .config import LayerType
 from .context import LoweringContext, softcap
-from .forms import ATTENTION_KERNEL, KERNELS, Platform
+from .forms import ATTENTION_KERNEL, KERNELS
 from .image_mask import visible_ahead
 from .quantized import GROUP
 
@@ -62,44 +63,34 @@ class Visibility(NamedTuple):
         return back | visible_ahead(self.groups[:, query], self.groups[:, key], query, key)
 
 
-class Blocks(NamedTuple):
-    """How many queries and keys meet at a time in `blocked_attention`."""
-
-    queries: int
-    keys: int
-
-
-def choose_blocks(
-    context: LoweringContext, batch: int, tokens: int, heads: int, slots: int
-) -> Blocks | None:
-    """The blocks to attend in, or None where all scores at once are better.
-
-    Measured for CPU, a layer by itself. Elsewhere a loop whose length is only
-    known at run time is kept for scores that would not fit.
-    """
+def _may_block(context: LoweringContext, tokens: int, slots: int) -> bool:
+    """Whether a loop over blocks may be written at all: not over what the mesh has cut."""
     sharder = context.sharder
     split = sharder is not None and (
         sharder.shards("tokens", tokens) > 1 or sharder.shards("slots", slots) > 1
     )
-    if split or context.differentiable:
-        return None
-    if context.platform != Platform.CPU:
-        large = 4 * batch * heads * tokens * (slots + tokens) > _LARGE_SCORES
-        return Blocks(512, 1024) if large and tokens > 1 else None
-    if tokens == 1:
-        return Blocks(1, 512) if slots > 512 else None
-    return Blocks(256, 256) if tokens * (slots + tokens) >= _SMALL_CHUNK else None
+    return not split and not context.differentiable
 
 
-_LARGE_SCORES = 1 << 28
-"""Bytes."""
-_SMALL_CHUNK = 1 << 14
-"""Scores of a head."""
+def _blocks(
+    context: LoweringContext, kind: LayerType, query: Array, old: LayerCache
+) -> Blocks | None:
+    """The blocks to attend in, None for all scores at once; recorded in the context."""
+    (B, T, N, H), (_, K, S, _) = query.shape, old.key.shape
+    blocks = None
+    if _may_block(context, T, S):
+        kept = old.key.dtype
+        dtype = query.dtype if old.key_scale is not None else kept
+        case = AttentionCase(context.platform, kind, str(dtype), str(kept), B, T, N, K, H, S)
+        context.met.add(case)
+        blocks = context.table.blocks(case)
+    context.forms[str(kind)] = blocks_name(blocks)
+    return blocks
 
 
 def attend(
     query: Array, new: LayerCache, old: LayerCache, visible: Visibility, scale: float,
-    cap: float | None, context: LoweringContext, role: str,
+    cap: float | None, context: LoweringContext, kind: LayerType,
 ) -> Array:  # fmt: skip
     """Softmax attention in float32 over the old cache and the new tokens, in the best form.
 
@@ -109,19 +100,15 @@ def attend(
       scale: query_pre_attn_scalar ** -0.5.
       cap: attn_logit_softcapping. Hugging Face parses it and applies nothing; where a config
         sets it, it is honoured here.
-      role: names the part of the model where the choice of form is recorded.
+      kind: of the layer; the choice of form is recorded under its name.
 
     Returns:
       [B,T,N,H] float32.
     """
-    B, T, N, H = query.shape
-    if context.kernels and T == 1 and H % GROUP == 0 and old.key.dtype != jnp.float32:
-        context.forms[str(role)] = ATTENTION_KERNEL
+    if context.kernels and query.shape[1] == 1 and _kernel_takes(old):
+        context.forms[str(kind)] = ATTENTION_KERNEL
         return attention_kernel(query, new, old, visible, scale, cap)
-    blocks = choose_blocks(context, B, T, N, old.key.shape[2])
-    context.forms[str(role)] = (
-        "whole" if blocks is None else f"blocks of {blocks.queries}x{blocks.keys}"
-    )
+    blocks = _blocks(context, kind, query, old)
     if blocks is None:
         return whole_attention(query, new, old, visible, scale, cap, context)
     return blocked_attention(query, new, old, visible, scale, cap, context, blocks)
@@ -173,6 +160,10 @@ def blocked_attention(
     mixed = jnp.zeros(rows.shape, jnp.float32)
     mixed = jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-T // size)), body, mixed)
     return _heads(mixed.reshape(B, K, -1, H), query.shape)
+
+
+def _kernel_takes(cache: LayerCache) -> bool:
+    return cache.key.shape[-1] % GROUP == 0 and cache.key.dtype != jnp.float32
 
 
 def attention_kernel(

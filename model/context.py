@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
+from .choices import SHIPPED, Case, FormTable, ProductCase
 from .forms import (
     ANY_RANK,
+    KERNEL_OF,
     KERNELS,
     ONE_BY_ONE,
     Form,
     Platform,
-    choose_product,
     kernel_products,
     scheme_of,
 )
@@ -39,6 +40,11 @@ class LoweringContext:
     """Whether gradients will be taken: loops whose length the program learns at run time, which
     JAX cannot take back, are then left out."""
 
+    table: FormTable = SHIPPED
+    """Which form each product and attention gets. Of measured ones only for one device."""
+    met: set[Case] = field(default_factory=set, compare=False)
+    """What was asked of the table while tracing."""
+
     def product(self, x: Array, weight: Matrix, role: str) -> Array:
         """x [...,I] times weight [O,I] transposed -> [...,O] float32, in the best form.
 
@@ -62,8 +68,16 @@ class LoweringContext:
 
     def _choose(self, rows: int, weight: Matrix, role: str) -> Form:
         """The form for a weight, recorded under its role."""
-        kernels = self.kernels and weight.shape[1] % GROUP == 0
-        form = choose_product(self.platform, rows, scheme_of(weight), weight.dtype, kernels)
+        (outputs, inputs), scheme = weight.shape, scheme_of(weight)
+        kernels = (
+            self.kernels
+            and scheme in KERNEL_OF
+            and weight.dtype != jnp.float32
+            and inputs % GROUP == 0
+        )
+        case = ProductCase(self.platform, scheme, str(weight.dtype), outputs, inputs, rows, kernels)
+        self.met.add(case)
+        form = self.table.product(case)
         chosen = self.forms.setdefault(role, form.__name__)
         if form.__name__ not in chosen:  # a program may meet a weight with several numbers of rows
             self.forms[role] = f"{chosen} {form.__name__}"

@@ -1,9 +1,9 @@
 """The ways of writing a product, and the one table that chooses among them.
 
 The same mathematics lowered two ways differs twenty-fold on XLA:CPU, so each form is a small
-named function and `choose_product` is the only place that decides. Weights lie (out, in), as
-in the checkpoint. All forms take x [R,I] float32 and a weight [O,I], accumulate in float32 (or
-int32) and return [R,O] float32.
+named function and `choose_product` decides wherever nothing was measured on the user's own machine
+(choices.py). Weights lie (out, in), as in the checkpoint. All forms take x [R,I] float32 and a
+weight [O,I], accumulate in float32 (or int32) and return [R,O] float32.
 """
 
 from __future__ import annotations
@@ -182,17 +182,42 @@ FORMS: dict[Scheme, tuple[Form, ...]] = {
 }
 """Every form a weight of each scheme may be multiplied in."""
 
-_KERNEL_OF = {
+KERNEL_OF = {
     Scheme.NONE: bfloat16_kernel,
     Scheme.INT8: int8_kernel,
     Scheme.INT4: int4_kernel,
 }
+"""The form of each scheme that is a C++ kernel."""
 
 ANY_RANK = (
     float_product, narrow_product, scaled_float_product, widened_product, integer_product,
     unpacked_product, eighth_product,
 )  # fmt: skip
 """The forms that take x of any rank, and need no reshaping of what a mesh has split."""
+
+ROW_BY_ROW = (row_product, scaled_row_product, grouped_row_product)
+"""The forms that are written out once for each row."""
+_MOST_ROW_BY_ROW = 16
+
+
+def usable_forms(
+    scheme: Scheme, dtype: jnp.dtype, rows: int, kernels: bool = False
+) -> tuple[Form, ...]:
+    """The forms that may be chosen, fast or not: candidates to be measured.
+
+    Where `dtype` is float32 none that rounds activations. Never `integer_product`, which costs
+    perplexity (see `choose_product`). Row by row only for few rows, as the program grows with
+    them; a C++ kernel only where the program may call one.
+    """
+    exact = dtype == jnp.float32
+    barred: list[Form] = [integer_product]
+    if exact:
+        barred.append(eighth_product)
+    if exact or not kernels:
+        barred += KERNEL_OF.values()
+    if rows > _MOST_ROW_BY_ROW:
+        barred += ROW_BY_ROW
+    return tuple(form for form in FORMS[scheme] if form not in barred)
 
 
 def choose_product(
@@ -206,7 +231,7 @@ def choose_product(
     """
     exact, few = dtype == jnp.float32, platform == Platform.CPU and rows < ONE_BY_ONE
     if kernels and not exact and rows < _KERNEL_ROWS.get(scheme, 0):
-        return _KERNEL_OF[scheme]
+        return KERNEL_OF[scheme]
     match scheme:
         case Scheme.NONE:
             if exact:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+from gemma3_export.export.measure import interleaved
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def medians(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each candidate, run in turn so that drift of the machine hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
     for run in candidates.values():
         jax.block_until_ready(run())  # compiles, and touches the memory
-    for _ in range(repeats):
-        for name, run in candidates.items():
-            started = time.perf_counter()
-            jax.block_until_ready(run())
-            times[name].append(time.perf_counter() - started)
+    times = interleaved(candidates, repeats)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

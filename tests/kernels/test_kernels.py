@@ -12,15 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gemma3_export.artifacts import kernels
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import UsageError
+from gemma3_export.export import tuning
 from gemma3_export.export.pipeline import export
 from gemma3_export.model.attention import Visibility, attention_kernel, whole_attention
 from gemma3_export.model.cache import LayerCache, cached
+from gemma3_export.model.choices import ProductCase
 from gemma3_export.model.config import LayerType
 from gemma3_export.model.context import LoweringContext
 from gemma3_export.model.forms import (
     KERNELS,
+    Platform,
     bfloat16_kernel,
     int4_kernel,
     int8_kernel,
@@ -28,7 +32,6 @@ from gemma3_export.model.forms import (
     quantized_rows,
 )
 from gemma3_export.model.quantized import Scheme
-from gemma3_export.runtime import kernels
 from gemma3_export.runtime.model import LoadedModel
 from gemma3_export.runtime.score import score
 
@@ -69,10 +72,10 @@ def environment(monkeypatch: pytest.MonkeyPatch):
 
     def use(value: str) -> None:
         monkeypatch.setenv(kernels.ENVIRONMENT, value)
-        kernels._register.cache_clear()
+        kernels.register_kernel.cache_clear()
 
     yield use
-    kernels._register.cache_clear()
+    kernels.register_kernel.cache_clear()
 
 
 def test_every_form_for_this_processor_gives_what_plain_code_gives(tmp_path: Path):
@@ -115,7 +118,7 @@ def test_a_kernel_is_the_product_with_rounded_activations(
     shape: tuple[int, int, int], scheme: Scheme, library: Path, environment
 ):
     environment(str(library))
-    assert kernels._register(KERNELS[FORMS[scheme].__name__])
+    assert kernels.register_kernel(KERNELS[FORMS[scheme].__name__])
     rows, outputs, inputs = shape
     weight, values = operands(scheme, outputs, inputs)
     x = np.random.default_rng(rows).normal(size=(rows, inputs)).astype(np.float32)
@@ -132,7 +135,7 @@ def test_a_kernel_takes_several_matrices_of_unequal_size_at_once(
     scheme: Scheme, library: Path, environment
 ):
     environment(str(library))
-    assert kernels._register(KERNELS[FORMS[scheme].__name__])
+    assert kernels.register_kernel(KERNELS[FORMS[scheme].__name__])
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 640)).astype(np.float32))
     weights = [operands(scheme, outputs, 640)[0] for outputs in (1024, 2, 257)]
     together = kernel_products(FORMS[scheme], x, weights)
@@ -142,7 +145,7 @@ def test_a_kernel_takes_several_matrices_of_unequal_size_at_once(
 
 def test_a_kernel_refuses_arrays_that_do_not_belong_together(library: Path, environment):
     environment(str(library))
-    assert kernels._register("gemma3_int8_product")
+    assert kernels.register_kernel("gemma3_int8_product")
     weight = random_weight(Scheme.INT8, 64, 96, "bfloat16")
     wrong = dataclasses.replace(weight, scale=jnp.ones(63))
     with pytest.raises(jax.errors.JaxRuntimeError, match="shapes do not belong together"):
@@ -161,7 +164,7 @@ def test_the_attention_kernel_is_attention(
     cap: float | None, kept: Any, library: Path, environment,
 ):  # fmt: skip
     environment(str(library))
-    assert kernels._register("gemma3_attention")
+    assert kernels.register_kernel("gemma3_attention")
     random = np.random.default_rng(slots)
 
     def normal(*shape: int) -> jax.Array:
@@ -205,6 +208,19 @@ def test_programs_with_kernels_are_taken_where_the_kernels_are(
     assert not np.array_equal(portable, with_kernels)
     # A random model makes much of little: its activations are rounded to 8 bits in each product.
     assert np.abs(with_kernels - portable).mean() < 0.2
+
+
+def test_a_kernel_is_measured_where_it_is_and_left_to_the_shipped_table_where_not(
+    library: Path, environment, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tuning, "_CASE_SECONDS", 0.01)
+    case = ProductCase(Platform.CPU, Scheme.INT4, "bfloat16", 64, 128, 2, kernels=True)
+    environment("none")
+    assert tuning.measure_cases([case], 1, quiet) == []
+    environment(str(library))
+    (choice,) = tuning.measure_cases([case], 1, quiet)
+    assert choice.case == case
+    assert set(choice.seconds) == {"grouped_row_product", "unpacked_product", "int4_kernel"}
 
 
 def test_a_library_without_the_kernel_leaves_the_portable_program(

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gemma3_export.model.attention import (
-    Blocks,
     Visibility,
     attend,
     blocked_attention,
-    choose_blocks,
     whole_attention,
 )
 from gemma3_export.model.cache import LayerCache, cached
+from gemma3_export.model.choices import Blocks, blocks_name
 from gemma3_export.model.config import LayerType
 from gemma3_export.model.context import LoweringContext
 from gemma3_export.model.forms import Platform
@@ -132,15 +131,19 @@ def test_a_ring_is_not_read_by_queries_beyond_its_reach():
     assert not np.isfinite(np.asarray(blocked)[:, 0]).any()
 
 
-def scores_in(tokens: int, slots: int, context: LoweringContext) -> bool:
-    """Whether a lowered attention has an array of queries by all keys of the cache."""
+def trace_attention(context: LoweringContext, tokens: int, slots: int) -> jax.stages.Traced:
+    """What `attend` makes of one row with HEADS heads on a full layer."""
 
     def run(start, query, new, old):
         visible = Visibility.of(FULL, slots, 0, start, tokens, None)
-        return attend(query, new, old, visible, 1.0, None, context, "attention")
+        return attend(query, new, old, visible, 1.0, None, context, FULL)
 
-    query, new, old = random_case((1, tokens, slots))
-    text = jax.jit(run).lower(np.zeros(1, np.int32), query, new, old).as_text()
+    return jax.jit(run).trace(np.zeros(1, np.int32), *random_case((1, tokens, slots)))
+
+
+def scores_in(tokens: int, slots: int, context: LoweringContext) -> bool:
+    """Whether a lowered attention has an array of queries by all keys of the cache."""
+    text = trace_attention(context, tokens, slots).lower().as_text()
     rows = tokens * HEADS // KV_HEADS
     return f"tensor<1x{KV_HEADS}x{rows}x{slots}xf32>" in text
 
@@ -169,4 +172,5 @@ def test_a_long_chunk_never_has_all_its_scores():
 def test_blocks_are_chosen_by_platform_shape_and_mesh(
     context: LoweringContext, tokens: int, slots: int, expected: Blocks | None
 ):
-    assert choose_blocks(context, 1, tokens, HEADS, slots) == expected
+    trace_attention(context, tokens, slots)
+    assert context.forms == {FULL: blocks_name(expected)}
