@@ -42,7 +42,8 @@ std::string npy_header(const char* dtype, const std::vector<int64_t>& shape) {
   if (shape.size() > 1) sides.resize(sides.size() - 2);
   std::string text = "{'descr': '" + std::string(dtype) +
                      "', 'fortran_order': False, 'shape': (" + sides + "), }";
-  text.resize((kPreamble + text.size()) / kAlignment * kAlignment + kAlignment - kPreamble - 1, ' ');
+  const size_t blocks = (kPreamble + text.size()) / kAlignment + 1;
+  text.resize(blocks * kAlignment - kPreamble - 1, ' ');
   text += '\n';
   return Record().text(std::string("\x93NUMPY\x01\x00", 8)).u16(text.size()).text(text).bytes();
 }

@@ -252,8 +252,9 @@ void check_sampling(const Options& o) {
 }
 
 void check_flags(const Options& o) {
-  require(!o.server, "--server: gemma3-host runs programs itself and asks no server; use gemma3-run "
-                     "BUNDLE --server HOST:PORT");
+  require(!o.server,
+          "--server: gemma3-host runs programs itself and asks no server; use gemma3-run BUNDLE "
+          "--server HOST:PORT");
   require(!o.check || !o.compile, "--check and --compile exclude each other: pass only one");
   if (o.check || o.compile) {
     const char* flag = o.check ? "--check" : "--compile";

@@ -114,7 +114,9 @@ std::string completion_json(const Completion& completion, bool logprobs, double 
 }
 
 std::string score_json(const Logprobs& logprobs, double loss) {
-  const auto show = [](std::optional<double> value) { return value ? json_number(*value) : "null"; };
+  const auto show = [](std::optional<double> value) {
+    return value ? json_number(*value) : "null";
+  };
   return "{\"loss\": " + json_number(loss) + ", \"logprobs\": " + json_list(logprobs, show) + "}";
 }
 

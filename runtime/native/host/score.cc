@@ -52,7 +52,9 @@ Scores run(gemma3_model* model, const Options& options, const Bundle& bundle,
   gemma3_error error;
   check(gemma3_check_request(model, &request, &error), error);  // before room is made for it
   const ModelSizes& sizes = bundle.sizes();
-  const auto states = [&sizes](int64_t tokens) { return (sizes.layers + 1) * tokens * sizes.width; };
+  const auto states = [&sizes](int64_t tokens) {
+    return (sizes.layers + 1) * tokens * sizes.width;
+  };
   const auto weights = [&sizes](int64_t tokens) {
     return sizes.layers * sizes.heads * tokens * tokens;
   };

@@ -87,7 +87,8 @@ struct Trusted {
 Trusted read_key(const fs::path& path) {
   const auto refuse = [&path](const std::string& reason) {
     return UsageError(path.string() + ": cannot verify with it: " + reason +
-                      "; expected a PEM file of a public elliptic-curve key (P-256, P-384 or P-521)");
+                      "; expected a PEM file of a public elliptic-curve key (P-256, P-384 or "
+                      "P-521)");
   };
   const std::string pem = contents(path);
   if (pem.empty()) throw refuse("it cannot be read");

@@ -8,12 +8,13 @@ namespace gemma3 {
 
 // Answers for `handler` what XLA asks when it is registered and called. XLA takes a handler only of
 // its own version of the interface or an older one; what we use of it has been the same since 0.2,
-// the version of PJRT 0.81, whose record of a handler also has less room than ours.
+// the version of PJRT 0.81. Only what every version has room for is written.
 inline XLA_FFI_Error *answer(XLA_FFI_Handler *handler, XLA_FFI_CallFrame *frame) {
   constexpr int kOldestMinor = 2;
   const XLA_FFI_Api_Version &theirs = frame->api->api_version;
-  const bool older = theirs.major_version == XLA_FFI_API_MAJOR &&
-                     theirs.minor_version >= kOldestMinor && theirs.minor_version < XLA_FFI_API_MINOR;
+  const int minor = theirs.minor_version;
+  const bool older = theirs.major_version == XLA_FFI_API_MAJOR && minor >= kOldestMinor &&
+                     minor < XLA_FFI_API_MINOR;
   auto *extension = frame->extension_start;
   if (!older || extension == nullptr || extension->type != XLA_FFI_Extension_Metadata) {
     return handler(frame);

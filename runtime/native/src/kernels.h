@@ -10,13 +10,13 @@
 namespace gemma3 {
 
 // The library of kernels to take: `named`, else what GEMMA3_KERNELS names, else
-// libgemma3_kernels.so beside this library or in lib beside its folder. Empty when there is none, or
-// when it is to be done without: `named` or the variable is "none".
+// libgemma3_kernels.so beside this library or in lib beside its folder. Empty when there is none,
+// or when it is to be done without: `named` or the variable is "none".
 std::string find_kernels(const std::string &named);
 
 // Registers the handlers that `library` has for the custom calls `targets` with the plugin. Returns
-// why the plugin or the library cannot do so, or an empty text. Throws Error (GEMMA3_USAGE) when the
-// library cannot be loaded.
+// why the plugin or the library cannot do so, or an empty text. Throws Error (GEMMA3_USAGE) when
+// the library cannot be loaded.
 std::string register_kernels(const Client &client, const std::string &library,
                              const std::set<std::string> &targets);
 

@@ -29,7 +29,8 @@ class Sha256 {
 
 std::string sha256_hex(std::string_view bytes);
 
-// The code, in hexadecimal, that only those who have `key` (at most 64 bytes) can make of `message`.
+// The code, in hexadecimal, that only those who have `key` (at most 64 bytes) can make of
+// `message`.
 std::string hmac_sha256_hex(std::string_view key, std::string_view message);
 
 // Whether two texts are equal, in a time that does not tell where they differ.
