@@ -94,7 +94,7 @@ def _spoil_text(folder: Path, chance: random.Random) -> None:
     if action == 0:
         del data[chance.randrange(len(data)) :]
     elif action == 1:
-        data[chance.randrange(len(data))] = chance.randrange(256)
+        data[chance.randrange(len(data))] ^= chance.randrange(1, 256)  # never as it was
     elif action == 2:
         data = bytearray(b'{"abstract": false, ' + bytes(data).lstrip()[1:])
     else:
