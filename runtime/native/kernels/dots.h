@@ -68,7 +68,8 @@ const Forms &fastest_forms();
 // Numbers of a row that `arrange_...` fills.
 inline size_t arranged_size(size_t inputs) { return (inputs + kBlock - 1) / kBlock * kBlock; }
 
-// Of each 32 inputs those at even places, then those at odd: where halves of 32-bit words meet them.
+// Of each 32 inputs those at even places, then those at odd: where halves of 32-bit words meet
+// them.
 void arrange_for_bfloat16(const float *x, size_t inputs, float *arranged);
 
 // Each number plus 128, then zeros.

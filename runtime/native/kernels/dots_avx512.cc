@@ -23,7 +23,8 @@ GEMMA3_AVX512 inline __m128 four_totals(const __m512 (&sums)[4]) {
                                       _mm512_unpackhi_ps(sums[2], sums[3]));
   const __m512 lanes = _mm512_add_ps(_mm512_shuffle_ps(first, second, 0x44),
                                      _mm512_shuffle_ps(first, second, 0xEE));
-  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
+  const __m256 upper = _mm512_extractf32x8_ps(lanes, 1);
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(lanes), upper);
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
@@ -136,7 +137,8 @@ GEMMA3_AVX512 void dots_of_rows(const Activations *x, const char *weights, const
     for (size_t k = 0; k < count; ++k) {
       __m512 here[kRows];
       for (int r = 0; r < kRows; ++r) here[r] = _mm512_setzero_ps();
-      Kind::template add<kRows>(x, weights + (o + k) * width, scale + (o + k) * scales, inputs, here);
+      const size_t at = o + k;
+      Kind::template add<kRows>(x, weights + at * width, scale + at * scales, inputs, here);
       for (int r = 0; r < kRows; ++r) sums[r][k] = here[r];
     }
     for (int r = 0; r < kRows; ++r) {

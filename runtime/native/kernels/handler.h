@@ -30,7 +30,8 @@ inline XLA_FFI_Error *answer(XLA_FFI_Handler *handler, XLA_FFI_CallFrame *frame)
 
 // Defines the function that XLA calls by `name`: `function` with the arguments of `binding`.
 #define GEMMA3_KERNEL(name, function, binding)                                                   \
-  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *name(XLA_FFI_CallFrame *frame) { \
+  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *name(                         \
+      XLA_FFI_CallFrame *frame) {                                                                \
     XLA_FFI_DEFINE_HANDLER(handler, function, binding);                                          \
     return gemma3::answer(handler, frame);                                                       \
   }
