@@ -148,8 +148,10 @@ class Session:
         for row in active:
             new[row].append(int(tokens[row]))
         self._add_top(tops, logits, active)
-        self._tokens[active] = tokens[active]
-        self._positions[active] += 1
+        # New arrays: devices that lag behind may still be reading those of this call.
+        going = self._remaining > 0
+        self._tokens = np.where(going, tokens, self._tokens)
+        self._positions = np.where(going, self._positions + 1, self._positions)
         return self._account(new, tops)
 
     def _run(self, program: ProgramName, tokens: int, inputs: Inputs) -> Arrays:

@@ -16,6 +16,7 @@ from gemma3_export.runtime.generate import (
     plan_request,
 )
 from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.programs import Arrays, Inputs, LoadedProgram
 from gemma3_export.runtime.sampling import SamplingParameters
 
 from .toy_bundle import BOS, VOCAB, Toy, make_toy_bundle, reference_greedy, reference_logits
@@ -40,6 +41,25 @@ def test_greedy_tokens_are_those_of_the_whole_text_on_every_mesh_and_by_either_p
     got = generate(model, PROMPTS, GREEDY, max_new_tokens=20, ignore_eos=True, logprobs=logprobs)
     assert tokens_of(got) == [reference_greedy(prompt, 20) for prompt in PROMPTS]
     assert {completion.finish_reason for completion in got} == {"length"}
+
+
+@pytest.mark.parametrize("logprobs", [0, 3], ids=["generate", "decode"])
+def test_no_array_is_changed_that_a_program_was_given(
+    model: LoadedModel, logprobs: int, monkeypatch: pytest.MonkeyPatch
+):
+    # A device of a mesh may still be reading it after the first has answered.
+    given: list[tuple[np.ndarray, np.ndarray]] = []
+    call = LoadedProgram.__call__
+
+    def watched(self: LoadedProgram, inputs: Inputs, cache: Arrays) -> tuple[Arrays, Arrays]:
+        given.extend((array, array.copy()) for array in inputs)
+        return call(self, inputs, cache)
+
+    monkeypatch.setattr(LoadedProgram, "__call__", watched)
+    generate(model, PROMPTS[2:5], GREEDY, max_new_tokens=20, ignore_eos=True, logprobs=logprobs)
+    assert len(given) > 20
+    for array, before in given:
+        np.testing.assert_array_equal(array, before)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, HOT], ids=["greedy", "sampled"])
