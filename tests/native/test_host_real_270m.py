@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gemma3_export.artifacts.bundle import Bundle
+from gemma3_export.export.checkpoint import demo_checkpoint
 from gemma3_export.runtime.generate import Completion, generate
 from gemma3_export.runtime.model import LoadedModel
 from gemma3_export.runtime.sampling import SamplingParameters
 from gemma3_export.runtime.score import score
 
 from ..goldens.loader import real_goldens
+from ..parity.bundles import make_bundle
 from .conftest import Host
 
 GOLDENS = real_goldens()
@@ -89,3 +92,20 @@ def test_scores_are_those_of_gemma3_run_and_of_transformers(ask, model: LoadedMo
     np.testing.assert_allclose(value["logprobs"], GOLDENS.score.logprobs, atol=2e-4)
     assert value["loss"] == pytest.approx(expected.loss, abs=1e-4)
     assert value["loss"] == pytest.approx(GOLDENS.score.loss, abs=1e-4)
+
+
+def test_memory_is_the_weights_the_cache_and_250_mb(gemma3_host: Host, tmp_path: Path):
+    """As users export it, in bfloat16; what compiling takes for a moment included."""
+    bundle = make_bundle(
+        demo_checkpoint(), tmp_path / "bundle", "1x1", prefill=(128,), cache=(1024,),
+        generate=16, dtype="bfloat16",
+    )  # fmt: skip
+    prompt = ",".join(map(str, BY_LENGTH[33].tokens))
+    (value,) = gemma3_host(
+        bundle, "--tokens", prompt, "--json", "--ignore-eos", "--max-new-tokens", 20,
+        "--no-cache",
+    ).values  # fmt: skip
+    manifest = Bundle.open(bundle).manifest
+    weights = sum(weight.nbytes for weight in manifest.weights)
+    limit = 1.15 * weights + manifest.caches[0].bytes_per_row + 250e6
+    assert weights < value["stats"]["peak_rss_bytes"] < limit

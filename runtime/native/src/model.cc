@@ -1,7 +1,5 @@
 #include "model.h"
 
-#include <malloc.h>
-
 #include <chrono>
 #include <deque>
 #include <exception>
@@ -11,6 +9,7 @@
 
 #include "convention.h"
 #include "error.h"
+#include "freed_memory.h"
 #include "json.h"
 #include "kernels.h"
 #include "sha256.h"
@@ -66,12 +65,6 @@ std::string entry_name(const Bundle &bundle, const Program &program, const std::
     add("");
   }
   return describe(program.bucket) + "-" + digest.hex().substr(0, 32) + ".xla";
-}
-
-void return_freed_memory() {
-#if defined(__GLIBC__)
-  ::malloc_trim(0);  // compiling takes hundreds of MB for a moment, which glibc would keep
-#endif
 }
 
 }  // namespace
@@ -158,6 +151,7 @@ void Model::load(Slot &here) {
     try {
       here.program = std::make_unique<LoadedProgram>(
           *client_, mesh(), record, client_->deserialize(*bytes), weights_of(record), true);
+      return_freed_memory(client_->plugin());
       loaded_count_ += 1;
       const std::lock_guard<std::mutex> lock(stats_mutex_);
       load_s_ += seconds() - begun;
@@ -183,7 +177,7 @@ void Model::load(Slot &here) {
                                     manifest().versions.stablehlo + "; the plugin is of " +
                                     client_->plugin().stablehlo_current() + "): " + error.what());
   }
-  return_freed_memory();
+  return_freed_memory(client_->plugin());
   compiled_count_ += 1;
   const std::lock_guard<std::mutex> lock(stats_mutex_);
   compile_s_ += seconds() - begun;
