@@ -36,7 +36,7 @@ demo: setup
 
 # Two files of tests at a time.
 test: setup check browser native-packages example-tools
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 # A test looks at the report of a bundle in a real browser.
 browser:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import signal
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from .toy_bundle import (
     END_OF_TURN,
     VOCAB,
     Toy,
+    copy_bundle,
     make_toy_bundle,
     reference_greedy,
     reference_logits,
@@ -227,7 +227,7 @@ def test_a_bundle_without_a_tokenizer_takes_tokens_and_prints_json_only(
 def test_a_damaged_tokenizer_is_one_line_and_status_2(
     small_toy: Path, tmp_path: Path, gemma3_run: Command
 ):
-    bundle = Path(shutil.copytree(small_toy, tmp_path / "b"))
+    bundle = copy_bundle(small_toy, tmp_path / "b")
     path = bundle / "tokenizer" / "tokenizer.model"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     check_refusal(gemma3_run(bundle, "--prompt", "a"), "tokenizer.model: contents changed")

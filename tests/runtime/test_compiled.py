@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from gemma3_export.runtime.model import LoadedModel
 from gemma3_export.runtime.sampling import SamplingParameters
 
 from .conftest import Command, run_python
-from .toy_bundle import Toy, make_toy_bundle, reference_greedy
+from .toy_bundle import Toy, copy_bundle, make_toy_bundle, reference_greedy
 
 PROMPT = [2, 70, 65, 71, 80]
 PREFILL = Bucket(ProgramName.PREFILL, 1, 4, 64)
@@ -25,9 +24,7 @@ PREFILL = Bucket(ProgramName.PREFILL, 1, 4, 64)
 @pytest.fixture
 def bundle(small_toy: Path, tmp_path: Path) -> Path:
     """A bundle that nobody has compiled yet."""
-    return Path(
-        shutil.copytree(small_toy, tmp_path / "bundle", ignore=shutil.ignore_patterns("compiled"))
-    )
+    return copy_bundle(small_toy, tmp_path / "bundle")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +13,7 @@ from gemma3_export.artifacts.manifest import Bucket, ProgramName
 from gemma3_export.runtime.buckets import Shape
 from gemma3_export.runtime.model import LoadedModel
 
-from .toy_bundle import VOCAB, Toy, make_toy_bundle
+from .toy_bundle import VOCAB, Toy, copy_bundle, make_toy_bundle
 
 PREFILL = Bucket(ProgramName.PREFILL, 1, 4, 64)
 DECODE = Bucket(ProgramName.DECODE, 1, 1, 64)
@@ -23,7 +22,7 @@ DECODE = Bucket(ProgramName.DECODE, 1, 1, 64)
 @pytest.fixture
 def copy(small_toy: Path, tmp_path: Path) -> Path:
     """A bundle that a test may damage."""
-    return Path(shutil.copytree(small_toy, tmp_path / "copy"))
+    return copy_bundle(small_toy, tmp_path / "copy")
 
 
 def replace_file(bundle: Path, path: str, content: bytes) -> None:

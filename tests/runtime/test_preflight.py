@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +18,8 @@ from gemma3_export.artifacts.guarantee import guaranteed_until, released
 from gemma3_export.runtime import preflight
 from gemma3_export.runtime.plugin import plugin_attributes
 from gemma3_export.runtime.preflight import Status, check_mesh, check_versions, mesh_memory, verdict
+
+from .toy_bundle import copy_bundle
 
 TODAY = datetime.date(2026, 7, 1)
 
@@ -208,7 +209,7 @@ def gemma3_bundle(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[
 
 def test_verify_refuses_a_bundle_that_no_jax_here_reads(gemma3_bundle: Command, small_toy: Path,
                                                         tmp_path: Path):  # fmt: skip
-    bundle = Path(shutil.copytree(small_toy, tmp_path / "toy"))
+    bundle = copy_bundle(small_toy, tmp_path / "toy")
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["versions"]["stablehlo"] = "99.0.0"
     (bundle / "manifest.json").write_text(json.dumps(manifest))

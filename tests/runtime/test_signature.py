@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from gemma3_export.runtime import startup
 
 from ..signing_keys import write_key
 from .conftest import run_python
+from .toy_bundle import copy_bundle
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -20,7 +20,7 @@ Command = Callable[..., tuple[int, str, str]]
 def signed(small_toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A signed toy bundle and the public key; signed by the command."""
     folder = tmp_path_factory.mktemp("signed")
-    bundle = Path(shutil.copytree(small_toy, folder / "toy"))
+    bundle = copy_bundle(small_toy, folder / "toy")
     private, public = write_key(folder, "ours")
     code = "from gemma3_export.runtime.bundle_cli import main; main()"
     run = run_python(code, "sign", bundle, "--key", private)
@@ -50,7 +50,7 @@ def test_anything_else_is_refused_before_it_is_opened(
     monkeypatch.setattr(startup.Bundle, "open", opened)
     run = request.getfixturevalue(command)
     flags = ["--tokens", "2,17"] if command == "gemma3_run" else []
-    bundle = Path(shutil.copytree(signed[0], tmp_path / "toy"))
+    bundle = copy_bundle(signed[0], tmp_path / "toy")
     program = next(bundle.glob("programs/**/*.jaxexport"))
     program.write_bytes(program.read_bytes()[:-1] + b"\x7f")
     status, out, err = run(bundle, *flags, "--require-signature", signed[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -443,3 +444,8 @@ def toy_tokenizer(steering_as_text: bool = False) -> bytes:
         minloglevel=3,
     )
     return model.getvalue()
+
+
+def copy_bundle(bundle: Path, to: Path) -> Path:
+    """A copy that nobody has compiled: another test's model may still be storing programs there."""
+    return Path(shutil.copytree(bundle, to, ignore=shutil.ignore_patterns("compiled")))
