@@ -38,10 +38,10 @@ _LARGEST_INT8, _LARGEST_FLOAT8 = 127.0, 448.0
 _TINY = 1e-30
 # Fewer rows than this are multiplied one at a time on CPU where the weight is int8.
 _INT8_ONE_BY_ONE = 16
-# Fewer rows than these are left to C++ kernels. Against the best plain form, weight 2048 x 640:
-# bfloat16 1.7 times as fast for 3 rows, 1.0 for 8; int8 1.5 for 16, 1.2 for 32, 0.9 for 127;
-# int4 2.2 for 32, 1.4 for 64, 1.0 for 127.
-_KERNEL_ROWS = {Scheme.NONE: 4, Scheme.INT8: 128, Scheme.INT4: 128}
+# Fewer rows than these are left to C++ kernels: up to which the kernel is 1.3 times as fast as the
+# best plain form or more. For weights 2048 x 640 and 640 x 2048: bfloat16 1.8 and 1.5 times for 4
+# rows, 1.3 and 1.1 for 5; int8 1.4 and 1.4 for 32, 1.1 for 48; int4 1.9 and 1.3 for 64.
+_KERNEL_ROWS = {Scheme.NONE: 5, Scheme.INT8: 33, Scheme.INT4: 65}
 
 
 Form = Callable[[Array, Any], Array]

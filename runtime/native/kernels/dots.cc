@@ -81,7 +81,7 @@ GEMMA3_VECTORISED_MIX()
 }  // namespace
 
 const Forms kPlainForms = {plain_bfloat16, plain_int8, plain_int4, float_by_int8,
-                              mix_bfloat16, mix_int8, weigh};
+                              mix_bfloat16, mix_int8, weigh, round_row};
 
 std::vector<Forms> runnable_forms() {
   std::vector<Forms> found;

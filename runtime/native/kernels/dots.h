@@ -51,12 +51,18 @@ struct Softmax {
 using Weigh = void (*)(const Softmax &softmax, size_t count, float *scores, float *peak,
                        float *total);
 
+// Each 32 of x become whole steps of 1/127 of their largest: numbers [inputs], and the step of each
+// 32 `repeated` times.
+using Round = void (*)(const float *x, size_t inputs, size_t repeated, int8_t *numbers,
+                       float *steps);
+
 struct Forms {
   Dots bfloat16, int8, int4;
   // int8 weights without a scale, and x as it is: floats in their own order.
   Dots float_by_int8;
   Mix mix_bfloat16, mix_int8;
   Weigh weigh;
+  Round round;
 };
 
 // Those that run on this processor, the fastest first: AVX-512, AVX2, plain C++.

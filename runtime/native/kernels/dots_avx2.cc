@@ -107,7 +107,7 @@ GEMMA3_VECTORISED_MIX(GEMMA3_AVX2)
 }  // namespace
 
 const Forms kAvx2Forms = {avx2_bfloat16, avx2_int8, avx2_int4, float_by_int8,
-                              mix_bfloat16, mix_int8, weigh};
+                              mix_bfloat16, mix_int8, weigh, round_row};
 
 }  // namespace gemma3
 

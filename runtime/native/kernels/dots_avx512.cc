@@ -159,29 +159,63 @@ void dots(const Activations *x, int rows, const void *weights, const void *scale
                     outputs, total, stride);
 }
 
-// Sixteen values as floats.
-GEMMA3_AVX512 inline __m512 floats_at(const uint16_t *value) {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(value));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
-GEMMA3_AVX512 inline __m512 floats_at(const int8_t *value) {
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(value));
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
-}
+// Thirty-two values as floats: those at even places of the first 32 and those at odd for bfloat16,
+// which halves of words are; the first half and the second for int8. `arrange` and `restore` turn
+// 32 floats in their own order into that one and back.
+struct Bfloat16Values {
+  using Value = uint16_t;
+  GEMMA3_AVX512 static void load(const Value *value, __m512 &low, __m512 &high) {
+    const __m512i words = _mm512_loadu_si512(value);
+    low = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+    high = _mm512_castsi512_ps(
+        _mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
+  }
+  GEMMA3_AVX512 static void arrange(__m512 &low, __m512 &high) {
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const __m512 first = low;
+    low = _mm512_permutex2var_ps(first, even, high);
+    high = _mm512_permutex2var_ps(first, odd, high);
+  }
+  GEMMA3_AVX512 static void restore(__m512 &low, __m512 &high) {
+    const __m512i front = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i back = _mm512_add_epi32(front, _mm512_set1_epi32(8));
+    const __m512 even = low;
+    low = _mm512_permutex2var_ps(even, front, high);
+    high = _mm512_permutex2var_ps(even, back, high);
+  }
+};
 
-// What is mixed of 32 places stays in registers while some slots pass by.
-template <typename Value, int kRows>
-GEMMA3_AVX512 void mix_of_rows(const float *weights, size_t stride, const Value *values,
-                               size_t slots, size_t inputs, float *mixed) {
+struct Int8Values {
+  using Value = int8_t;
+  GEMMA3_AVX512 static void load(const Value *value, __m512 &low, __m512 &high) {
+    const auto *bytes = reinterpret_cast<const __m128i *>(value);
+    low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes)));
+    high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes + 1)));
+  }
+  GEMMA3_AVX512 static void arrange(__m512 &, __m512 &) {}
+  GEMMA3_AVX512 static void restore(__m512 &, __m512 &) {}
+};
+
+// What is mixed of 32 places stays in registers while some slots pass by. Meanwhile the values of
+// as many slots at `next` are fetched, a line at a time: asked for all at once, they would have to
+// be waited for.
+template <typename Kind, int kRows>
+GEMMA3_AVX512 void mix_of_rows(const float *weights, size_t stride,
+                               const typename Kind::Value *values,
+                               const typename Kind::Value *next, size_t slots, size_t inputs,
+                               float *mixed) {
   for (size_t i = 0; i < inputs; i += 32) {
     __m512 low[kRows], high[kRows];
     for (int r = 0; r < kRows; ++r) {
       low[r] = _mm512_loadu_ps(mixed + r * inputs + i);
       high[r] = _mm512_loadu_ps(mixed + r * inputs + i + 16);
+      Kind::arrange(low[r], high[r]);
     }
     for (size_t s = 0; s < slots; ++s) {
-      const Value *value = values + s * inputs + i;
-      const __m512 first = floats_at(value), second = floats_at(value + 16);
+      __m512 first, second;
+      Kind::load(values + s * inputs + i, first, second);
+      __builtin_prefetch(next + i * slots + s * 32);
       for (int r = 0; r < kRows; ++r) {
         const __m512 weight = _mm512_set1_ps(weights[r * stride + s]);
         low[r] = _mm512_fmadd_ps(weight, first, low[r]);
@@ -189,30 +223,30 @@ GEMMA3_AVX512 void mix_of_rows(const float *weights, size_t stride, const Value 
       }
     }
     for (int r = 0; r < kRows; ++r) {
+      Kind::restore(low[r], high[r]);
       _mm512_storeu_ps(mixed + r * inputs + i, low[r]);
       _mm512_storeu_ps(mixed + r * inputs + i + 16, high[r]);
     }
   }
 }
 
-template <typename Value>
+template <typename Kind>
 void mix_512(const float *weights, size_t stride, int rows, const void *values, size_t slots,
-         size_t inputs, float *mixed) {
+             size_t inputs, float *mixed) {
   constexpr int kRows = 4;
   constexpr size_t kSlots = 32;  // their values stay in the cache while places take turns
   for (size_t s = 0; s < slots; s += kSlots) {
     const size_t here = std::min(kSlots, slots - s);
-    const Value *value = static_cast<const Value *>(values) + s * inputs;
-    // Places take turns, which the processor does not foresee.
-    prefetch(value + here * inputs, std::min(kSlots, slots - s - here) * inputs * sizeof(Value));
+    const auto *value = static_cast<const typename Kind::Value *>(values) + s * inputs;
+    const auto *next = slots - s >= 2 * kSlots ? value + kSlots * inputs : value;
     int r = 0;
     for (; r + kRows <= rows; r += kRows) {
-      mix_of_rows<Value, kRows>(weights + r * stride + s, stride, value, here, inputs,
-                                mixed + r * inputs);
+      mix_of_rows<Kind, kRows>(weights + r * stride + s, stride, value, next, here, inputs,
+                               mixed + r * inputs);
     }
     for (; r < rows; ++r) {
-      mix_of_rows<Value, 1>(weights + r * stride + s, stride, value, here, inputs,
-                            mixed + r * inputs);
+      mix_of_rows<Kind, 1>(weights + r * stride + s, stride, value, next, here, inputs,
+                           mixed + r * inputs);
     }
   }
 }
@@ -222,7 +256,7 @@ GEMMA3_VECTORISED(GEMMA3_AVX512)
 }  // namespace
 
 const Forms kAvx512Forms = {dots<Bfloat16>, dots<Int8>, dots<Int4>, float_by_int8,
-                              mix_512<uint16_t>, mix_512<int8_t>, weigh};
+                              mix_512<Bfloat16Values>, mix_512<Int8Values>, weigh, round_row};
 
 }  // namespace gemma3
 

@@ -73,6 +73,30 @@ GEMMA3_INLINE void float_by_int8_dots(const Activations *x, int rows, const void
   }
 }
 
+// See Round. Peaks are compared as integers, which order positive floats and vectorise.
+GEMMA3_INLINE void round_groups(const float *x, size_t inputs, size_t repeated, int8_t *numbers,
+                                float *steps) {
+  constexpr float kRound = 12582912.0f;  // adding it rounds to a whole number, in the low bits
+  for (size_t g = 0; g < inputs; g += kGroup, steps += repeated) {
+    int32_t highest = 0;
+    for (size_t i = g; i < g + kGroup; ++i) {
+      int32_t bits;
+      std::memcpy(&bits, x + i, sizeof bits);
+      highest = std::max(highest, bits & 0x7FFFFFFF);
+    }
+    float peak;
+    std::memcpy(&peak, &highest, sizeof peak);
+    const float step = (peak < 1e-30f ? 1e-30f : peak) / 127.0f, inverse = 1.0f / step;
+    for (size_t i = g; i < g + kGroup; ++i) {
+      const float moved = x[i] * inverse + kRound;
+      int32_t bits;
+      std::memcpy(&bits, &moved, sizeof bits);
+      numbers[i] = static_cast<int8_t>(bits);
+    }
+    for (size_t i = 0; i < repeated; ++i) steps[i] = step;
+  }
+}
+
 // exp of a number up to 0, to about one unit in the last place: powers of two from its bits, the
 // rest by the polynomial that Cephes uses for it. std::exp is not vectorised.
 GEMMA3_INLINE float exp_below_0(float x) {
@@ -142,6 +166,10 @@ GEMMA3_INLINE void weigh_scores(const Softmax &softmax, size_t count, float *sco
   attributes void weigh(const Softmax &softmax, size_t count, float *scores, float *peak,      \
                         float *total) {                                                        \
     weigh_scores(softmax, count, scores, peak, total);                                         \
+  }                                                                                            \
+  attributes void round_row(const float *x, size_t inputs, size_t repeated, int8_t *numbers,   \
+                            float *steps) {                                                    \
+    round_groups(x, inputs, repeated, numbers, steps);                                         \
   }
 
 #define GEMMA3_VECTORISED_MIX(attributes)                                                       \

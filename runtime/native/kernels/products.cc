@@ -9,7 +9,6 @@
 // largest; beside bfloat16 x stays as it is.
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 #include <vector>
 
@@ -81,9 +80,7 @@ class Arranged {
   void round_row(Kind kind, const float *x, size_t inputs, size_t r, int8_t *plain) {
     const size_t repeated = kind == Kind::kInt8 ? kInt8Steps : kInt4Steps;
     float *steps = floats_.data() + r * stride_ / kGroup * repeated;
-    for (size_t i = 0; i < inputs; i += kGroup) {
-      std::fill_n(steps + i / kGroup * repeated, repeated, round_group(x + i, plain + i));
-    }
+    fastest_forms().round(x, inputs, repeated, plain, steps);
     uint8_t *row = bytes_.data() + r * stride_;
     int32_t *offsets = nullptr;
     if (kind == Kind::kInt8) {
@@ -93,16 +90,6 @@ class Arranged {
       arrange_for_int4(plain, inputs, reinterpret_cast<int8_t *>(row), offsets);
     }
     rows_.push_back({row, steps, offsets});
-  }
-
-  static float round_group(const float *x, int8_t *numbers) {
-    float peak = 0;
-    for (size_t i = 0; i < kGroup; ++i) peak = std::max(peak, std::fabs(x[i]));
-    const float step = std::max(peak, 1e-30f) / 127.0f, inverse = 1.0f / step;
-    for (size_t i = 0; i < kGroup; ++i) {
-      numbers[i] = static_cast<int8_t>(std::lrintf(x[i] * inverse));
-    }
-    return step;
   }
 
   size_t stride_;
