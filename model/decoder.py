@@ -210,7 +210,7 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
 
         `rotated` [B,T] are positions for the rotary embedding other than on from `start`.
         """
-        steps = layer_steps(self.config, start, length, x.shape[1], cache, groups, rotated)
+        steps = layer_steps(self.config, start, length, x.shape[1], cache, context, groups, rotated)
         x = context.constrain(x, ("batch", "tokens", "norm"))
 
         def call(layer: Gemma3DecoderLayer, x: Array, step: LayerStep, cache: LayerCache):
@@ -247,7 +247,7 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
         kinds = sorted(set(self.config.layer_types))
         shared = {
             kind: (
-                rope_tables(self.config, kind, positions, last),
+                context.made_once(*rope_tables(self.config, kind, positions, last), positions),
                 visible_both_ways(kind, window, size, length),
             )
             for kind in kinds

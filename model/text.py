@@ -295,7 +295,7 @@ class LayerStep(NamedTuple):
 
 def layer_steps(
     config: Gemma3TextConfig, start: Array, length: Array | None, tokens: int, cache: KVCache,
-    groups: Array | None = None, rotated: Array | None = None,
+    context: LoweringContext, groups: Array | None = None, rotated: Array | None = None,
 ) -> dict[LayerType, LayerStep]:  # fmt: skip
     """For each kind of layer what a chunk of `tokens` tokens is to it.
 
@@ -314,5 +314,6 @@ def layer_steps(
             continue
         slots, window = layer.key.shape[2], config.sliding_window
         visible = Visibility.of(kind, slots, window, start, tokens, groups)
-        steps[kind] = LayerStep(start, length, visible, rope_tables(config, kind, turned, last))
+        rope = context.made_once(*rope_tables(config, kind, turned, last), turned)
+        steps[kind] = LayerStep(start, length, visible, rope)
     return steps

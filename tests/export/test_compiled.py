@@ -203,3 +203,10 @@ def test_a_layer_takes_no_more_kernels_than_it_did(recipe: str):
         for periods in (1, 2)
     )
     assert 30 < (two - one) / period <= KERNELS_OF_A_LAYER[recipe]
+
+
+@pytest.mark.parametrize("name", [ProgramName.PREFILL, *STEPS])
+def test_each_kind_of_layer_calculates_its_rope_tables_once(name: ProgramName):
+    """Left to itself XLA calculates them again for every layer's queries and keys."""
+    text = compiled(name, "bfloat16", 1).text
+    assert [len(re.findall(rf" {function}\(", text)) for function in ("cosine", "sine")] == [2, 2]
