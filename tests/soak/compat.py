@@ -51,8 +51,9 @@ def run_suite(python: Path, version: str) -> str:
     """Run the fast part; what pytest says at the end. Raises SystemExit when it fails."""
     began = time.monotonic()
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", *FAST], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+        [python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *FAST],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
     if done.returncode:
         sys.exit(f"{done.stdout[-4000:]}\nerror: jax {version}: {said}")
