@@ -27,12 +27,14 @@ $(VENV)/.installed: pyproject.toml
 	@for p in $(PACKAGES); do ln -sfn ../../../$$p build/links/gemma3_export/$$p; done
 	@touch $@
 
-# The real Gemma 3 270M, lowered for a mesh of 8 devices and for one, then writing text.
-demo: setup
+# The real Gemma 3 270M, lowered for a mesh of 8 devices and for one, then writing text: on both meshes
+# in Python, and on one device without.
+demo: setup native
 	$(BIN)/gemma3-export --mesh 2x4 --mesh 1x1 --out $(DEMO) --force
 	$(BIN)/gemma3-bundle inspect $(DEMO)
 	$(BIN)/gemma3-run $(DEMO) --mesh 2x4 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
 	$(BIN)/gemma3-run $(DEMO) --mesh 1x1 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
+	$(NATIVE)/bin/gemma3-host $(DEMO) --mesh 1x1 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
 
 # Two files of tests at a time.
 test: setup check browser native-packages example-tools
@@ -76,7 +78,7 @@ native-packages:
 	@for header in $(NATIVE_HEADERS); do \
 	  echo "#include <$$header>" | $(CXX) -x c++ -std=c++17 -fsyntax-only - 2>/dev/null || \
 	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy $(NATIVE_PACKAGES); \
-	    else echo "error: $$header is missing; run: sudo apt-get install $(NATIVE_PACKAGES)"; exit 2; fi; }; done
+	    else echo "error: $$header is missing; run: sudo apt-get install $(NATIVE_PACKAGES)"; false; fi; } || exit 2; done
 
 # What the examples for Rust and Node are tested with; Node itself comes with pyright. The npm of the
 # machine goes first: it knows the machine's certificates.
