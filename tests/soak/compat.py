@@ -36,13 +36,13 @@ def newest(python: str) -> str:
 
 
 def environment(python: str, version: str) -> Path:
-    """An environment with this jax and everything the tests need; its Python."""
+    """An environment with this jax and what these tests need; its Python."""
     folder = ROOT / "build" / "compat" / version
     if not (folder / ".installed").exists():
         subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
         pins = [f"jax=={version}", f"jaxlib=={version}"]
         subprocess.run(
-            [folder / "bin/python", "-m", "pip", "install", "--quiet", "-e", ".[test]", *pins],
+            [folder / "bin/python", "-m", "pip", "install", "--quiet", "-e", ".[suite]", *pins],
             check=True, cwd=ROOT,
         )  # fmt: skip
         (folder / ".installed").touch()
@@ -51,7 +51,7 @@ def environment(python: str, version: str) -> Path:
 
 _VERSIONS = """
 import importlib.metadata, platform
-names = ("jax", "jaxlib", "flax", "numpy", "ml_dtypes", "tensorflow", "orbax-export")
+names = ("jax", "jaxlib", "flax", "numpy", "ml_dtypes")
 print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in names), end="")
 print(f", Python {platform.python_version()}")
 """
