@@ -1,5 +1,6 @@
-# Every target sets up what it needs: an environment in .venv, and nothing outside the checkout
-# but the weights package's cache. Python 3.11 or newer, a C++ compiler and make are assumed.
+# Every target sets up what it needs: an environment in .venv, what is built in build/, and of the
+# system what Debian packages bring: installed where root runs it, said with the command where not.
+# Python 3.11 or newer, a C++ compiler and make are assumed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
