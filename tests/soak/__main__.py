@@ -122,7 +122,7 @@ def _endure(checkpoint: Path, out: Path, cache: int, stretch: str, count: int) -
 ITEMS: dict[str, Callable[[Path], str]] = {
     "kills": kills, "disks": disks, "races": races, "abuse": abuse, "endurance": endurance,
 }  # fmt: skip
-_HEAD = """# Results of `make soak`
+_HEAD = """# Results of `make soak` and `make compat`
 
 Tiny checkpoints and bundles; seeds are fixed. A row is replaced when its item runs again.
 
