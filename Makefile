@@ -1,5 +1,6 @@
-# Every target sets up what it needs: an environment in .venv, and nothing outside the checkout
-# but the weights package's cache. Python 3.11 or newer, a C++ compiler and make are assumed.
+# Every target sets up what it needs: an environment in .venv, what is built in build/, and of the
+# system what Debian packages bring: installed where root runs it, said with the command where not.
+# Python 3.11 or newer, a C++ compiler and make are assumed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,12 +28,14 @@ $(VENV)/.installed: pyproject.toml
 	@for p in $(PACKAGES); do ln -sfn ../../../$$p build/links/gemma3_export/$$p; done
 	@touch $@
 
-# The real Gemma 3 270M, lowered for a mesh of 8 devices and for one, then writing text.
-demo: setup
+# The real Gemma 3 270M, lowered for a mesh of 8 devices and for one, then writing text: on both meshes
+# in Python, and on one device without.
+demo: setup native
 	$(BIN)/gemma3-export --mesh 2x4 --mesh 1x1 --out $(DEMO) --force
 	$(BIN)/gemma3-bundle inspect $(DEMO)
 	$(BIN)/gemma3-run $(DEMO) --mesh 2x4 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
 	$(BIN)/gemma3-run $(DEMO) --mesh 1x1 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
+	$(NATIVE)/bin/gemma3-host $(DEMO) --mesh 1x1 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
 
 # Two files of tests at a time.
 test: setup check browser native-packages example-tools
@@ -65,16 +68,18 @@ soak: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[soak]'
 	$(BIN)/python -m tests.soak
 
-# The fast part of the suite against the oldest jax that is supported and the newest that installs.
+# The fast part of the suite with the oldest jax that is supported and the newest that installs, which
+# wants a new Python: make compat NEWEST_PYTHON=python3.13
+NEWEST_PYTHON ?= $(PYTHON)
 compat: setup
-	$(BIN)/python -m tests.soak.compat $(PYTHON)
+	$(BIN)/python -m tests.soak.compat $(PYTHON) $(NEWEST_PYTHON)
 
 # What the native host needs of the system.
 native-packages:
 	@for header in $(NATIVE_HEADERS); do \
 	  echo "#include <$$header>" | $(CXX) -x c++ -std=c++17 -fsyntax-only - 2>/dev/null || \
 	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy $(NATIVE_PACKAGES); \
-	    else echo "error: $$header is missing; run: sudo apt-get install $(NATIVE_PACKAGES)"; exit 2; fi; }; done
+	    else echo "error: $$header is missing; run: sudo apt-get install $(NATIVE_PACKAGES)"; false; fi; } || exit 2; done
 
 # What the examples for Rust and Node are tested with; Node itself comes with pyright. The npm of the
 # machine goes first: it knows the machine's certificates.

@@ -15,10 +15,14 @@ RELEASED = {
     "0.10.0": datetime.date(2026, 4, 16),
     "0.10.1": datetime.date(2026, 5, 18),
     "0.10.2": datetime.date(2026, 6, 17),
+    "0.11.0": datetime.date(2026, 7, 16),
     "0.11.1": datetime.date(2026, 8, 17),
+    "0.11.2": datetime.date(2026, 9, 17),
+    "0.12.0": datetime.date(2026, 10, 16),
+    "0.12.0.1": datetime.date(2026, 10, 20),
 }
-"""Days on which jax versions were made: the dates of the files in their wheels; for 0.11.1 the
-release page. Development versions carry theirs in the name (`0.11.0.dev20260701`)."""
+"""Days on which jax versions were made: the dates of the files in their wheels. Development
+versions carry theirs in the name (`0.11.0.dev20260701`)."""
 MONTHS = 6
 
 

@@ -94,11 +94,18 @@ def require_signature(root: Path, trusted: Path) -> None:
     config = _library().verifying.Config().set_hashing_config(_hashing())
     config.set_ignore_unsigned_files(True)
     with _explained(trusted, "verify with"):
-        if _CERTIFICATE in trusted.read_bytes():
+        certificate = _CERTIFICATE in trusted.read_bytes()
+        if certificate:
             config.use_certificate_verifier(certificate_chain=[trusted])
         else:
             config.use_elliptic_key_verifier(public_key=trusted)
-    signed = _signed_paths(where)
+    signed, by_key = _read_claims(where)
+    if certificate == by_key:
+        raise ArtifactError(
+            f"{where}: expected a signature with a {'certificate' if certificate else 'key'}, as "
+            f"{trusted} is one, got one with a {'key' if by_key else 'certificate'}; pass "
+            f"{'the public key of the signer' if by_key else 'the root of the certificate'}"
+        )
     if missing := sorted(covered - signed):
         raise ArtifactError(
             f"{where}: expected a signature of every file of the bundle, got one without "
@@ -120,13 +127,17 @@ def _hashing() -> hashing.Config:
     return config.set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)
 
 
-def _signed_paths(where: Path) -> set[str]:
-    """What the signature file claims to cover; the library checks the claim itself afterwards."""
+def _read_claims(where: Path) -> tuple[set[str], bool]:
+    """What the signature file claims to cover, and whether with a key and no certificate.
+
+    The library checks the claims themselves afterwards.
+    """
     try:
         if where.stat().st_size > _MAX_SIGNATURE_BYTES:
             raise ValueError("too large")
-        envelope = json.loads(where.read_bytes())["dsseEnvelope"]
-        statement = json.loads(base64.b64decode(envelope["payload"], validate=True))
+        bundle = json.loads(where.read_bytes())
+        by_key = "publicKey" in bundle["verificationMaterial"]
+        statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"], validate=True))
         paths = {str(item["name"]) for item in statement["predicate"]["resources"]}
     except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
         raise ArtifactError(
@@ -139,7 +150,7 @@ def _signed_paths(where: Path) -> set[str]:
                 f"{where}: expected paths inside the bundle, got {path}; sign the bundle again "
                 "with gemma3-bundle sign"
             )
-    return paths
+    return paths, by_key
 
 
 def _refuse_strangers(bundle: Bundle) -> None:

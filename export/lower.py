@@ -271,9 +271,13 @@ def _forms(job: Job, context: LoweringContext) -> dict[str, str]:
 
 
 def _quiet_locations() -> None:
-    """Keep source paths and lines of this machine out of the programs' bytes."""
-    jax.config.update("jax_include_full_tracebacks_in_locations", False)
-    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
+    """Keep source files out of the programs: a moved line would otherwise change their bytes.
+
+    Tracebacks of no frames leave the names of operations, which profiles show; without tracebacks
+    JAX would write file, line and column of one frame, and columns differ between Pythons.
+    """
+    jax.config.update("jax_include_full_tracebacks_in_locations", True)
+    jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
 def _arguments(

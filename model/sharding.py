@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 Rules = Mapping[str, tuple[str, ...]]
 
@@ -154,7 +154,11 @@ class Sharder:
 
     def __post_init__(self) -> None:
         self.rules = rules_for(tuple(self.mesh))
-        self.abstract_mesh = AbstractMesh(tuple(self.mesh.values()), tuple(self.mesh))
+        # From JAX 0.12 on axes are explicit unless said otherwise: shardings would be types.
+        self.abstract_mesh = AbstractMesh(
+            tuple(self.mesh.values()), tuple(self.mesh),
+            axis_types=(AxisType.Auto,) * len(self.mesh),
+        )  # fmt: skip
         self.devices = self.abstract_mesh.size
 
     def spec(self, name: str, axes: Sequence[str], counts: Sequence[int]) -> PartitionSpec:

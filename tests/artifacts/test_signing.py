@@ -94,6 +94,18 @@ def test_another_key_is_refused(signed: Path, tmp_path: Path):
         require_signature(signed, public)
 
 
+def test_a_key_does_not_stand_for_a_certificate_nor_a_certificate_for_a_key(
+    tiny: Path, keys: Keys, tmp_path: Path
+):
+    private, certificate, root = write_certificates(tmp_path, "ours")
+    sign(Bundle.open(tiny), private, certificate, ())
+    with pytest.raises(ArtifactError, match=r"got one with a certificate; pass the root of the"):
+        require_signature(tiny, keys[1])
+    sign(Bundle.open(tiny), keys[0], None, ())
+    with pytest.raises(ArtifactError, match=r"got one with a key; pass the public key of the"):
+        require_signature(tiny, root)
+
+
 def test_an_unsigned_bundle_is_refused(tiny: Path, keys: Keys):
     with pytest.raises(ArtifactError, match=r"model.sig: expected a signature, got none"):
         require_signature(tiny, keys[1])

@@ -18,7 +18,7 @@ from gemma3_export.artifacts.goldens import check_goldens, format_goldens, read_
 from gemma3_export.export.stablehlo import check_target, for_version
 
 from .conftest import Command
-from .test_bundles import SIZES, start_export
+from .exporting import SIZES, start_export
 
 Result = tuple[int, str, str]
 

@@ -179,10 +179,11 @@ def test_no_signature_no_key_or_a_certificate_is_refused(
     refused(check(gemma3_host, bundle, tmp_path / "text.pub"), "it holds no public key")
     _, public = write_key(tmp_path, "koblitz", ec.SECP256K1())
     refused(check(gemma3_host, bundle, public), "its kind is another")
-    _, certificate, _ = write_certificates(tmp_path, "ours")
-    refused(
-        check(gemma3_host, bundle, certificate), "gemma3-bundle verify --certificate"
-    )  # fmt: skip
+    private, certificate, root = write_certificates(tmp_path, "theirs")
+    (bundle / "model.sig").unlink()
+    sign(Bundle.open(bundle), private, certificate, ())
+    refused(check(gemma3_host, bundle, root), "is a certificate, and gemma3-host verifies with")
+    refused(check(gemma3_host, bundle, key), "got one with a certificate, which gemma3-host does")
 
 
 def test_compiled_programs_are_not_part_of_what_is_signed(

@@ -84,6 +84,7 @@ def test_dates_of_versions():
     assert released("0.11.0.dev20260831") == datetime.date(2026, 8, 31)
     assert released("0.11.0.dev20261399") is None
     assert guaranteed_until("0.11.0.dev20260831") == datetime.date(2027, 2, 28)
+    assert guaranteed_until("0.12.0.1") == datetime.date(2027, 4, 20)
     assert released("0.0") is guaranteed_until("0.0") is None
 
 

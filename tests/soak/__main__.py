@@ -122,7 +122,7 @@ def _endure(checkpoint: Path, out: Path, cache: int, stretch: str, count: int) -
 ITEMS: dict[str, Callable[[Path], str]] = {
     "kills": kills, "disks": disks, "races": races, "abuse": abuse, "endurance": endurance,
 }  # fmt: skip
-_HEAD = """# Results of `make soak`
+_HEAD = """# Results of `make soak` and `make compat`
 
 Tiny checkpoints and bundles; seeds are fixed. A row is replaced when its item runs again.
 
@@ -141,12 +141,13 @@ def read_rows() -> dict[str, str]:
 def versions() -> str:
     """What of this environment the figures depend on."""
     names = ("jax", "jaxlib", "numpy")
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    return f"{found}, Python {platform.python_version()}"
 
 
 def write_row(item: str, result: str, seconds: float, used: str) -> None:
     """Replace one row of RESULTS.md; `used` are the versions it was found with."""
-    where = f"{used}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    where = f"{used}, {os.cpu_count()} cores"
     today = datetime.date.today().isoformat()
     rows = read_rows()
     rows[item] = f"| {item} | {today} | {result} | {seconds / 60:.1f} | {where} |"

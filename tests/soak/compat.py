@@ -1,7 +1,9 @@
 """`make compat`: the fast part of the suite with the oldest jax that is supported and the newest.
 
-`python -m tests.soak.compat PYTHON [VERSION...]` makes an environment for each version under
-build/compat and leaves what it found in RESULTS.md.
+`python -m tests.soak.compat PYTHON NEWEST_PYTHON` makes an environment for each version under
+build/compat, the oldest with PYTHON, the newest with NEWEST_PYTHON (which jax is the newest depends
+on Python: 0.10 is the last for 3.11), and leaves what it found in RESULTS.md. What fails with one
+does not keep the other from running.
 """
 
 from __future__ import annotations
@@ -34,41 +36,54 @@ def newest(python: str) -> str:
 
 
 def environment(python: str, version: str) -> Path:
-    """An environment with this jax and everything the tests need; its Python."""
+    """An environment with this jax and what these tests need; its Python."""
     folder = ROOT / "build" / "compat" / version
     if not (folder / ".installed").exists():
         subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
         pins = [f"jax=={version}", f"jaxlib=={version}"]
         subprocess.run(
-            [folder / "bin/python", "-m", "pip", "install", "--quiet", "-e", ".[test]", *pins],
+            [folder / "bin/python", "-m", "pip", "install", "--quiet", "-e", ".[suite]", *pins],
             check=True, cwd=ROOT,
         )  # fmt: skip
         (folder / ".installed").touch()
     return folder / "bin" / "python"
 
 
+_VERSIONS = """
+import importlib.metadata, platform
+names = ("jax", "jaxlib", "flax", "numpy", "ml_dtypes")
+print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in names), end="")
+print(f", Python {platform.python_version()}")
+"""
+
+
 def run_suite(python: Path, version: str) -> str:
-    """Run the fast part; what pytest says at the end. Raises SystemExit when it fails."""
+    """Run the fast part and keep its counts in RESULTS.md.
+
+    Returns what is wrong in one line, nothing when all is well.
+    """
     began = time.monotonic()
-    done = subprocess.run(
-        [python, "-m", "pytest", "-q", *FAST], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = (python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *FAST)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
     if done.returncode:
-        sys.exit(f"{done.stdout[-4000:]}\nerror: jax {version}: {said}")
+        print(done.stdout[-20_000:], done.stderr[-2000:])
+        return f"error: jax {version}: {said}"
     counts = re.sub(r" in [0-9.]+s.*", "", said)
-    used = f"jax {version}, jaxlib {version}"
-    write_row(
-        f"compat {version}", f"fast part of the suite: {counts}", time.monotonic() - began, used
-    )
-    return f"{used}: {counts}"
+    used = subprocess.run([python, "-c", _VERSIONS], check=True, capture_output=True, text=True)
+    result = f"fast part of the suite: {counts}"
+    write_row(f"compat {version}", result, time.monotonic() - began, used.stdout.strip())
+    print(f"jax {version}: {counts}", flush=True)
+    return ""
 
 
 def main() -> None:
-    """Run the suite with the versions named, or the oldest and the newest."""
-    python, versions = sys.argv[1], sys.argv[2:]
-    for version in dict.fromkeys(versions or (OLDEST, newest(python))):
-        print(run_suite(environment(python, version), version), flush=True)
+    """Run the suite with the oldest jax and the newest."""
+    python, newest_python = sys.argv[1:]
+    runs = {OLDEST: python, newest(newest_python): newest_python}
+    wrong = [run_suite(environment(who, version), version) for version, who in runs.items()]
+    if any(wrong):
+        sys.exit("\n".join(filter(None, wrong)))
 
 
 if __name__ == "__main__":

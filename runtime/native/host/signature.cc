@@ -143,12 +143,15 @@ bool is_inside(const fs::path& path) {
 // What a signature file holds. Nothing of it is to be believed before `is_by`.
 struct Signature {
   std::string hint, payload, signature;
+  bool by_key = false;
   Json statement;
 
   explicit Signature(const std::string& text) {
     const Json bundle = Json::parse(text);
     if (bundle.at("mediaType") != kMediaType) throw std::invalid_argument("another media type");
-    hint = bundle.at("verificationMaterial").at("publicKey").value("hint", "");
+    const Json& material = bundle.at("verificationMaterial");
+    by_key = material.contains("publicKey");
+    if (by_key) hint = material.at("publicKey").value("hint", "");
     const Json& envelope = bundle.at("dsseEnvelope");
     if (envelope.at("payloadType") != kPayloadType) throw std::invalid_argument("another payload");
     payload = from_base64(envelope.at("payload").get<std::string>());
@@ -243,8 +246,14 @@ std::string difference(const fs::path& bundle, const std::string& name, const st
 void require_signature(const fs::path& bundle, const fs::path& key) {
   std::set<std::string> unsigned_files = files_of(bundle);
   const fs::path where = bundle / kSignature;
-  const Signature signature = read_signature(where);
   const Trusted trusted = read_key(key);
+  const Signature signature = read_signature(where);
+  if (!signature.by_key) {
+    throw UsageError(where.string() +
+                     ": expected a signature with a key, got one with a certificate, which "
+                     "gemma3-host does not verify; check the bundle with gemma3-bundle verify "
+                     "--certificate ROOT, or have it signed with a key");
+  }
   for (const Json& resource : signature.resources()) {
     const std::string name = resource.at("name");
     unsigned_files.erase(name);
