@@ -50,6 +50,7 @@ from ..model.quantized import UNQUANTIZED, Recipe
 from ..model.sharding import Sharder
 from ..model.stack import layers_form
 from ..model.vision_config import Gemma3Config
+from .locations import quiet_locations
 from .programs import ProgramFunction, define
 from .purpose import (
     GENERATING,
@@ -129,7 +130,7 @@ def manifest_spec(spec: PartitionSpec, rank: int) -> Spec:
 def lower(job: Job) -> Lowered:
     """Trace and lower the job's program. Deterministic: the same job gives the same bytes."""
     started = time.perf_counter()
-    _quiet_locations()
+    quiet_locations()
     sharder = make_sharder(job.mesh)
     context = _context(job, sharder)
     function, weights = _function(job, sharder, context)
@@ -268,12 +269,6 @@ def _forms(job: Job, context: LoweringContext) -> dict[str, str]:
     if job.table.known(context.met):
         forms["table"] = job.table.source
     return forms
-
-
-def _quiet_locations() -> None:
-    """Keep source paths and lines of this machine out of the programs' bytes."""
-    jax.config.update("jax_include_full_tracebacks_in_locations", False)
-    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
 
 
 def _arguments(

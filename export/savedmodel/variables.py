@@ -3,7 +3,7 @@
 TensorFlow writes variables from memory, all of them at once. Here their memory is the bundle's
 mapped file, which nothing looks into, so that no page of it is ever resident; what TensorFlow
 writes is given to it in shards, each mapped when its turn comes and let go of before the next. So
-the process holds 16 MiB of weights, or a 128th of them, whatever the size of a tensor.
+the process holds 8 MiB of weights, or a 128th of them, whatever the size of a tensor.
 """
 
 # The stubs of TensorFlow that pyright brings lack operators and many functions.
@@ -11,17 +11,20 @@ the process holds 16 MiB of weights, or a 128th of them, whatever the size of a 
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import tensorflow as tf
 
+from ...artifacts.memory import give_back_freed
 from ...artifacts.store import numpy_dtype
 
-_SHARD_BYTES = 16 << 20
+_SHARD_BYTES = 8 << 20
 """The most weights in a data file of the SavedModel, and so held at a time, of a small model."""
 _SHARDS = 128
 """About the most data files: TensorFlow opens them all at once, and 1024 may be all it can."""
@@ -105,6 +108,10 @@ class WeightShards(tf.train.experimental.ShardingCallback):
         self, shardable_tensors: Sequence[tf.train.experimental.ShardableTensor]
     ) -> Sequence[Shard]:
         """All tensors in shards, in their order; called once, when the variables are written."""
+        # The graph is made: what was only needed to make it shall not lie beside the weights.
+        jax.clear_caches()
+        gc.collect()
+        give_back_freed()
         plan: list[list[_Part]] = [[]]
         for part in self._parts(shardable_tensors):
             if plan[-1] and sum(p.nbytes for p in plan[-1]) + part.nbytes > self._most:
