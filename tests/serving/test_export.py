@@ -152,7 +152,7 @@ def test_the_builder_holds_no_more_of_a_model_that_is_300_times_as_large(
     assert done.returncode == 0, done.stderr
     weights = sum(weight.nbytes for weight in Bundle.open(out).manifest.weights)
     assert weights > 300e6
-    assert peak < rebuilt[1] + weights / 4
+    assert peak < rebuilt[1] + weights / 10
     files = sorted((out / "saved_model/1/variables").glob("*.data-*"))
     assert sum(path.stat().st_size for path in files) < 1.05 * weights
     assert max(path.stat().st_size for path in files) < 10e6  # what was held at a time
