@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from pathlib import Path
@@ -22,3 +23,11 @@ def peak_rss_bytes() -> int:
 def largest_child_bytes() -> int:
     """The most memory any process that this one started, and that has ended, has had; or 0."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _UNIT
+
+
+def give_back_freed() -> None:
+    """Return freed memory to the system, which glibc keeps else in case it is asked for again."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+        if trim is not None:
+            trim(0)

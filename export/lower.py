@@ -50,6 +50,7 @@ from ..model.quantized import UNQUANTIZED, Recipe
 from ..model.sharding import Sharder
 from ..model.stack import layers_form
 from ..model.vision_config import Gemma3Config
+from .locations import quiet_locations
 from .programs import ProgramFunction, define
 from .purpose import (
     GENERATING,
@@ -129,7 +130,7 @@ def manifest_spec(spec: PartitionSpec, rank: int) -> Spec:
 def lower(job: Job) -> Lowered:
     """Trace and lower the job's program. Deterministic: the same job gives the same bytes."""
     started = time.perf_counter()
-    _quiet_locations()
+    quiet_locations()
     sharder = make_sharder(job.mesh)
     context = _context(job, sharder)
     function, weights = _function(job, sharder, context)
@@ -268,16 +269,6 @@ def _forms(job: Job, context: LoweringContext) -> dict[str, str]:
     if job.table.known(context.met):
         forms["table"] = job.table.source
     return forms
-
-
-def _quiet_locations() -> None:
-    """Keep source files out of the programs: a moved line would otherwise change their bytes.
-
-    Tracebacks of no frames leave the names of operations, which profiles show; without tracebacks
-    JAX would write file, line and column of one frame, and columns differ between Pythons.
-    """
-    jax.config.update("jax_include_full_tracebacks_in_locations", True)
-    jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
 def _arguments(

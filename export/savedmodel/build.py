@@ -18,8 +18,9 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["TF_USE_LEGACY_KERAS"] = "1"  # else TensorFlow imports Keras, 45 MB that nothing uses
 
-import numpy as np
+import jax
 import tensorflow as tf
 from jax import export
 from orbax.export import ExportManager, JaxModule, ServingConfig
@@ -32,7 +33,6 @@ from ...artifacts.manifest import (
     Program,
     ProgramName,
     Signature,
-    Weight,
 )
 from ...artifacts.serving import (
     VERSION_FOLDER,
@@ -42,11 +42,12 @@ from ...artifacts.serving import (
     signatures,
     tensor_name,
 )
-from ...artifacts.store import numpy_dtype
+from ..locations import quiet_locations
 from .calls import Calls
 from .checks import Tensors, shaped
 from .requests import classify, embed, generate, generate_images, score
 from .slots import Slots
+from .variables import MappedWeight, WeightShards
 from .warmup import write_warmup
 
 _SIGNATURES: dict[str, Callable[[Calls, Tensors], Tensors]] = {
@@ -63,8 +64,9 @@ def build(bundle: Bundle, slots: int) -> None:
     """Write the SavedModel into the bundle's folder."""
     manifest = bundle.manifest
     programs = {program.bucket: program for program in saved_model_programs(manifest)}
+    weights = _weights(bundle, programs)
     module = JaxModule(
-        _weights(bundle, programs),
+        weights,
         {_key(bucket): _function(bundle, program) for bucket, program in programs.items()},
         jax2tf_kwargs={
             _key(bucket): {"native_serialization_platforms": (program.platform,)}
@@ -90,33 +92,24 @@ def build(bundle: Bundle, slots: int) -> None:
             name: _function_of(by_name[name], method) for name, method in kept.signatures().items()
         }
     folder = bundle.root / VERSION_FOLDER
-    manager.save(str(folder), signature_overrides=functions)
+    # Both in the order in which JAX takes the dict apart.
+    variables = zip(manager.tf_module.tf_var_leaves, jax.tree.leaves(weights), strict=True)
+    options = tf.saved_model.SaveOptions(experimental_sharding_callback=WeightShards(variables))
+    manager.save(str(folder), options, functions)
     (folder / _WRITTEN_EACH_TIME_ANEW).unlink(missing_ok=True)
     (folder / "assets").rmdir()  # empty, and a bundle is its files
     _describe(folder / "saved_model.pb", described)
     write_warmup(manifest, folder)
 
 
-class _MappedWeight:
-    """A weight in its file, whose pages are let go of once a variable has been made of it."""
-
-    def __init__(self, bundle: Bundle, weight: Weight) -> None:
-        self._path, self._offset = bundle.path(weight.file), weight.offset
-        self.shape, self.dtype = weight.shape, numpy_dtype(weight.dtype)
-
-    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """The weight, read from its file when looked at. TensorFlow asks once, and copies."""
-        assert dtype in (None, self.dtype)
-        assert not copy
-        # A mapping of its own, gone with the last view of it.
-        return np.memmap(self._path, self.dtype, "r", self._offset, self.shape)
-
-
-def _weights(bundle: Bundle, programs: Mapping[Bucket, Program]) -> dict[str, _MappedWeight]:
+def _weights(bundle: Bundle, programs: Mapping[Bucket, Program]) -> dict[str, MappedWeight]:
     """Every weight that a program takes."""
     sets = {program.weights for program in programs.values()}
     used = {weight.name: weight for name in sorted(sets) for weight in bundle.weight_set(name)}
-    return {name: _MappedWeight(bundle, weight) for name, weight in used.items()}
+    return {
+        name: MappedWeight(bundle.path(weight.file), weight.offset, weight.shape, weight.dtype)
+        for name, weight in used.items()
+    }
 
 
 def _key(bucket: Bucket) -> str:
@@ -217,6 +210,7 @@ def _set_shapes(infos, arrays: tuple[Array, ...]) -> None:
 
 def main() -> None:
     """Entry point of the process: the folder of the bundle and the number of slots."""
+    quiet_locations()
     build(Bundle.open(sys.argv[1]), int(sys.argv[2]))
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import json
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+import psutil
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.serving import program_signature_name, saved_model_programs
@@ -21,7 +26,10 @@ from google.protobuf import (
     wrappers_pb2,
 )
 
+from ..goldens.hollow import write_hollow_checkpoint
 from .conftest import SLOTS, export
+
+Done = TypeVar("Done", bound=subprocess.CompletedProcess)
 
 
 def test_a_bundle_for_two_devices_carries_a_saved_model_of_one_and_says_so(bundle: Path):
@@ -72,8 +80,10 @@ def test_the_saved_model_holds_one_copy_of_the_weights_and_its_programs(bundle: 
     assert weights <= variables < weights * 1.05
 
 
-def test_the_same_saved_model_comes_out_byte_for_byte(bundle: Path, tmp_path: Path):
-    again = tmp_path / "again"
+@pytest.fixture(scope="module")
+def rebuilt(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The bundle with its SavedModel written once more, and the most bytes its builder had."""
+    again = tmp_path_factory.mktemp("again") / "bundle"
     shutil.copytree(bundle, again)
     # The builder opens a whole bundle, as the exporter's unfinished one is: it has no such record.
     manifest = json.loads((again / "manifest.json").read_text())
@@ -81,16 +91,72 @@ def test_the_same_saved_model_comes_out_byte_for_byte(bundle: Path, tmp_path: Pa
     manifest["files"] = [f for f in manifest["files"] if not f["path"].startswith("saved_model/")]
     (again / "manifest.json").write_text(json.dumps(manifest))
     shutil.rmtree(again / "saved_model")
-    done = run_builder(again, SLOTS)
+    done, peak = with_peak_of_builder(lambda: run_builder(again, SLOTS))
     assert done.returncode == 0, done.stderr.decode()[-3000:]
+    return again, peak
+
+
+def with_peak_of_builder(run: Callable[[], Done]) -> tuple[Done, int]:
+    """What `run` gives, and the most bytes resident in the SavedModel's builder meanwhile."""
+    peak, ended = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.02):
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, IndexError):
+                    if "gemma3_export.export.savedmodel.build" in child.cmdline():
+                        status = Path(f"/proc/{child.pid}/status").read_text()
+                        peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        done = run()
+    finally:
+        ended.set()
+        watcher.join()
+    assert peak > 100e6, "the builder was not seen"
+    return done, peak
+
+
+def test_the_same_saved_model_comes_out_byte_for_byte(bundle: Path, rebuilt: tuple[Path, int]):
     for name in (
         "saved_model.pb",
         "variables/variables.index",
         "variables/variables.data-00000-of-00001",
         "assets.extra/tf_serving_warmup_requests",
     ):
-        first, second = bundle / "saved_model/1" / name, again / "saved_model/1" / name
+        first, second = bundle / "saved_model/1" / name, rebuilt[0] / "saved_model/1" / name
         assert filecmp.cmp(first, second, shallow=False), name
+
+
+def test_the_graph_names_no_folder_of_the_machine_it_was_made_on(bundle: Path):
+    graph = (bundle / "saved_model/1/saved_model.pb").read_bytes()
+    assert b"XlaCallModule" in graph
+    assert b"site-packages" not in graph
+    assert b"/build.py" not in graph
+
+
+def test_the_builder_holds_no_more_of_a_model_that_is_300_times_as_large(
+    rebuilt: tuple[Path, int], tmp_path: Path
+):
+    out = tmp_path / "bundle"
+    done, peak = with_peak_of_builder(
+        lambda: export(
+            "--mesh", "1x1", "--checkpoint", write_hollow_checkpoint(tmp_path / "checkpoint"),
+            "--out", out, "--prefill", 8, "--cache", 16, "--generate", 4, "--jobs", 1,
+            "--format", "savedmodel",
+        )
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    weights = sum(weight.nbytes for weight in Bundle.open(out).manifest.weights)
+    assert weights > 300e6
+    assert peak < rebuilt[1] + weights / 10
+    files = sorted((out / "saved_model/1/variables").glob("*.data-*"))
+    assert sum(path.stat().st_size for path in files) < 1.05 * weights
+    assert max(path.stat().st_size for path in files) < 10e6  # what was held at a time
+    shutil.rmtree(out)
 
 
 def test_the_readme_has_the_commands_and_the_contract_of_slots(bundle: Path):
