@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -31,7 +31,7 @@ from bundles import (
 )
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.export.checkpoint.demo import demo_checkpoint
-from measure import memory_reader
+from measure import memory_readers
 from ours import Measured
 from peers import hugging_face, plain_jax
 from peers.gguf_files import weight_bytes, write_gguf_files
@@ -180,23 +180,28 @@ class _Limits:
     """What the machine can do: bytes read and float32 products, in a second."""
 
     def __init__(self) -> None:
-        self._read = memory_reader(LIMIT_BYTES)
+        self._readers = memory_readers(LIMIT_BYTES)
         square = jnp.ones((2048, 2048), jnp.float32)
         product = jax.jit(jnp.matmul)
         self._product = lambda: product(square, square)
-        for work in (self._read, self._product):
+        for work in (*self._readers, self._product):
             jax.block_until_ready(work())
 
     def measure(self, results: Results) -> None:
-        """Add one reading of each."""
-        for name, work, amount in (
-            ("memory read", self._read, LIMIT_BYTES),
-            ("float32 product", self._product, 2 * 2048**3),
+        """Add three readings of each; of memory, by whichever way is fastest then."""
+        for name, ways, amount in (
+            ("memory read", self._readers, LIMIT_BYTES),
+            ("float32 product", (self._product,), 2 * 2048**3),
         ):
             for _ in range(3):
-                started = time.perf_counter()
-                jax.block_until_ready(work())
-                results.add(Case("limit", name, "", 0, 0), amount / (time.perf_counter() - started))
+                best = min(map(_seconds, ways))
+                results.add(Case("limit", name, "", 0, 0), amount / best)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    jax.block_until_ready(work())
+    return time.perf_counter() - started
 
 
 class _Plain:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from gemma3_export.export.measure import interleaved
 
 
@@ -18,10 +21,16 @@ def medians(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dic
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def memory_reader(nbytes: int = 512 << 20) -> Callable[[], object]:
-    """Something that reads `nbytes` of memory once, as fast as XLA can: a sum of float32."""
+def memory_readers(nbytes: int = 512 << 20) -> tuple[Callable[[], object], ...]:
+    """Ways of reading `nbytes` of memory once: the fastest is what the machine can do.
+
+    XLA's one-row product of float32, which runs at memory speed where a plain sum does not on
+    every XLA; and the largest number, by numpy in as many threads as there are cores.
+    """
     data = jnp.ones((nbytes // 4096, 1024), jnp.float32)
-    # The one-row product runs at memory speed; a plain sum does not on every XLA.
     row = jnp.ones((1, 1024), jnp.float32)
     product = jax.jit(lambda x, w: x @ w.T)
-    return lambda: product(row, data)
+    count = os.cpu_count() or 1
+    parts = np.array_split(np.ones(nbytes // 4, np.float32), count)
+    pool = ThreadPoolExecutor(count)
+    return lambda: product(row, data), lambda: list(pool.map(np.max, parts))
