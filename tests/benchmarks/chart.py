@@ -22,7 +22,7 @@ _COLOURS = {
 
 def draw(results: Results, path: Path) -> None:
     """Write the picture to `path` (PNG)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.9), width_ratios=(3, 2))
     lines: dict[tuple[str, str], list[Case]] = {}
     for case in results.cases("decode"):
         if case.batch == 1:
@@ -42,7 +42,7 @@ def draw(results: Results, path: Path) -> None:
     left.set_ylabel("tokens per second, batch 1")
     left.set_ylim(bottom=0)
     left.grid(axis="y", alpha=0.3)
-    left.legend(fontsize=7)
+    left.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.13))
     _draw_shares(results, right)
     figure.suptitle(f"Decoding Gemma 3 270M, 2 threads, {results.machine['cpu']}", fontsize=10)
     figure.tight_layout()
