@@ -28,7 +28,13 @@ GEMMA3_AVX512 inline __m128 four_totals(const __m512 (&sums)[4]) {
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-// A word of 32 bits holds two weights: the upper half of a float, and another above it.
+// A word of 32 bits holds two bfloat16 numbers: the upper half of a float, and another above it.
+GEMMA3_AVX512 inline void floats_of(__m512i words, __m512 &low, __m512 &high) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xFFFF0000u));
+  low = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+  high = _mm512_castsi512_ps(_mm512_and_si512(words, upper));
+}
+
 struct Bfloat16 {
   static size_t weight_bytes(size_t inputs) { return 2 * inputs; }
   static size_t scale_bytes(size_t) { return 0; }
@@ -36,13 +42,11 @@ struct Bfloat16 {
   template <int kRows>
   GEMMA3_AVX512 static void add(const Activations *x, const char *weights, const char *,
                                 size_t inputs, __m512 (&sums)[kRows]) {
-    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xFFFF0000u));
     __m512 odd[kRows];
     for (int r = 0; r < kRows; ++r) odd[r] = _mm512_setzero_ps();
     for (size_t i = 0; i < inputs; i += kGroup) {
-      const __m512i words = _mm512_loadu_si512(weights + 2 * i);
-      const __m512 low = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
-      const __m512 high = _mm512_castsi512_ps(_mm512_and_si512(words, upper));
+      __m512 low, high;
+      floats_of(_mm512_loadu_si512(weights + 2 * i), low, high);
       for (int r = 0; r < kRows; ++r) {
         const float *row = static_cast<const float *>(x[r].numbers) + i;
         sums[r] = _mm512_fmadd_ps(low, _mm512_loadu_ps(row), sums[r]);
@@ -165,24 +169,22 @@ void dots(const Activations *x, int rows, const void *weights, const void *scale
 struct Bfloat16Values {
   using Value = uint16_t;
   GEMMA3_AVX512 static void load(const Value *value, __m512 &low, __m512 &high) {
-    const __m512i words = _mm512_loadu_si512(value);
-    low = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
-    high = _mm512_castsi512_ps(
-        _mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
+    floats_of(_mm512_loadu_si512(value), low, high);
   }
   GEMMA3_AVX512 static void arrange(__m512 &low, __m512 &high) {
-    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-    const __m512 first = low;
-    low = _mm512_permutex2var_ps(first, even, high);
-    high = _mm512_permutex2var_ps(first, odd, high);
+    pick(_mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0), 1, low, high);
   }
   GEMMA3_AVX512 static void restore(__m512 &low, __m512 &high) {
-    const __m512i front = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    const __m512i back = _mm512_add_epi32(front, _mm512_set1_epi32(8));
-    const __m512 even = low;
-    low = _mm512_permutex2var_ps(even, front, high);
-    high = _mm512_permutex2var_ps(even, back, high);
+    pick(_mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0), 8, low, high);
+  }
+
+ private:
+  // Of the 32 in `low` and `high`: those at `places` become the one, those `further` on the other.
+  GEMMA3_AVX512 static void pick(__m512i places, int further, __m512 &low, __m512 &high) {
+    const __m512 first = low;
+    low = _mm512_permutex2var_ps(first, places, high);
+    const __m512i others = _mm512_add_epi32(places, _mm512_set1_epi32(further));
+    high = _mm512_permutex2var_ps(first, others, high);
   }
 };
 
