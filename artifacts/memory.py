@@ -1,7 +1,8 @@
-"""The most memory this process ever held; what every command reports."""
+"""Memory of this process: the most it ever held, which every command reports; giving it back."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import resource
 import sys
@@ -25,9 +26,11 @@ def largest_child_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _UNIT
 
 
-def give_back_freed() -> None:
-    """Return freed memory to the system, which glibc keeps else in case it is asked for again."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
-        if trim is not None:
-            trim(0)
+def return_freed_memory() -> None:
+    """Hand freed heap memory back to the system, where the C library can.
+
+    XLA's compiler frees hundreds of megabytes that glibc would keep for the life of the process
+    (seen: 270 MB after two programs of the 270M, 40 ms to return).
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)

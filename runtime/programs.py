@@ -14,8 +14,8 @@ from ..artifacts.bundle import Bundle
 from ..artifacts.compiled import CompiledStore
 from ..artifacts.errors import ArtifactError
 from ..artifacts.manifest import Program, Spec, Tensor
+from ..artifacts.memory import return_freed_memory
 from .compiled import entry_name, from_bytes, to_bytes
-from .memory import return_freed_memory
 
 Arrays = tuple[jax.Array, ...]
 Inputs = tuple[np.ndarray, ...]

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import tensorflow as tf
 
-from ...artifacts.memory import give_back_freed
+from ...artifacts.memory import return_freed_memory
 from ...artifacts.store import numpy_dtype
 
 _SHARD_BYTES = 8 << 20
@@ -111,7 +111,7 @@ class WeightShards(tf.train.experimental.ShardingCallback):
         # The graph is made: what was only needed to make it shall not lie beside the weights.
         jax.clear_caches()
         gc.collect()
-        give_back_freed()
+        return_freed_memory()
         plan: list[list[_Part]] = [[]]
         for part in self._parts(shardable_tensors):
             if plan[-1] and sum(p.nbytes for p in plan[-1]) + part.nbytes > self._most:

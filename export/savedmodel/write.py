@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...artifacts.errors import UsageError
 from ...artifacts.manifest import Manifest, SavedModelRecord
-from ...artifacts.memory import give_back_freed
+from ...artifacts.memory import return_freed_memory
 from ...artifacts.serving import FOLDER, PLATFORMS, VERSION_FOLDER, signatures
 from ...artifacts.writer import BundleWriter
 from ..options import ExportOptions
@@ -83,7 +83,7 @@ def write_saved_model(writer: BundleWriter, manifest: Manifest, slots: int) -> S
     in the writer's folder already; returns the record for the manifest.
     """
     record = SavedModelRecord(VERSION_FOLDER, 1, slots, signatures(manifest, slots))
-    give_back_freed()  # the builder needs it more
+    return_freed_memory()  # the builder needs it more
     with writer.draft(manifest) as root:
         done = run_builder(root, slots)
     if done.returncode != 0:

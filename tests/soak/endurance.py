@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gemma3_export.runtime.memory import return_freed_memory
+from gemma3_export.artifacts.memory import return_freed_memory
 from gemma3_export.runtime.model import LoadedModel
 from gemma3_export.runtime.sampling import SamplingParameters
 from gemma3_export.runtime.session import Session
