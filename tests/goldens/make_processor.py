@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
 
-from .pictures import PICTURES, SIZE, samples, write_picture
+from .pictures import PHOTOGRAPHS, PICTURES, SIZE, samples, write_picture
 from .reference import versions
 
 PAN_AND_SCAN = {
@@ -51,7 +51,7 @@ def make_processor() -> dict[str, Any]:
         size={"height": SIZE, "width": SIZE}, image_mean=half, image_std=half, **PAN_AND_SCAN
     )
     with tempfile.TemporaryDirectory() as folder:
-        pictures = [_picture(processor, name, Path(folder)) for name in PICTURES]
+        pictures = [_picture(processor, name, Path(folder)) for name in (*PICTURES, *PHOTOGRAPHS)]
     boxes = [[w, h, _boxes(processor, w, h)] for w in EDGES for h in EDGES]
     return {
         "versions": versions() | {"pillow": importlib.metadata.version("pillow")},

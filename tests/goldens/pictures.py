@@ -1,12 +1,13 @@
-"""Synthetic pictures of every mode a file may have, and where their processed pixels are sampled.
+"""Pictures of every mode a file may have, and where their processed pixels are sampled.
 
-Made alike by the tests and by `make.py`, in lossless formats: a JPEG decodes differently from
-one libjpeg to the next.
+Synthetic ones are made alike by the tests and by `make.py`, in lossless formats. Photographs, whose
+edges, noise and compression nobody designed, lie in photographs/; README.md says whose they are.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 SIZE = 896
-SAMPLES = 40
+SAMPLES = 100
 
 
 def _noise(key: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -67,9 +68,14 @@ PICTURES: dict[str, Callable[[], Image.Image]] = {
 }
 """Each by file name. turned.png is the one that `load_image` must turn first."""
 
+PHOTOGRAPHS = ("rocket.jpg", "camera.jpg", "chelsea.png", "coffee.webp")
+"""In colour, in grey, of a palette and with soft alpha, all long enough for pan and scan."""
+
 
 def write_picture(name: str, folder: Path) -> Path:
     """Write the picture `name` into `folder`; returns its path."""
+    if name in PHOTOGRAPHS:
+        return Path(shutil.copy(Path(__file__).parent / "photographs" / name, folder))
     image = PICTURES[name]()
     extra = {"transparency": image.info["transparency"]} if "transparency" in image.info else {}
     exif = {"exif": image.getexif()} if image.getexif() else {}

@@ -22,7 +22,7 @@ from gemma3_export.runtime.images import (
 from PIL import Image
 
 from ..goldens.loader import processor_goldens
-from ..goldens.pictures import PICTURES, SIZE, samples, write_picture
+from ..goldens.pictures import PHOTOGRAPHS, PICTURES, SIZE, samples, write_picture
 
 CLOSE = 2 / 255 * 2  # two levels of a byte, where black to white is -1..1
 
@@ -46,11 +46,20 @@ def test_pixels_are_those_of_transformers(golden, tmp_path: Path):
 
 def test_goldens_have_every_picture_and_differ_from_one_another():
     goldens = processor_goldens().pictures
-    assert [golden.name for golden in goldens] == list(PICTURES)
+    assert [golden.name for golden in goldens] == [*PICTURES, *PHOTOGRAPHS]
     assert {len(golden.cropped) for golden in goldens} == {1, 3, 4, 5}
     wholes = np.asarray([golden.whole[0] for golden in goldens])
     apart = np.abs(wholes[:, None] - wholes[None]).max(-1)
     assert (apart[~np.eye(len(apart), dtype=bool)] > 10 * CLOSE).all()
+
+
+def test_photographs_are_of_every_mode_and_shown_in_parts_too(tmp_path: Path):
+    modes = {}
+    for golden in processor_goldens().pictures[len(PICTURES) :]:
+        assert len(golden.cropped) == 3, golden.name
+        with Image.open(write_picture(golden.name, tmp_path)) as stored:
+            modes[golden.name] = stored.mode
+    assert list(modes.values()) == ["RGB", "L", "P", "RGBA"]
 
 
 def test_crop_boxes_are_exactly_those_of_transformers():
