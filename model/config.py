@@ -87,12 +87,12 @@ class Gemma3TextConfig:
     rope_scaling: dict[str, Any] | None = None
     rope_local_base_freq: float = 10_000.0
     sliding_window_pattern: int = 6
-    layer_types: tuple[LayerType, ...] = ()
-    use_bidirectional_attention: bool = False
     gradient_checkpointing: str = GradientCheckPointers.NONE
-    scan_layers: bool = False
     bits: int | None = None
     """4 or 8: the modules keep their matrices quantised to so many bits; see load_weights."""
+    scan_layers: bool = False
+    layer_types: tuple[LayerType, ...] = ()
+    use_bidirectional_attention: bool = False
     num_labels: int = 2
     """Classes of Gemma3ForSequenceClassification."""
     output_hidden_states: bool = False

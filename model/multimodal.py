@@ -29,11 +29,14 @@ class SeeingGeneration(GenerationMixin):
 
     def prepare_inputs_for_generation(
         self, input_ids: Array, max_length: int, pad_token_id: int,
-        starts: Array | int | None = None, shardings: Mapping[str, Sharding] | None = None,
+        starts: Array | int | None = None, pixel_values: Array | None = None,
         attention_mask: Array | None = None, token_type_ids: Array | None = None,
-        pixel_values: Array | None = None,
+        shardings: Mapping[str, Sharding] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """As of a model of text; with pixel_values [N,C,size,size] where there are images."""
+        """As of a model of text; with pixel_values [N,C,size,size] where there are images.
+
+        The order of the arguments is EasyDeL's.
+        """
         inputs = super().prepare_inputs_for_generation(
             input_ids, max_length, pad_token_id, starts, shardings, attention_mask, token_type_ids
         )

@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from gemma3_export.model.decoder import Gemma3TextModel
+from gemma3_export.model.decoder import Gemma3ForCausalLM, Gemma3TextModel
+from gemma3_export.model.multimodal import Gemma3Model
 from gemma3_export.model.past import TransformerCache
+from gemma3_export.model.vision_config import Gemma3Config
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ..goldens.tiny_vision import TINY_VISION
 from .api import compiled, ids, left_padded, small_model
 from .small import SMALL, reference_logits, small_config, small_weights
 
@@ -91,16 +94,23 @@ def test_a_fresh_cache_has_rings_for_sliding_layers_and_its_starts():
     assert not any(np.asarray(part).any() for layer in cache.layers for part in layer)
 
 
-def test_shardings_place_the_cache_on_a_mesh():
-    mesh = jax.make_mesh((2, 4), ("data", "model"))
+@pytest.mark.parametrize("kind", [Gemma3ForCausalLM, Gemma3Model])
+def test_shardings_place_the_cache_on_a_mesh(kind: type):
+    """Of both, one key head, a window of 8 and heads of the same size."""
+    config = Gemma3Config.from_dict(TINY_VISION["image"])
+    of_kind = config if kind is Gemma3Model else config.text_config
+    model, mesh = kind(of_kind, jnp.float32), jax.make_mesh((2, 4), ("data", "model"))
     wanted = NamedSharding(mesh, PartitionSpec("data", None, "model"))
-    cache = small_model(num_key_value_heads=1, sliding_window=8).init_cache(
-        2, 20, shardings={"value": wanted, "positions": NamedSharding(mesh, PartitionSpec("data"))}
-    )
+    cache = model.init_cache(
+        2, 20, starts=3, pad_token_id=7,
+        shardings={"value": wanted, "positions": NamedSharding(mesh, PartitionSpec("data"))},
+    )  # fmt: skip
     assert cache[0].value.sharding == wanted
-    assert cache[1].value.addressable_shards[0].data.shape == (1, 1, 5, SMALL.head_dim)
+    local, whole = (cache[layer].value.addressable_shards[0].data.shape for layer in (0, 2))
+    assert (local, whole) == ((1, 1, 2, 16), (1, 1, 5, 16))
     assert cache.positions.sharding.spec == PartitionSpec("data")
     assert len(cache[0].key.devices()) == 1
+    assert (cache.starts.tolist(), cache.pad_token_id) == ([3, 3], 7)
 
 
 def test_a_cache_is_a_pytree_and_goes_through_a_dictionary():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gemma3_export.model.outputs import Gemma3ModelOutputWithPast
 
 from ..goldens import tiny
 from ..goldens.loader import (
@@ -70,6 +71,42 @@ def test_images_every_layer_the_loss_and_the_soft_tokens(name: str):
         output.image_hidden_states,
         np.asarray(vision_cases()[name].features)[list(case.images)], atol=TOLERANCE,
     )  # fmt: skip
+
+
+def test_the_text_model_gives_its_own_output_with_every_field_of_text():
+    case, model = output_cases()["default"], tiny_model("default").model
+    tokens = ids(case.tokens)
+    output = compiled(model, **EVERYTHING)(tokens, past_key_values=model.init_cache(1, 32))
+    assert type(output) is Gemma3ModelOutputWithPast
+    np.testing.assert_allclose(output.last_hidden_state[0], case.hidden_states[-1], atol=TOLERANCE)
+    np.testing.assert_allclose(
+        np.stack(output.hidden_states)[:, 0], case.hidden_states, atol=TOLERANCE
+    )
+    attentions, length = np.stack(output.attentions)[:, 0], len(case.tokens)
+    np.testing.assert_allclose(attentions[..., :length], case.attentions, atol=TOLERANCE)
+    assert output.past_key_values.positions.tolist() == [length]
+    assert output.image_hidden_states is None
+
+
+def test_the_multimodal_body_prepares_reads_and_goes_on_without_a_head():
+    case, model = output_cases()["image"], tiny_seeing("image").model
+    tokens = ids(case.tokens)
+    inputs = model.prepare_inputs_for_generation(
+        tokens, 32, 0, None, pixels("image", 3)[list(case.images)]
+    )
+    output = compiled(model, **EVERYTHING)(tokens, **inputs)
+    assert type(output) is Gemma3ModelOutputWithPast
+    np.testing.assert_allclose(
+        np.stack(output.hidden_states)[:, 0], case.hidden_states, atol=TOLERANCE
+    )
+    attentions, length = np.stack(output.attentions)[:, 0], len(case.tokens)
+    np.testing.assert_allclose(attentions[..., :length], case.attentions, atol=TOLERANCE)
+    features = np.asarray(vision_cases()["image"].features)[list(case.images)]
+    np.testing.assert_allclose(output.image_hidden_states, features, atol=TOLERANCE)
+    inputs = model.update_inputs_for_generation(output, inputs)
+    assert "pixel_values" not in inputs
+    assert inputs["position_ids"].tolist() == [[length]]
+    assert inputs["past_key_values"].positions.tolist() == [length]
 
 
 def test_a_left_padded_batch_with_images_is_continued_as_transformers_does():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -125,35 +126,50 @@ def test_an_output_is_a_mapping_and_a_tuple_of_what_is_there():
     assert {output: 1}[output] == 1
 
 
-def test_an_output_is_replaced_never_changed():
-    output = causal_output()
-    other = output.replace(loss=None)
-    assert (other.loss, other.logits is output.logits) == (None, True)
-    assert output.loss is not None
+def model_output() -> Gemma3ModelOutputWithPast:
+    causal = causal_output()
+    return Gemma3ModelOutputWithPast(
+        causal.hidden_states[-1], jnp.ones((1, 4, 3)), causal.past_key_values, causal.hidden_states
+    )
+
+
+BOTH_OUTPUTS = pytest.mark.parametrize("make", [model_output, causal_output])
+
+
+@BOTH_OUTPUTS
+def test_an_output_is_replaced_never_changed(make: Callable[[], ModelOutput]):
+    output = make()
+    other = output.replace(hidden_states=None)
+    assert (other.hidden_states, other.past_key_values) == (None, output.past_key_values)
+    assert output.hidden_states is not None
     with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(output, "loss", None)  # noqa: B010
+        setattr(output, "hidden_states", None)  # noqa: B010
     with pytest.raises(TypeError, match="losses"):
         output.replace(losses=None)
 
 
-def test_an_output_goes_through_a_dictionary():
-    output = causal_output()
+@BOTH_OUTPUTS
+def test_an_output_goes_through_a_dictionary(make: Callable[[], ModelOutput]):
+    output = make()
     values = output.to_dict()
     assert list(values) == [field.name for field in dataclasses.fields(output)]
     assert values["attentions"] is None
     assert values["past_key_values"]["max_length"] == 4
-    back = Gemma3CausalLMOutputWithPast.from_dict(values)
-    assert back.logits is output.logits
+    back = type(output).from_dict(values)
+    assert type(back) is type(output)
+    assert back.hidden_states is output.hidden_states
     assert isinstance(back.past_key_values, TransformerCache)
     with pytest.raises(TypeError, match="unknown"):
-        Gemma3ModelOutputWithPast.from_dict({"unknown": 1})
+        type(output).from_dict({"unknown": 1})
 
 
-def test_an_output_goes_through_json_to_the_last_bit():
-    output = causal_output()
+@BOTH_OUTPUTS
+def test_an_output_goes_through_json_to_the_last_bit(make: Callable[[], ModelOutput]):
+    output = make()
     text = output.to_json(indent=1)
-    assert json.loads(text)["logits"]["shape"] == [1, 2, 3]
-    back = Gemma3CausalLMOutputWithPast.from_json(text)
+    assert json.loads(text)["hidden_states"][1]["shape"] == [1, 2, 3]
+    back = type(output).from_json(text)
+    assert type(back) is type(output)
     assert jax.tree.structure(back) == jax.tree.structure(output)
     for one, other in zip(jax.tree.leaves(output), jax.tree.leaves(back), strict=True):
         assert one.dtype == other.dtype

@@ -178,6 +178,14 @@ def test_a_config_written_out_is_read_back_equal(name: str):
     assert Gemma3TextConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_special_ids_and_spreads_that_are_not_the_defaults_survive_too():
+    unusual = {"pad_token_id": 3, "bos_token_id": 7, "initializer_range": 0.5, "use_cache": False}
+    config = Gemma3TextConfig.from_dict(unusual)
+    assert (config.pad_token_id, config.bos_token_id) == (3, 7)
+    assert Gemma3TextConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.to_dict().items() >= unusual.items()
+
+
 POSITIVE = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import inspect
 import re
 from pathlib import Path
 
@@ -66,6 +67,28 @@ def test_every_row_names_a_test_that_exists():
 
 def test_rows_have_the_defaults_of_the_pages():
     assert {name: default for name, default, _ in rows()} == names()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        vision_config.Gemma3Config, config.Gemma3TextConfig, outputs.Gemma3ModelOutputWithPast,
+        outputs.Gemma3CausalLMOutputWithPast,
+    ],
+)  # fmt: skip
+def test_fields_are_in_the_order_of_the_pages(kind: type):
+    fields = [field.name for field in dataclasses.fields(kind)]
+    page = [name.partition(".")[2] for name in names() if name.startswith(f"{kind.__name__}.")]
+    page = [name for name in page if name in fields]
+    assert len(page) >= 5
+    assert fields[: len(page)] == page
+
+
+@pytest.mark.parametrize("method", ["init_cache", "prepare_inputs_for_generation"])
+def test_arguments_are_in_the_order_of_the_pages(method: str):
+    ours = list(inspect.signature(getattr(multimodal.Gemma3Model, method)).parameters)
+    page = [name.partition(".")[2] for name in names() if name.startswith(f"{method}.")]
+    assert ours[1 : 1 + len(page)] == page
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_named_axes_split_as_easydel_does():
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_table_of_expressions_says_what_the_modules_say(axes: tuple[str, ...], tied: bool):
     config = small_config(attention_bias=True, tie_word_embeddings=tied)
-    table = get_partition_rules(axes)
+    table = config.get_partition_rules(axes)
     found, fallbacks = specs(config, **dict.fromkeys(axes, 2))
     assert fallbacks == []
     for name, spec in found.items():

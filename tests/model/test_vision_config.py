@@ -90,8 +90,9 @@ def test_config_survives_json(config: Gemma3Config):
 def test_null_sections_and_new_names_of_token_ids_are_read():
     config = Gemma3Config.from_dict(
         {"text_config": None, "vision_config": None, "boi_token_id": 3, "image_token_id": 5,
-         "mm_tokens_per_image": None, "tie_word_embeddings": False}
+         "mm_tokens_per_image": None, "tie_word_embeddings": False, "initializer_range": 0.5}
     )  # fmt: skip
+    assert config.to_dict()["initializer_range"] == config.initializer_range == 0.5
     assert (config.boi_token_index, config.eoi_token_index) == (3, 256000)
     assert (config.image_token_index, config.mm_tokens_per_image) == (5, 256)
     assert not config.text_config.tie_word_embeddings

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gemma3_export.model import vision
+from gemma3_export.model import sharding, vision
 from gemma3_export.model.context import LoweringContext
 from gemma3_export.model.image_encoder import ImageEncoder
 from gemma3_export.model.sharding import Sharder
@@ -59,6 +59,32 @@ def test_four_devices_share_the_tower_that_divides_and_report_the_one_that_does_
             sharder.spec(p.name, p.axes, p.counts)
     assert shared.fallbacks == set()
     assert any("q_proj.weight: vision_heads of 6" in line for line in refused.fallbacks)
+
+
+def lowered_for_eight_devices() -> str:
+    """The program of the tiny tower as StableHLO, weights split as the rules say."""
+    encoder, sharder = encoder_and_weights("image")[0], Sharder(MESHES["2x4"])
+    weights = {
+        p.name: jax.ShapeDtypeStruct(
+            p.shape, p.dtype, sharding=sharder.sharding(sharder.spec(p.name, p.axes, p.counts))
+        )
+        for p in encoder.parameters()
+    }
+    images = jax.ShapeDtypeStruct((2, 3, 28, 28), jnp.float32)
+    context = LoweringContext(sharder=sharder)
+    encode = jax.jit(lambda params, given: encoder.encode(params, given, context))
+    return encode.lower(weights, images).as_text()
+
+
+@pytest.mark.parametrize("axis", ["vision_heads", "vision_ffw", "projected", "images"])
+def test_a_rule_of_the_vision_side_decides_what_its_program_splits(
+    axis: str, monkeypatch: pytest.MonkeyPatch
+):
+    (mesh_axis,) = sharding.DATA_MODEL_RULES[axis]
+    before = lowered_for_eight_devices()
+    monkeypatch.setitem(sharding.DATA_MODEL_RULES, axis, ())  # pyright: ignore
+    after = lowered_for_eight_devices()
+    assert after.count(f'"{mesh_axis}"') < before.count(f'"{mesh_axis}"')
 
 
 def test_an_image_encodes_alike_alone_and_among_others():

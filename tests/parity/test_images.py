@@ -63,10 +63,12 @@ def test_soft_tokens_and_prompts_with_one_and_two_images_are_those_of_transforme
         _check(name, model, [golden])
 
 
-def test_prompts_in_chunks_that_leave_images_whole_on_eight_devices(tmp_path: Path):
-    model = _load("image_beyond_window", tmp_path, "2x4", prefill=(18,))
-    longest = max(_goldens("image_beyond_window"), key=lambda golden: len(golden.tokens))
-    _check("image_beyond_window", model, [longest])
+def test_rows_in_chunks_that_leave_images_whole_on_eight_devices(tmp_path: Path):
+    """One image and two, of other pictures; each is larger than the window."""
+    goldens = [_goldens("image_beyond_window")[i] for i in (0, 3)]
+    assert [golden.images for golden in goldens] == [(0,), (1, 2)]
+    model = _load("image_beyond_window", tmp_path, "2x4", prefill=(18,), batch=(2,))
+    _check("image_beyond_window", model, goldens)
 
 
 def test_rows_of_a_batch_have_their_own_images_lengths_and_chunks(tmp_path: Path):
