@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .context import LoweringContext
+from .forms import Platform
 from .text import Gemma3RMSNorm, parameter
 from .vision_config import Gemma3Config, SiglipVisionConfig
 
@@ -123,23 +124,46 @@ class SiglipAttention(nnx.Module):
             return context.constrain(y, axes).astype(linear.weight[...].dtype)
 
         query, key, value = heads(self.q_proj), heads(self.k_proj), heads(self.v_proj)
-        mixed = _attend(query, key, value, self.head_dim**-0.5)
+        mixed = _attend(query, key, value, self.head_dim**-0.5, context)
         return self.out_proj(context.constrain(mixed, axes).reshape(N, P, V), context)
 
 
-def _attend(query: Array, key: Array, value: Array, scale: float) -> Array:
-    """Softmax attention, [N,P,A,H] each -> [N,P,A,H] float32, a block of queries at a time."""
+def _attend(
+    query: Array, key: Array, value: Array, scale: float, context: LoweringContext
+) -> Array:
+    """Softmax attention, [N,P,A,H] each -> [N,P,A,H] float32.
+
+    XLA:CPU multiplies a batch of matrices one after the other on one core, and goes through the
+    scores of all heads several times; those of one head stay in the processor's cache. On a mesh
+    heads are split, and are not gone through.
+    """
     N, P, A, H = query.shape
+    heads = [x.swapaxes(1, 2) for x in (query, key, value)]  # [N,A,P,H]
+    if context.platform == Platform.CPU and context.one_device:
+        one_by_one = [x.reshape(N * A, P, H) for x in heads]
+        mixed = jax.lax.map(lambda head: _in_blocks(*head, scale), one_by_one)
+        return mixed.reshape(N, A, P, H).swapaxes(1, 2)
+    return _in_blocks(*heads, scale).swapaxes(1, 2)
 
-    def block(part: Array) -> Array:  # [N,Q,A,H]
-        scores = jnp.einsum("nqah,npah->naqp", part, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores * scale, axis=-1).astype(value.dtype)
-        return jnp.einsum("naqp,npah->nqah", weights, value, preferred_element_type=jnp.float32)
 
+def _in_blocks(query: Array, key: Array, value: Array, scale: float) -> Array:
+    """Softmax attention, [...,P,H] each -> [...,P,H] float32, a block of queries at a time."""
+
+    def block(part: Array) -> Array:  # [...,Q,H]
+        scores = jnp.einsum("...qh,...ph->...qp", part, key, preferred_element_type=jnp.float32)
+        weights = jnp.exp(scale * (scores - jnp.max(scores, axis=-1, keepdims=True)))
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        mixed = jnp.einsum(
+            "...qp,...ph->...qh", weights.astype(value.dtype), value,
+            preferred_element_type=jnp.float32,
+        )  # fmt: skip
+        return mixed / total  # fewer divisions than of the weights
+
+    *lead, P, H = query.shape
     if P <= _QUERY_BLOCK or P % _QUERY_BLOCK:
         return block(query)
-    blocks = query.reshape(N, P // _QUERY_BLOCK, _QUERY_BLOCK, A, H).swapaxes(0, 1)
-    return jax.lax.map(block, blocks).swapaxes(0, 1).reshape(N, P, A, H)
+    blocks = jnp.moveaxis(query.reshape(*lead, P // _QUERY_BLOCK, _QUERY_BLOCK, H), -3, 0)
+    return jnp.moveaxis(jax.lax.map(block, blocks), 0, -3).reshape(query.shape)
 
 
 class SiglipMLP(nnx.Module):
