@@ -138,12 +138,12 @@ def _attend(
     heads are split, and are not gone through.
     """
     N, P, A, H = query.shape
-    heads = [x.swapaxes(1, 2) for x in (query, key, value)]  # [N,A,P,H]
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))  # [N,A,P,H]
     if context.platform == Platform.CPU and context.one_device:
-        one_by_one = [x.reshape(N * A, P, H) for x in heads]
-        mixed = jax.lax.map(lambda head: _in_blocks(*head, scale), one_by_one)
+        one_by_one = tuple(x.reshape(N * A, P, H) for x in (query, key, value))
+        mixed = jax.lax.map(lambda head: _in_blocks(head[0], head[1], head[2], scale), one_by_one)
         return mixed.reshape(N, A, P, H).swapaxes(1, 2)
-    return _in_blocks(*heads, scale).swapaxes(1, 2)
+    return _in_blocks(query, key, value, scale).swapaxes(1, 2)
 
 
 def _in_blocks(query: Array, key: Array, value: Array, scale: float) -> Array:
