@@ -11,6 +11,8 @@ import json
 import sys
 from typing import Any
 
+import numpy as np
+
 
 class Error(c.Structure):
     _fields_ = [("status", c.c_int32), ("message", c.c_char * 2044)]
@@ -79,10 +81,15 @@ def array(values: list[int]) -> c.Array:
     return (c.c_int32 * len(values))(*values)
 
 
-def prompts_of(texts: list[list[int]]) -> c.Array:
+def prompts_of(texts: list[list[int]], pixels: str | None = None) -> c.Array:
+    """Prompts; the first has the images of the `.npy` file `pixels`, if there is one."""
     found = (Prompt * len(texts))()
     for index, text in enumerate(texts):
         found[index] = Prompt(array(text), len(text), None, 0)
+    if pixels is not None:
+        values = np.load(pixels)
+        found[0].pixels = (c.c_float * values.size)(*values.ravel().tolist())
+        found[0].images = len(values)
     return found
 
 
@@ -164,9 +171,9 @@ class Library:
             return int(len(row["tokens"]) == finish_at)
 
         sampling = Sampling(**values.get("sampling", {}))
-        stops = values.get("stops", [])
+        stops, prompts = values.get("stops", []), prompts_of(texts, values.get("pixels"))
         request = Request(
-            size=c.sizeof(Request), prompts=prompts_of(texts), prompt_count=len(texts),
+            size=c.sizeof(Request), prompts=prompts, prompt_count=len(texts),
             max_new_tokens=count, logprobs=values.get("logprobs", 0),
             sampling=c.pointer(sampling), sampling_count=1, stop_tokens=array(stops),
             stop_count=len(stops), chunk=values.get("chunk", 0),

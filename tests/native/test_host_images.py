@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gemma3_export.runtime.generate import generate
+from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.sampling import SamplingParameters
 from PIL import Image
 
 from ..goldens.loader import vision_cases
@@ -15,8 +18,10 @@ from ..parity.bundles import make_bundle
 from ..runtime.conftest import Command
 from ..runtime.toy_bundle import toy_tokenizer
 from .conftest import Ended, Host
+from .library import call, serve
 
 NAME = "image_beyond_window"
+NO_CACHE = 1  # of gemma3_options: neither read nor write compiled programs
 FEW = ("--max-new-tokens", "6", "--ignore-eos", "--json")
 
 
@@ -77,6 +82,30 @@ def test_pictures_give_the_tokens_of_gemma3_run(
     (value,) = gemma3_host(*arguments).values
     assert value["tokens"] == json.loads(out)["tokens"]
     assert value["text"] == json.loads(out)["text"]
+
+
+def test_images_cost_nothing_where_there_are_none(bundle: Path, native: Path, tmp_path: Path):
+    """Weights of the vision side wait for an image, and chunks of text need no place for one."""
+    golden = next(p for p in vision_cases()[NAME].prompts if len(p.images) == 1)
+    text = [*[5] * 47, *golden.tokens, *[6] * 48]  # three chunks: the image is in the second
+    np.save(tmp_path / "one.npy", pixels(NAME, 1))
+    model = LoadedModel.load(bundle, "1x1")
+    (expected,) = generate(
+        model, [text], SamplingParameters(), max_new_tokens=1, images=[pixels(NAME, 1)]
+    )
+    replies = serve(
+        native / "libgemma3.so", call("open", bundle=str(bundle), mesh="1x1", flags=NO_CACHE),
+        call("score", [[5] * 40]), call("stats"),
+        call("generate", [text], 1, pixels=str(tmp_path / "one.npy")), call("stats"),
+    )  # fmt: skip
+    assert replies.value(3)[0]["tokens"] == expected.tokens
+    sizes = {weight.name: weight.nbytes for weight in model.bundle.manifest.weights}
+    of_text = sum(sizes[name] for name in model.bundle.manifest.weight_sets["text"])
+    read, seen = replies.value(2), replies.value(4)
+    assert read["weights"]["bytes"] == of_text < sum(sizes.values())
+    assert seen["weights"]["bytes"] == sum(sizes.values())
+    # score; then encode_image, prefill_images for the second chunk and prefill for the others
+    assert (read["programs"]["compiled"], seen["programs"]["compiled"]) == (1, 1 + 3)
 
 
 def test_refuses_images_in_the_words_of_gemma3_run(

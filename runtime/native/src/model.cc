@@ -87,19 +87,17 @@ Model::Model(const OpenOptions &options) : options_(options) {
   }
   compiled_ = open_cache(options, *client_);
   std::set<Bucket> buckets;
-  std::set<std::string> names;
   for (const Program *program : opening.programs) {
     slots_[program->bucket].record = slots_[program->bucket].portable = program;
     buckets.insert(program->bucket);
   }
   load_kernels(options, opening.kernels);
+  weights_ = std::make_unique<WeightStore>(*bundle_, *client_, *record_);
   for (const auto &[bucket, slot] : slots_) {
-    for (const Program *program : {slot.record, slot.portable}) {
-      const auto &members = manifest().weight_sets.at(program->weights);
-      names.insert(members.begin(), members.end());
-    }
+    // What only images need waits for the first one.
+    if (bucket.program == ProgramName::kEncodeImage) continue;
+    for (const Program *program : {slot.record, slot.portable}) weights_of(*program);
   }
-  weights_ = std::make_unique<WeightStore>(*bundle_, *client_, *record_, names);
   grid_ = Grid((fs::path(options.bundle) / "manifest.json").string() + ", mesh " +
                    record_->mesh.name,
                std::move(buckets));
@@ -248,11 +246,7 @@ uint32_t Model::compile_all() {
 }
 
 std::vector<const Shards *> Model::weights_of(const Program &program) const {
-  std::vector<const Shards *> weights;
-  for (const std::string &name : manifest().weight_sets.at(program.weights)) {
-    weights.push_back(&weights_->at(name));
-  }
-  return weights;
+  return weights_->take(manifest().weight_sets.at(program.weights));
 }
 
 const std::vector<Tensor> &Model::cache_of(GroupShape shape) const {

@@ -104,7 +104,8 @@ std::vector<PrefillCall> plan_text(const std::vector<int64_t> &lengths,
   std::vector<PrefillCall> calls;
   int64_t start = 0;
   for (int64_t size : plan_prefill(*std::max_element(lengths.begin(), lengths.end()), sizes)) {
-    PrefillCall call{size, {}};
+    PrefillCall call;
+    call.size = size;
     for (int64_t length : lengths) {
       call.rows.emplace_back(start, std::clamp<int64_t>(length - start, 0, size));
     }
@@ -115,7 +116,8 @@ std::vector<PrefillCall> plan_text(const std::vector<int64_t> &lengths,
 }
 
 std::vector<PrefillCall> plan_images(const std::vector<Tokens> &texts, int64_t soft_token,
-                                     const std::set<int64_t> &sizes) {
+                                     const std::set<int64_t> &sizes,
+                                     const std::set<int64_t> &text_sizes) {
   std::vector<std::vector<Span>> plans;
   size_t most = 0;
   for (const Tokens &text : texts) {
@@ -130,9 +132,13 @@ std::vector<PrefillCall> plan_images(const std::vector<Tokens> &texts, int64_t s
     for (size_t row = 0; row < texts.size(); ++row) {
       const auto end = static_cast<int64_t>(texts[row].size());
       call.rows.push_back(number < plans[row].size() ? plans[row][number] : Span{end, 0});
-      longest = std::max(longest, call.rows.back().second);
+      const auto [start, length] = call.rows.back();
+      longest = std::max(longest, length);
+      const auto begin = texts[row].begin() + start;
+      call.images = call.images || std::count(begin, begin + length, soft_token) > 0;
     }
-    call.size = pick(longest, sizes);
+    call.images = call.images || text_sizes.empty() || longest > *text_sizes.rbegin();
+    call.size = pick(longest, call.images ? sizes : text_sizes);
     calls.push_back(std::move(call));
   }
   return calls;

@@ -8,6 +8,13 @@
 #include "soft_tokens.h"
 
 namespace gemma3 {
+namespace {
+
+ProgramName program_of(const PrefillCall &call) {
+  return call.images ? ProgramName::kPrefillImages : ProgramName::kPrefill;
+}
+
+}  // namespace
 
 std::vector<int32_t> stop_tokens_of(const Model &model, bool ignore_eos, const int32_t *more,
                                     size_t count) {
@@ -79,7 +86,8 @@ std::vector<PrefillCall> Session::plan(const std::vector<Tokens> &texts, bool im
     if (image_sizes_.empty()) {
       refuse("cannot generate from images in this session: open one with GEMMA3_IMAGES");
     }
-    return plan_images(texts, model_->manifest().vision->soft_token_id, image_sizes_);
+    return plan_images(texts, model_->manifest().vision->soft_token_id, image_sizes_,
+                       prefill_sizes_);
   }
   std::vector<int64_t> lengths;
   for (const Tokens &text : texts) lengths.push_back(static_cast<int64_t>(text.size()));
@@ -90,9 +98,8 @@ std::set<Bucket> Session::buckets(const std::vector<Tokens> &texts, bool images,
                                   int64_t new_tokens) const {
   const auto [batch, cache] = settings_.shape;
   std::set<Bucket> buckets;
-  const ProgramName name = images ? ProgramName::kPrefillImages : ProgramName::kPrefill;
   for (const PrefillCall &call : plan(texts, images)) {
-    buckets.insert({name, batch, call.size, cache});
+    buckets.insert({program_of(call), batch, call.size, cache});
   }
   if (new_tokens <= 1) return buckets;
   if (settings_.logprobs > 0 || generate_sizes_.empty()) {
@@ -181,9 +188,8 @@ const LoadedProgram &Session::feed(const std::vector<Tokens> &texts, const Prefi
     inputs[1].data<int32_t>()[row] = rows_[row].position + static_cast<int32_t>(start);
     inputs[2].data<int32_t>()[row] = static_cast<int32_t>(length);
   }
-  if (soft != nullptr) soft->add_inputs(call, size, inputs);
-  const ProgramName name = soft == nullptr ? ProgramName::kPrefill : ProgramName::kPrefillImages;
-  return run(name, call.size, std::move(inputs), outputs);
+  if (call.images) soft->add_inputs(call, size, inputs);
+  return run(program_of(call), call.size, std::move(inputs), outputs);
 }
 
 Step Session::advance(int64_t chunk) {

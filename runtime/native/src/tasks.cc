@@ -61,7 +61,8 @@ std::vector<Group> plan_generate(const Model &model, const Request &request) {
     const gemma3_prompt *prompts = request.prompts + group.first;
     if (!has_images(prompts, group.count)) continue;
     plan_images(texts_of(prompts, group.count), model.manifest().vision->soft_token_id,
-                model.grid().tokens(ProgramName::kPrefillImages, group.shape));
+                model.grid().tokens(ProgramName::kPrefillImages, group.shape),
+                model.grid().tokens(ProgramName::kPrefill, group.shape));
   }
   return groups;
 }

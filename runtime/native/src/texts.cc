@@ -30,7 +30,8 @@ std::vector<PrefillCall> plan_calls(const Model &model, const Reading &reading, 
                                     const std::vector<Tokens> &texts, bool images) {
   if (images) {
     return plan_images(texts, model.manifest().vision->soft_token_id,
-                       model.grid().tokens(reading.images, shape));
+                       model.grid().tokens(reading.images, shape),
+                       model.grid().tokens(reading.text, shape));
   }
   std::vector<int64_t> lengths;
   for (const Tokens &text : texts) lengths.push_back(static_cast<int64_t>(text.size()));
@@ -81,8 +82,8 @@ HostArrays chunk_inputs(const PrefillCall &call, int64_t batch, const std::vecto
 std::set<Bucket> call_buckets(const Model &model, const Reading &reading, const Group &group,
                               const std::vector<Tokens> &texts, bool images) {
   std::set<Bucket> buckets;
-  const ProgramName name = images ? reading.images : reading.text;
   for (const PrefillCall &call : plan_calls(model, reading, group.shape, texts, images)) {
+    const ProgramName name = call.images ? reading.images : reading.text;
     buckets.insert({name, group.shape.batch, call.size, group.shape.cache});
   }
   return buckets;
@@ -110,9 +111,9 @@ void read_texts(Model &model, const Reading &reading, const Group &group,
   for (const PrefillCall &call : plan_calls(model, reading, group.shape, texts, images)) {
     HostArray labels("int32", {batch, call.size});
     HostArrays inputs = chunk_inputs(call, batch, texts, wanted, labels);
-    if (images) soft.add_inputs(call, batch, inputs);
+    if (call.images) soft.add_inputs(call, batch, inputs);
     if (reading.text == ProgramName::kScore) inputs.push_back(std::move(labels));
-    const ProgramName name = images ? reading.images : reading.text;
+    const ProgramName name = call.images ? reading.images : reading.text;
     const LoadedProgram &program = model.program({name, batch, call.size, length});
     visit(program, program.run(inputs, cache), call);
     model.count_call(false);

@@ -22,17 +22,30 @@ WeightStore::Memory WeightStore::aligned(size_t bytes) {
   return Memory(static_cast<uint8_t *>(memory));
 }
 
-WeightStore::WeightStore(const Bundle &bundle, const Client &client, const MeshRecord &record,
-                         const std::set<std::string> &names)
-    : bundle_(bundle), client_(client) {
+std::vector<const Shards *> WeightStore::take(const std::vector<std::string> &names) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   for (const std::string &name : names) {
-    place(bundle.weight(name), record.weight_specs.at(name), record.mesh);
+    if (weights_.count(name) == 0) place(bundle_.weight(name));
   }
-  if (client.on_cpu()) return;
-  for (const Event &event : done_) await(client.plugin(), event, "copying weights to a device");
-  done_.clear();
-  copies_.clear();
-  mappings_.clear();
+  if (!client_.on_cpu()) {
+    for (const Event &event : done_) await(client_.plugin(), event, "copying weights to a device");
+    done_.clear();
+    copies_.clear();
+    mappings_.clear();
+  }
+  std::vector<const Shards *> taken;
+  for (const std::string &name : names) taken.push_back(&weights_.at(name));
+  return taken;
+}
+
+int64_t WeightStore::mapped_bytes() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return mapped_;
+}
+
+int64_t WeightStore::copied_bytes() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return copied_;
 }
 
 WeightStore::~WeightStore() {
@@ -59,11 +72,13 @@ const Mapping &WeightStore::map(const std::string &file) {
   return *mapping;
 }
 
-void WeightStore::place(const Weight &weight, const Spec &spec, const Mesh &mesh) {
+void WeightStore::place(const Weight &weight) {
+  const Spec &spec = record_.weight_specs.at(weight.name);
+  const Mesh &mesh = record_.mesh;
   const uint8_t *whole = map(weight.file).data() + weight.offset;
   const int64_t item = item_size(weight.dtype);
   std::map<Shape, const uint8_t *> copies;  // by where the part begins
-  Shards &shards = weights_[weight.name];
+  Shards shards;
   for (int64_t device = 0; device < mesh.devices(); ++device) {
     const Block block = shard_block(weight.shape, spec, mesh, device);
     const uint8_t *part = whole + block_start(weight.shape, block, item);
@@ -82,6 +97,7 @@ void WeightStore::place(const Weight &weight, const Spec &spec, const Mesh &mesh
     shards.push_back(std::move(upload.buffer));
     done_.push_back(std::move(upload.done));
   }
+  weights_[weight.name] = std::move(shards);
 }
 
 }  // namespace gemma3

@@ -4,7 +4,7 @@
 
 #include <map>
 #include <memory>
-#include <set>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -19,15 +19,17 @@ namespace gemma3 {
 // devices that replicate it. Other devices get copies, and the file is let go.
 class WeightStore {
  public:
-  WeightStore(const Bundle &bundle, const Client &client, const MeshRecord &record,
-              const std::set<std::string> &names);
+  WeightStore(const Bundle &bundle, const Client &client, const MeshRecord &record)
+      : bundle_(bundle), client_(client), record_(record) {}
   ~WeightStore();
   WeightStore(const WeightStore &) = delete;
   WeightStore &operator=(const WeightStore &) = delete;
 
-  const Shards &at(const std::string &name) const { return weights_.at(name); }
-  int64_t mapped_bytes() const { return mapped_; }
-  int64_t copied_bytes() const { return copied_; }
+  // The weights of these names, in order; those that no call before asked for are placed first.
+  // For use by several threads at once.
+  std::vector<const Shards *> take(const std::vector<std::string> &names);
+  int64_t mapped_bytes() const;
+  int64_t copied_bytes() const;
 
  private:
   struct Free {
@@ -35,12 +37,14 @@ class WeightStore {
   };
   using Memory = std::unique_ptr<uint8_t, Free>;
 
-  void place(const Weight &weight, const Spec &spec, const Mesh &mesh);
+  void place(const Weight &weight);
   const Mapping &map(const std::string &file);
   static Memory aligned(size_t bytes);
 
   const Bundle &bundle_;
   const Client &client_;
+  const MeshRecord &record_;
+  mutable std::mutex mutex_;
   // In order of need: buffers go first, then what they are made of.
   std::map<std::string, std::unique_ptr<Mapping>> mappings_;
   std::vector<Memory> copies_;
