@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
+from gemma3_export.artifacts.bundle import Bundle
 from PIL import Image
 
 from ..goldens.loader import vision_cases
@@ -66,7 +64,7 @@ def test_golden_tokens_of_transformers_from_arrays(
 @pytest.mark.parametrize(
     ("text", "flags"),
     [
-        ("the fox", []),
+        ("the fox " * 30, []),  # chunks of text alone after the one with the images
         ("one <start_of_image> and <start_of_image> more", ["--pan-and-scan"]),
         ("  \n日本<end_of_image> ", ["--chat"]),
     ],
@@ -89,18 +87,15 @@ def test_images_cost_nothing_where_there_are_none(bundle: Path, native: Path, tm
     golden = next(p for p in vision_cases()[NAME].prompts if len(p.images) == 1)
     text = [*[5] * 47, *golden.tokens, *[6] * 48]  # three chunks: the image is in the second
     np.save(tmp_path / "one.npy", pixels(NAME, 1))
-    model = LoadedModel.load(bundle, "1x1")
-    (expected,) = generate(
-        model, [text], SamplingParameters(), max_new_tokens=1, images=[pixels(NAME, 1)]
-    )
     replies = serve(
         native / "libgemma3.so", call("open", bundle=str(bundle), mesh="1x1", flags=NO_CACHE),
         call("score", [[5] * 40]), call("stats"),
         call("generate", [text], 1, pixels=str(tmp_path / "one.npy")), call("stats"),
     )  # fmt: skip
-    assert replies.value(3)[0]["tokens"] == expected.tokens
-    sizes = {weight.name: weight.nbytes for weight in model.bundle.manifest.weights}
-    of_text = sum(sizes[name] for name in model.bundle.manifest.weight_sets["text"])
+    manifest = Bundle.open(bundle).manifest
+    sizes = {weight.name: weight.nbytes for weight in manifest.weights}
+    of_text = sum(sizes[name] for name in manifest.weight_sets["text"])
+    assert len(replies.value(3)[0]["tokens"]) == 1
     read, seen = replies.value(2), replies.value(4)
     assert read["weights"]["bytes"] == of_text < sum(sizes.values())
     assert seen["weights"]["bytes"] == sum(sizes.values())
