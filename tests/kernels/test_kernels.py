@@ -78,10 +78,11 @@ def environment(monkeypatch: pytest.MonkeyPatch):
     kernels.register_kernel.cache_clear()
 
 
-def test_every_form_for_this_processor_gives_what_plain_code_gives(tmp_path: Path):
+@pytest.mark.parametrize("name", ["dots", "tiles"])
+def test_every_form_for_this_processor_gives_what_plain_code_gives(name: str, tmp_path: Path):
     program = build(
-        tmp_path / "compare", Path(__file__).parent / "compare_dots.cc",
-        *sorted(SOURCES.glob("dots*.cc")),
+        tmp_path / "compare", Path(__file__).parent / f"compare_{name}.cc",
+        *sorted(SOURCES.glob(f"{name}*.cc")),
     )  # fmt: skip
     run = subprocess.run([program], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout

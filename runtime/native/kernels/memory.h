@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace gemma3 {
@@ -22,6 +23,23 @@ class Aligned {
  private:
   static constexpr size_t kLine = 64;
   std::vector<char> memory_;
+  T *first_ = nullptr;
+};
+
+// The same, not set to anything: for what is written whole before it is read.
+template <typename T>
+class Unset {
+ public:
+  void resize(size_t size) {
+    memory_.reset(new char[size * sizeof(T) + kLine]);
+    const size_t over = reinterpret_cast<uintptr_t>(memory_.get()) % kLine;
+    first_ = reinterpret_cast<T *>(memory_.get() + (over == 0 ? 0 : kLine - over));
+  }
+  T *data() { return first_; }
+
+ private:
+  static constexpr size_t kLine = 64;
+  std::unique_ptr<char[]> memory_;
   T *first_ = nullptr;
 };
 

@@ -15,6 +15,13 @@ inline float from_bfloat16(uint16_t bits) {
   return value;
 }
 
+// To the nearest, or the even one of two that are as near; the NaN of a calculation stays one.
+inline uint16_t to_bfloat16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
 // Ask for memory that will soon be read.
 inline void prefetch(const void *first, size_t bytes) {
   constexpr size_t kLine = 64;

@@ -6,7 +6,7 @@
 //
 // One call multiplies x with any number of matrices, as q, k and v of a layer are, and I is a
 // multiple of 32. Beside integers each 32 inputs of x are rounded to whole steps of 1/127 of their
-// largest; beside bfloat16 x stays as it is.
+// largest; beside bfloat16 x stays as it is. Of more rows x is rounded to bfloat16 (many_rows.h).
 
 #include <algorithm>
 #include <string>
@@ -14,7 +14,10 @@
 
 #include "dots.h"
 #include "handler.h"
+#include "many_rows.h"
+#include "matrix.h"
 #include "memory.h"
+#include "numbers.h"
 #include "share.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -23,36 +26,22 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// Bytes of weights in one task at most, and tasks for each thread at least: threads that each read
-// far ahead get a fifth more from memory than threads that take turns.
-constexpr size_t kBytesOfTask = 1 << 20, kTasksOfThread = 4;
-// Outputs of a task at least, and those whose weights stay in the cache while rows take turns.
-constexpr size_t kFewestOutputs = 16, kOutputsAtOnce = 8;
+// Outputs whose weights stay in the cache while rows take turns.
+constexpr size_t kOutputsAtOnce = 8;
+// From this many rows on x is rounded to bfloat16 beside weights of that, where the processor
+// multiplies those: fewer wait for memory either way.
+constexpr size_t kFewestNarrow = 3;
 // Rows whose activations stay in a core's own cache while weights pass by.
 constexpr size_t kRowsOfTask = 128;
-// A call with fewer multiplications than this is done by the calling thread.
-constexpr size_t kWorthSharing = 1 << 17;
 
-enum class Kind { kBfloat16, kInt8, kInt4 };
-
-// One matrix of a call, and where its results go.
-struct Matrix {
-  const char *weights;
-  const char *scale;
-  size_t outputs;
-  float *result;
-};
-
-// Bytes of the weights, and of the scales, of an output.
-size_t weight_bytes(Kind kind, size_t inputs) {
-  return kind == Kind::kBfloat16 ? 2 * inputs : kind == Kind::kInt8 ? inputs : inputs / 2;
-}
-size_t scale_bytes(Kind kind, size_t inputs) {
-  return kind == Kind::kBfloat16 ? 0 : kind == Kind::kInt8 ? 4 : inputs / kGroup * 2;
+bool is_narrow(Kind kind, size_t rows) {
+  return kind == Kind::kBfloat16 && rows >= kFewestNarrow &&
+         fastest_forms().narrow_bfloat16 != nullptr;
 }
 
-Dots dots_of(Kind kind) {
+Dots dots_of(Kind kind, size_t rows) {
   const Forms &forms = fastest_forms();
+  if (is_narrow(kind, rows)) return forms.narrow_bfloat16;
   return kind == Kind::kBfloat16 ? forms.bfloat16 : kind == Kind::kInt8 ? forms.int8 : forms.int4;
 }
 
@@ -61,6 +50,10 @@ class Arranged {
  public:
   Arranged(Kind kind, const float *x, size_t rows, size_t inputs)
       : stride_(arranged_size(inputs)) {
+    if (is_narrow(kind, rows)) {
+      narrow(x, rows, inputs);
+      return;
+    }
     floats_.resize(rows * stride_);
     if (kind == Kind::kBfloat16) {
       for (size_t r = 0; r < rows; ++r) {
@@ -77,6 +70,14 @@ class Arranged {
   const Activations *row(size_t r) const { return rows_.data() + r; }
 
  private:
+  void narrow(const float *x, size_t rows, size_t inputs) {
+    narrow_.resize(rows * inputs);
+    for (size_t i = 0; i < rows * inputs; ++i) narrow_.data()[i] = to_bfloat16(x[i]);
+    for (size_t r = 0; r < rows; ++r) {
+      rows_.push_back({narrow_.data() + r * inputs, nullptr, nullptr});
+    }
+  }
+
   void round_row(Kind kind, const float *x, size_t inputs, size_t r, int8_t *plain) {
     const size_t repeated = kind == Kind::kInt8 ? kInt8Steps : kInt4Steps;
     float *steps = floats_.data() + r * stride_ / kGroup * repeated;
@@ -95,6 +96,7 @@ class Arranged {
   size_t stride_;
   Aligned<float> floats_;  // the activations themselves, or the steps
   Aligned<uint8_t> bytes_;
+  Unset<uint16_t> narrow_;
   Aligned<int32_t> offsets_;
   std::vector<Activations> rows_;
 };
@@ -103,7 +105,7 @@ class Arranged {
 class Product {
  public:
   Product(Kind kind, const float *x, size_t rows, size_t inputs, std::vector<Matrix> matrices)
-      : kind_(kind), dots_(dots_of(kind)), x_(kind, x, rows, inputs), rows_(rows),
+      : kind_(kind), dots_(dots_of(kind, rows)), x_(kind, x, rows, inputs), rows_(rows),
         inputs_(inputs), matrices_(std::move(matrices)) {}
 
   void run(ffi::ThreadPool &pool) const {
@@ -199,8 +201,11 @@ ffi::Error product(Kind kind, ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
                         static_cast<size_t>(outputs),
                         static_cast<float *>((*result)->untyped_data())});
   }
-  const Product work(kind, x.typed_data(), rows, inputs, std::move(matrices));
-  work.run(pool);
+  if (static_cast<size_t>(rows) >= fewest_of_many_rows(kind)) {
+    multiply_many_rows(pool, kind, x.typed_data(), rows, inputs, matrices);
+  } else {
+    Product(kind, x.typed_data(), rows, inputs, std::move(matrices)).run(pool);
+  }
   return ffi::Error::Success();
 }
 

@@ -1,0 +1,30 @@
+// The tiles in plain C++, and the choice of tiles.
+#define GEMMA3_TARGET
+#define GEMMA3_LANES 4  // SSE2 and NEON
+#include "tile_forms.h"
+
+namespace gemma3 {
+
+const Tiles kPlainTiles = kSingles;
+
+std::vector<Tiles> runnable_tiles() {
+  std::vector<Tiles> found;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    if (__builtin_cpu_supports("avx512bf16")) found.push_back(kBfloat16Tiles);
+    found.push_back(kAvx512Tiles);
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(kAvx2Tiles);
+#endif
+  found.push_back(kPlainTiles);
+  return found;
+}
+
+const Tiles &fastest_tiles() {
+  static const Tiles chosen = runnable_tiles().front();
+  return chosen;
+}
+
+}  // namespace gemma3
