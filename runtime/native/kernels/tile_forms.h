@@ -18,9 +18,11 @@ constexpr size_t kLanes = GEMMA3_LANES;
 typedef uint32_t Words __attribute__((vector_size(4 * GEMMA3_LANES)));
 typedef float Floats __attribute__((vector_size(4 * GEMMA3_LANES)));
 
-// Words of a panel that pass while its sums are written back once: three panels of them and the
-// weights that they meet stay near.
-constexpr size_t kWordsAtOnce = 512;
+// Words of panels that pass while their sums are written back once: those and the weights that they
+// meet stay near.
+constexpr size_t kWordsAtOnce = 1536;
+// Words of weights in a cache line.
+constexpr size_t kLine = 16;
 
 #define GEMMA3_TILE GEMMA3_TARGET inline __attribute__((always_inline))
 
@@ -62,25 +64,31 @@ template <typename Kind, size_t kPanels, size_t kOutputs>
 GEMMA3_TARGET void add_tile(const uint32_t *x, size_t panel, const char *weights, size_t width,
                             size_t words, bool more, float *sums) {
   Floats total[kPanels][kOutputs];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (size_t o = 0; o < kOutputs; ++o) {
 #pragma GCC unroll 8
     for (size_t p = 0; p < kPanels; ++p) total[p][o] = Floats{};
   }
-  for (size_t k = 0; k < words; ++k) {
-    Words row[kPanels];
-#pragma GCC unroll 8
-    for (size_t p = 0; p < kPanels; ++p) row[p] = load_words(x + p * panel + k * kLanes);
-#pragma GCC unroll 8
+  for (size_t line = 0; line < words; line += kLine) {
+#pragma GCC unroll 16
     for (size_t o = 0; o < kOutputs; ++o) {
-      uint32_t word;
-      std::memcpy(&word, weights + o * width + 4 * k, sizeof word);
-      const Words everywhere = Words{} + word;
+      __builtin_prefetch(weights + (kOutputs + o) * width + 4 * line, 0, 2);
+    }
+    for (size_t k = line; k < line + kLine; ++k) {
+      Words row[kPanels];
 #pragma GCC unroll 8
-      for (size_t p = 0; p < kPanels; ++p) Kind::add(total[p][o], row[p], everywhere);
+      for (size_t p = 0; p < kPanels; ++p) row[p] = load_words(x + p * panel + k * kLanes);
+#pragma GCC unroll 16
+      for (size_t o = 0; o < kOutputs; ++o) {
+        uint32_t word;
+        std::memcpy(&word, weights + o * width + 4 * k, sizeof word);
+        const Words everywhere = Words{} + word;
+#pragma GCC unroll 8
+        for (size_t p = 0; p < kPanels; ++p) Kind::add(total[p][o], row[p], everywhere);
+      }
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (size_t o = 0; o < kOutputs; ++o) {
 #pragma GCC unroll 8
     for (size_t p = 0; p < kPanels; ++p) {
@@ -95,9 +103,10 @@ GEMMA3_TARGET void add_tile(const uint32_t *x, size_t panel, const char *weights
 template <typename Kind, size_t kPanels>
 GEMMA3_TARGET void add_tiles(const uint32_t *x, const char *weights, size_t words, size_t outputs,
                              float *sums) {
+  constexpr size_t kMost = kWordsAtOnce / kPanels / kLine * kLine;
   const size_t panel = words * kLanes, width = 4 * words, whole = outputs - outputs % Kind::kOutputs;
-  for (size_t k = 0; k < words; k += kWordsAtOnce) {
-    const size_t here = std::min(kWordsAtOnce, words - k);
+  for (size_t k = 0; k < words; k += kMost) {
+    const size_t here = std::min(kMost, words - k);
     const uint32_t *row = x + k * kLanes;
     const char *weight = weights + 4 * k;
     for (size_t o = 0; o < whole; o += Kind::kOutputs) {
