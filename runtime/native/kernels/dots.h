@@ -21,7 +21,7 @@ constexpr size_t kOffsets = 16;
 
 // A row of activations as `arrange_...` laid it out for one kind of weights.
 struct Activations {
-  const void *numbers;  // for bfloat16: float, or bfloat16; for int8: uint8_t; for int4: int8_t
+  const void *numbers;     // for bfloat16: float; for int8: uint8_t; for int4: int8_t
   const float *steps;      // of each group, repeated; 0 for those that fill up the last block
   const int32_t *offsets;  // for int4, 16 a block: the sums of 8 times x that are too much, negated
 };
@@ -63,13 +63,9 @@ struct Forms {
   Mix mix_bfloat16, mix_int8;
   Weigh weigh;
   Round round;
-  // bfloat16 weights, and x as bfloat16 in its own order. Null where the processor does not
-  // multiply those.
-  Dots narrow_bfloat16 = nullptr;
 };
 
-// Those that run on this processor, the fastest first: AVX-512 with bfloat16, AVX-512, AVX2, plain
-// C++.
+// Those that run on this processor, the fastest first: AVX-512, AVX2, plain C++.
 std::vector<Forms> runnable_forms();
 
 // The fastest of them.
@@ -92,7 +88,7 @@ void arrange_for_int4(const int8_t *x, size_t inputs, int8_t *arranged, int32_t 
 // The forms of one kind of processor; do not call them on another.
 extern const Forms kPlainForms;
 #if defined(__x86_64__)
-extern const Forms kAvx2Forms, kAvx512Forms, kBfloat16Forms;
+extern const Forms kAvx2Forms, kAvx512Forms;
 #endif
 
 }  // namespace gemma3

@@ -11,8 +11,6 @@
 #include "numbers.h"
 
 #define GEMMA3_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
-#define GEMMA3_BFLOAT16 \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")))
 
 namespace gemma3 {
 namespace {
@@ -59,25 +57,6 @@ struct Bfloat16 {
   }
 
   GEMMA3_AVX512 static __m128 scaled(__m128 totals, const char *, __mmask8) { return totals; }
-};
-
-// Both sides are pairs of bfloat16, whose products are added to a float.
-struct NarrowBfloat16 : Bfloat16 {
-  template <int kRows>
-  GEMMA3_BFLOAT16 static void add(const Activations *x, const char *weights, const char *,
-                                  size_t inputs, __m512 (&sums)[kRows]) {
-    __m512 total[kRows];
-    for (int r = 0; r < kRows; ++r) total[r] = _mm512_setzero_ps();
-    for (size_t i = 0; i < inputs; i += kGroup) {
-      const __m512i weight = _mm512_loadu_si512(weights + 2 * i);
-      for (int r = 0; r < kRows; ++r) {
-        const __m512i row = _mm512_loadu_si512(static_cast<const uint16_t *>(x[r].numbers) + i);
-        total[r] = _mm512_dpbf16_ps(total[r], reinterpret_cast<__m512bh>(row),
-                                    reinterpret_cast<__m512bh>(weight));
-      }
-    }
-    for (int r = 0; r < kRows; ++r) sums[r] = total[r];
-  }
 };
 
 // VNNI multiplies unsigned by signed bytes, so that x comes with 128 added to it.
@@ -280,9 +259,6 @@ GEMMA3_VECTORISED(GEMMA3_AVX512)
 
 const Forms kAvx512Forms = {dots<Bfloat16>, dots<Int8>, dots<Int4>, float_by_int8,
                               mix_512<Bfloat16Values>, mix_512<Int8Values>, weigh, round_row};
-const Forms kBfloat16Forms = {dots<Bfloat16>, dots<Int8>, dots<Int4>, float_by_int8,
-                              mix_512<Bfloat16Values>, mix_512<Int8Values>, weigh, round_row,
-                              dots<NarrowBfloat16>};
 
 }  // namespace gemma3
 

@@ -119,7 +119,10 @@ class ManyRows {
 }  // namespace
 
 size_t fewest_of_many_rows(Kind kind) {
-  return kind == Kind::kBfloat16 ? 16 : 32;
+  const auto &fewest = fastest_tiles().fewest_rows;
+  return kind == Kind::kBfloat16 ? fewest.bfloat16
+         : kind == Kind::kInt8   ? fewest.int8
+                                 : fewest.int4;
 }
 
 void multiply_many_rows(ffi::ThreadPool &pool, Kind kind, const float *x, size_t rows,

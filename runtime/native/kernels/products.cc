@@ -17,7 +17,6 @@
 #include "many_rows.h"
 #include "matrix.h"
 #include "memory.h"
-#include "numbers.h"
 #include "share.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -28,20 +27,11 @@ namespace ffi = xla::ffi;
 
 // Outputs whose weights stay in the cache while rows take turns.
 constexpr size_t kOutputsAtOnce = 8;
-// From this many rows on x is rounded to bfloat16 beside weights of that, where the processor
-// multiplies those: fewer wait for memory either way.
-constexpr size_t kFewestNarrow = 3;
 // Rows whose activations stay in a core's own cache while weights pass by.
 constexpr size_t kRowsOfTask = 128;
 
-bool is_narrow(Kind kind, size_t rows) {
-  return kind == Kind::kBfloat16 && rows >= kFewestNarrow &&
-         fastest_forms().narrow_bfloat16 != nullptr;
-}
-
-Dots dots_of(Kind kind, size_t rows) {
+Dots dots_of(Kind kind) {
   const Forms &forms = fastest_forms();
-  if (is_narrow(kind, rows)) return forms.narrow_bfloat16;
   return kind == Kind::kBfloat16 ? forms.bfloat16 : kind == Kind::kInt8 ? forms.int8 : forms.int4;
 }
 
@@ -50,10 +40,6 @@ class Arranged {
  public:
   Arranged(Kind kind, const float *x, size_t rows, size_t inputs)
       : stride_(arranged_size(inputs)) {
-    if (is_narrow(kind, rows)) {
-      narrow(x, rows, inputs);
-      return;
-    }
     floats_.resize(rows * stride_);
     if (kind == Kind::kBfloat16) {
       for (size_t r = 0; r < rows; ++r) {
@@ -70,14 +56,6 @@ class Arranged {
   const Activations *row(size_t r) const { return rows_.data() + r; }
 
  private:
-  void narrow(const float *x, size_t rows, size_t inputs) {
-    narrow_.resize(rows * inputs);
-    for (size_t i = 0; i < rows * inputs; ++i) narrow_.data()[i] = to_bfloat16(x[i]);
-    for (size_t r = 0; r < rows; ++r) {
-      rows_.push_back({narrow_.data() + r * inputs, nullptr, nullptr});
-    }
-  }
-
   void round_row(Kind kind, const float *x, size_t inputs, size_t r, int8_t *plain) {
     const size_t repeated = kind == Kind::kInt8 ? kInt8Steps : kInt4Steps;
     float *steps = floats_.data() + r * stride_ / kGroup * repeated;
@@ -96,7 +74,6 @@ class Arranged {
   size_t stride_;
   Aligned<float> floats_;  // the activations themselves, or the steps
   Aligned<uint8_t> bytes_;
-  Unset<uint16_t> narrow_;
   Aligned<int32_t> offsets_;
   std::vector<Activations> rows_;
 };
@@ -105,7 +82,7 @@ class Arranged {
 class Product {
  public:
   Product(Kind kind, const float *x, size_t rows, size_t inputs, std::vector<Matrix> matrices)
-      : kind_(kind), dots_(dots_of(kind, rows)), x_(kind, x, rows, inputs), rows_(rows),
+      : kind_(kind), dots_(dots_of(kind)), x_(kind, x, rows, inputs), rows_(rows),
         inputs_(inputs), matrices_(std::move(matrices)) {}
 
   void run(ffi::ThreadPool &pool) const {

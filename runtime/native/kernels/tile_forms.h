@@ -184,56 +184,5 @@ GEMMA3_TARGET void pack(const float *x, size_t rows, size_t inputs, uint32_t *pa
   }
 }
 
-// Words that are floats.
-struct Singles {
-  static constexpr size_t kInputsOfWord = 1;
-  static constexpr size_t kOutputs = kLanes == 16 ? 8 : 4;  // what the registers have room for
-
-  GEMMA3_TILE static void add(Floats &sum, Words x, Words weight) {
-    sum += reinterpret_cast<Floats>(x) * reinterpret_cast<Floats>(weight);
-  }
-  GEMMA3_TILE static Words words_of(const float *x) {
-    const Words bits = load_words(x);
-    return (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000u;
-  }
-};
-
-GEMMA3_TARGET void bfloat16_as_singles(const void *weights, size_t inputs, size_t outputs,
-                                       uint32_t *words) {
-  const auto *numbers = static_cast<const uint16_t *>(weights);
-  for (size_t i = 0; i < inputs * outputs; ++i) words[i] = static_cast<uint32_t>(numbers[i]) << 16;
-}
-
-GEMMA3_TARGET void int8_as_singles(const void *weights, size_t inputs, size_t outputs,
-                                   uint32_t *words) {
-  const auto *numbers = static_cast<const int8_t *>(weights);
-  for (size_t i = 0; i < inputs * outputs; ++i) {
-    const float value = numbers[i];
-    std::memcpy(words + i, &value, sizeof value);
-  }
-}
-
-GEMMA3_TARGET void int4_as_singles(const void *weights, const void *scale, size_t inputs,
-                                   size_t outputs, uint32_t *words) {
-  constexpr size_t kHalf = kGroup / 2;
-  const auto *bytes = static_cast<const uint8_t *>(weights);
-  const auto *scales = static_cast<const uint16_t *>(scale);
-  for (size_t g = 0; g < inputs * outputs / kGroup; ++g, bytes += kHalf, words += kGroup) {
-    const float factor = from_bfloat16(scales[g]);
-    float values[kGroup];
-    for (size_t i = 0; i < kHalf; ++i) {
-      values[i] = static_cast<float>((bytes[i] & 15) - 8) * factor;
-      values[kHalf + i] = static_cast<float>((bytes[i] >> 4) - 8) * factor;
-    }
-    for (size_t i = 0; i < kGroup; i += kLanes) {
-      const Words rounded = Singles::words_of(values + i);
-      std::memcpy(words + i, &rounded, sizeof rounded);
-    }
-  }
-}
-
-constexpr Tiles kSingles = {kLanes, 1, pack<Singles>, bfloat16_as_singles, int8_as_singles,
-                            int4_as_singles, multiply<Singles>};
-
 }  // namespace
 }  // namespace gemma3

@@ -1,18 +1,18 @@
 // The tiles in plain C++, and the choice of tiles.
 #define GEMMA3_TARGET
 #define GEMMA3_LANES 4  // SSE2 and NEON
-#include "tile_forms.h"
+#include "tile_singles.h"
 
 namespace gemma3 {
 
-const Tiles kPlainTiles = kSingles;
+const Tiles kPlainTiles = {GEMMA3_SINGLES, {2, 3, 2}};
 
 std::vector<Tiles> runnable_tiles() {
   std::vector<Tiles> found;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {  // as in dots.cc
     if (__builtin_cpu_supports("avx512bf16")) found.push_back(kBfloat16Tiles);
     found.push_back(kAvx512Tiles);
   }

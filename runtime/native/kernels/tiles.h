@@ -36,6 +36,12 @@ struct Tiles {
   // of any alignment.
   void (*multiply)(const uint32_t *panels, size_t rows, const void *weights, const float *scale,
                    size_t words, size_t outputs, float *total, size_t stride);
+
+  // From how many rows on they are faster than the dot products of the same processor, beside
+  // weights of each kind.
+  struct {
+    size_t bfloat16, int8, int4;
+  } fewest_rows;
 };
 
 // Those that run on this processor, the fastest first: AVX-512 with bfloat16, AVX-512, AVX2, plain.

@@ -3,11 +3,11 @@
 
 #define GEMMA3_TARGET __attribute__((target("avx2,fma")))
 #define GEMMA3_LANES 8
-#include "tile_forms.h"
+#include "tile_singles.h"
 
 namespace gemma3 {
 
-const Tiles kAvx2Tiles = kSingles;
+const Tiles kAvx2Tiles = {GEMMA3_SINGLES, {10, 24, 12}};
 
 }  // namespace gemma3
 

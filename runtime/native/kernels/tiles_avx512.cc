@@ -3,11 +3,13 @@
 
 #define GEMMA3_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 #define GEMMA3_LANES 16
-#include "tile_forms.h"
+#include "tile_singles.h"
 
 namespace gemma3 {
 
-const Tiles kAvx512Tiles = kSingles;
+// Its dot products of integers are faster for any number of rows.
+constexpr size_t kNever = SIZE_MAX;
+const Tiles kAvx512Tiles = {GEMMA3_SINGLES, {12, kNever, kNever}};
 
 }  // namespace gemma3
 
