@@ -38,10 +38,6 @@ _LARGEST_INT8, _LARGEST_FLOAT8 = 127.0, 448.0
 _TINY = 1e-30
 # Fewer rows than this are multiplied one at a time on CPU where the weight is int8.
 _INT8_ONE_BY_ONE = 16
-# Fewer rows than these are left to C++ kernels: up to which the kernel is 1.3 times as fast as the
-# best plain form or more. For weights 2048 x 640 and 640 x 2048: bfloat16 1.8 and 1.5 times for 4
-# rows, 1.3 and 1.1 for 5; int8 1.4 and 1.4 for 32, 1.1 for 48; int4 1.9 and 1.3 for 64.
-_KERNEL_ROWS = {Scheme.NONE: 5, Scheme.INT8: 33, Scheme.INT4: 65}
 
 
 Form = Callable[[Array, Any], Array]
@@ -137,17 +133,24 @@ def eighth_product(x: Array, weight: QuantizedWeight) -> Array:
 
 
 def bfloat16_kernel(x: Array, weight: Array) -> Array:
-    """bfloat16 by a C++ kernel of the host; the activations stay float32."""
+    """bfloat16 by a C++ kernel of the host; of few rows the activations stay float32."""
     return kernel_products(bfloat16_kernel, x, [weight])[0]
 
 
 def int8_kernel(x: Array, weight: QuantizedWeight) -> Array:
-    """int8 by a C++ kernel of the host, every 32 activations in 255 steps of their largest."""
+    """int8 by a C++ kernel of the host.
+
+    Of few rows every 32 activations are rounded to 255 steps of their largest, of many to
+    bfloat16: which it is, the kernel decides on the machine where it runs.
+    """
     return kernel_products(int8_kernel, x, [weight])[0]
 
 
 def int4_kernel(x: Array, weight: QuantizedWeight) -> Array:
-    """int4 by a C++ kernel of the host, every 32 activations in 255 steps of their largest."""
+    """int4 by a C++ kernel of the host, the activations rounded as by `int8_kernel`.
+
+    Of many rows the weights are rounded to bfloat16 once they are scaled: `unpacked_product`.
+    """
     return kernel_products(int4_kernel, x, [weight])[0]
 
 
@@ -228,11 +231,11 @@ def choose_product(
     """The fastest form for this platform, number of rows, scheme and dtype of the computation.
 
     Where `dtype` is float32 no form is chosen that rounds activations. `kernels` says that this
-    product may call a C++ kernel, which it does where that wins. Measured for CPU by
-    tests/benchmarks/products.py (`make bench`).
+    product may call a C++ kernel, which it does where there is one: that is faster for any number
+    of rows. Measured for CPU by tests/benchmarks/products.py (`make bench`).
     """
     exact, few = dtype == jnp.float32, platform == Platform.CPU and rows < ONE_BY_ONE
-    if kernels and not exact and rows < _KERNEL_ROWS.get(scheme, 0):
+    if kernels and not exact and scheme in KERNEL_OF:
         return KERNEL_OF[scheme]
     match scheme:
         case Scheme.NONE:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gemma3_export.model.context import LoweringContext
-from gemma3_export.model.forms import FORMS, KERNELS, Platform, choose_product
+from gemma3_export.model.forms import FORMS, KERNELS, Platform, choose_product, unpacked_product
 from gemma3_export.model.functional import CausalLM
 from gemma3_export.model.quantized import Recipe, Scheme, take_rows
 from gemma3_export.model.sharding import Sharder
@@ -132,4 +132,9 @@ def test_the_platform_the_rows_and_the_kernels_decide_the_form():
     assert chosen(Platform.CPU, 1, Scheme.INT4) == "grouped_row_product"
     assert chosen(Platform.CPU, 8, Scheme.INT4) == "unpacked_product"
     assert chosen(Platform.CPU, 8, Scheme.INT4, kernels=True) == "int4_kernel"
-    assert chosen(Platform.CPU, 512, Scheme.INT4, kernels=True) == "unpacked_product"
+    assert chosen(Platform.CPU, 512, Scheme.INT4, kernels=True) == "int4_kernel"
+    assert chosen(Platform.CPU, 512, Scheme.FP8, kernels=True) == "eighth_product"
+    assert (
+        choose_product(Platform.CPU, 512, Scheme.INT4, jnp.dtype(jnp.float32), kernels=True)
+        == unpacked_product
+    )
