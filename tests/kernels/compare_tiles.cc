@@ -37,7 +37,9 @@ struct Case {
     for (auto &value : int8) value = number(-128, 127);
     for (auto &value : packed) value = number(0, 255);
     for (auto &value : scale) value = number(1, 100) / 50.0f;
-    of_bfloat16 = product([&](size_t o, size_t i) { return from_bfloat16(bfloat16[o * inputs + i]); });
+    of_bfloat16 = product([&](size_t o, size_t i) {
+      return from_bfloat16(bfloat16[o * inputs + i]);
+    });
     of_int8 = product([&](size_t o, size_t i) { return int8[o * inputs + i] * scale[o]; });
     of_int4 = product([&](size_t o, size_t i) {
       const size_t group = (o * inputs + i) / kGroup, half = kGroup / 2;
@@ -72,8 +74,9 @@ struct Case {
   std::vector<float> of_bfloat16, of_int8, of_int4;
 };
 
-bool same(const char *kind, const Tiles &tiles, const Case &all, const std::vector<uint32_t> &panels,
-          const void *words, const float *scale, const std::vector<float> &expected) {
+bool same(const char *kind, const Tiles &tiles, const Case &all,
+          const std::vector<uint32_t> &panels, const void *words, const float *scale,
+          const std::vector<float> &expected) {
   float largest = 0;
   for (float value : expected) largest = std::max(largest, std::fabs(value));
   for (size_t rows : kRows) {
@@ -85,9 +88,9 @@ bool same(const char *kind, const Tiles &tiles, const Case &all, const std::vect
         const size_t r = i / kStride, o = i % kStride;
         const float wanted = o < outputs ? expected[r * kOutputsOfTile + o] : kUntouched;
         if (std::fabs(got[i] - wanted) <= (o < outputs ? 1e-5f * largest : 0)) continue;
-        std::printf("%s, %zu lanes of %zu: %zu rows, %zu outputs, %zu inputs: %g at %zu, %zu, not %g\n",
-                    kind, tiles.lanes, tiles.inputs_of_word, rows, outputs, all.inputs, got[i], r, o,
-                    wanted);
+        std::printf("%s, %zu lanes of %zu: %zu rows, %zu outputs, %zu inputs: ", kind, tiles.lanes,
+                    tiles.inputs_of_word, rows, outputs, all.inputs);
+        std::printf("%g at %zu, %zu, expected %g\n", got[i], r, o, wanted);
         return false;
       }
     }

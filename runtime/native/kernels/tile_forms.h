@@ -104,7 +104,8 @@ template <typename Kind, size_t kPanels>
 GEMMA3_TARGET void add_tiles(const uint32_t *x, const char *weights, size_t words, size_t outputs,
                              float *sums) {
   constexpr size_t kMost = kWordsAtOnce / kPanels / kLine * kLine;
-  const size_t panel = words * kLanes, width = 4 * words, whole = outputs - outputs % Kind::kOutputs;
+  const size_t panel = words * kLanes, width = 4 * words;
+  const size_t whole = outputs - outputs % Kind::kOutputs;
   for (size_t k = 0; k < words; k += kMost) {
     const size_t here = std::min(kMost, words - k);
     const uint32_t *row = x + k * kLanes;
