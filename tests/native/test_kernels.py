@@ -28,7 +28,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = write_checkpoint("default", folder / "checkpoint")
     return make_bundle(
         checkpoint, folder / "bundle", dtype="bfloat16", quantize="int4-pure", kernels=True,
-        prefill=(16,),
+        prefill=(8,),  # few rows, whose activations kernels round otherwise than portable programs
     )  # fmt: skip
 
 
