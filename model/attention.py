@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -105,9 +106,6 @@ def attend(
     Returns:
       [B,T,N,H] float32.
     """
-    if context.kernels and query.shape[1] == 1 and _kernel_takes(old):
-        context.forms[str(kind)] = ATTENTION_KERNEL
-        return attention_kernel(query, new, old, visible, scale, cap)
     blocks = _blocks(context, kind, query, old)
     if blocks is None:
         return whole_attention(query, new, old, visible, scale, cap, context)
@@ -162,30 +160,62 @@ def blocked_attention(
     return _heads(mixed.reshape(B, K, -1, H), query.shape)
 
 
-def _kernel_takes(cache: LayerCache) -> bool:
-    return cache.key.shape[-1] % GROUP == 0 and cache.key.dtype != jnp.float32
+def kernel_attends(cache: LayerCache, context: LoweringContext) -> bool:
+    """Whether `attention_kernel` may be called on such a cache."""
+    size, dtype = cache.key.shape[-1], cache.key.dtype
+    return context.kernels and size % GROUP == 0 and dtype != jnp.float32
+
+
+class HeadNorms(NamedTuple):
+    """The RMSNorm of queries and of keys: weights [H] float32 or bfloat16, and its epsilon."""
+
+    query: Array
+    key: Array
+    epsilon: float
 
 
 def attention_kernel(
-    query: Array,
-    new: LayerCache,
-    old: LayerCache,
-    visible: Visibility,
-    scale: float,
-    cap: float | None,
-) -> Array:
-    """Of one new token a row, by a C++ kernel of the host that reads only what is seen.
+    projected: Sequence[Array], norms: HeadNorms, rope: tuple[Array, Array], start: Array,
+    length: Array | None, groups: Array | None, cache: LayerCache, kind: LayerType, reach: int,
+    scale: float, cap: float | None,
+) -> tuple[Array, LayerCache]:  # fmt: skip
+    """All between a layer's projections, by a C++ kernel of the host that reads only what is seen.
 
-    Queries stay float32. Args and result as in `attend`, with T = 1 and H a multiple of 32.
+    The cache is written in place. Queries and keys are normed and rotated, and of many tokens
+    queries are rounded to bfloat16; of one they stay float32.
+
+    Args:
+      projected: queries, keys and values [B,T,heads*H] float32, as projected.
+      rope: cosines and sines [B,T,H/2].
+      start, length: [B] int32, see LayerStep.
+      groups: [B,T] int32, images of the chunk, see image_groups; None where it has none.
+      cache: bfloat16 or int8, H a multiple of 32.
+      reach: how many positions a token sees, its own and those before it.
+      scale, cap: as in `attend`.
+
+    Returns:
+      [B,T,N*H] float32, 0 for padding, and the cache with the chunk written.
     """
-    arrays = [new.key[:, :, 0], new.value[:, :, 0], old.key, old.value, visible.old[:, 0]]
-    for layer in (new, old):
-        if layer.key_scale is not None and layer.value_scale is not None:
-            scales = [layer.key_scale[..., 0], layer.value_scale[..., 0]]
-            arrays += [s[..., 0] for s in scales] if layer is new else scales
-    flat = query[:, 0].astype(jnp.float32)
-    call = jax.ffi.ffi_call(KERNELS[ATTENTION_KERNEL], jax.ShapeDtypeStruct(flat.shape, flat.dtype))
-    return call(flat, *arrays, scale=np.float32(scale), cap=np.float32(cap or 0.0))[:, None]
+    if length is None:
+        length = jnp.ones_like(start)
+    # Scales as the programs keep them, [B,K,S]: a dimension more would have them copied.
+    scales = [part[..., 0] for part in (cache.key_scale, cache.value_scale) if part is not None]
+    kept = [cache.key, cache.value, *scales]
+    arrays = [*projected, norms.query, norms.key, *rope, start, length, *kept]
+    first = len(arrays) - len(kept)
+    query = projected[0]
+    results = [jax.ShapeDtypeStruct(query.shape, query.dtype)]
+    results += [jax.ShapeDtypeStruct(part.shape, part.dtype) for part in kept]
+    call = jax.ffi.ffi_call(
+        KERNELS[ATTENTION_KERNEL], results,
+        input_output_aliases={first + i: 1 + i for i in range(len(kept))},
+    )  # fmt: skip
+    mixed, *written = call(
+        *arrays, *([] if groups is None else [groups]), epsilon=np.float32(norms.epsilon),
+        scale=np.float32(scale), cap=np.float32(cap or 0.0), reach=np.int32(reach),
+        ring=kind == LayerType.SLIDING, grouped=groups is not None,
+    )  # fmt: skip
+    return mixed, LayerCache(*written[:2], *(scale[..., None] for scale in written[2:]))
 
 
 class _Running(NamedTuple):

@@ -19,6 +19,7 @@ from .forms import (
     kernel_products,
     scheme_of,
 )
+from .operands import AddedNorm, Gated, Normed, Operand, kernel_arguments
 from .quantized import GROUP, Matrix
 from .sharding import ACTIVATION, Sharder
 
@@ -45,26 +46,37 @@ class LoweringContext:
     met: set[Case] = field(default_factory=set, compare=False)
     """What was asked of the table while tracing."""
 
-    def product(self, x: Array, weight: Matrix, role: str) -> Array:
+    def product(
+        self, x: Operand, weight: Matrix, role: str, after: AddedNorm | None = None
+    ) -> Array:
         """x [...,I] times weight [O,I] transposed -> [...,O] float32, in the best form.
 
-        `role` names the weight's part in the model where the choice is recorded.
+        `role` names the weight's part in the model where the choice is recorded; `after` is done
+        to the product.
         """
-        return self.products(x, [weight], [role])[0]
+        return self.products(x, [weight], [role], after)[0]
 
-    def products(self, x: Array, weights: Sequence[Matrix], roles: Sequence[str]) -> list[Array]:
+    def products(
+        self, x: Operand, weights: Sequence[Matrix], roles: Sequence[str],
+        after: AddedNorm | None = None,
+    ) -> list[Array]:  # fmt: skip
         """`product` of x with each weight, in one call where a C++ kernel takes them all."""
-        rows = x.size // x.shape[-1]
+        given = x.x if isinstance(x, Normed | Gated) else x
+        rows = given.size // given.shape[-1]
         pairs = list(zip(weights, roles, strict=True))
         forms = [self._choose(rows, weight, role) for weight, role in pairs]
         if forms[0].__name__ in KERNELS and len(set(forms)) == 1:
-            made = kernel_products(forms[0], x.reshape(rows, -1), weights)
-        else:
-            made = [
-                form(x if form in ANY_RANK else x.reshape(rows, -1), weight)
-                for form, weight in zip(forms, weights, strict=True)
-            ]
-        return [y.reshape(*x.shape[:-1], y.shape[-1]) for y in made]
+            joined = after if weights[0].shape[0] % GROUP == 0 else None
+            made = kernel_products(forms[0], *kernel_arguments(x, joined, rows), weights)
+            made = [y.reshape(*given.shape[:-1], y.shape[-1]) for y in made]
+            return made if after is None or joined else [after.written(y) for y in made]
+        operand = x.written(self) if isinstance(x, Normed | Gated) else x
+        made = [
+            form(operand if form in ANY_RANK else operand.reshape(rows, -1), weight)
+            for form, weight in zip(forms, weights, strict=True)
+        ]
+        made = [y.reshape(*given.shape[:-1], y.shape[-1]) for y in made]
+        return made if after is None else [after.written(y) for y in made]
 
     def _choose(self, rows: int, weight: Matrix, role: str) -> Form:
         """The form for a weight, recorded under its role."""

@@ -9,12 +9,14 @@ weight [O,I], accumulate in float32 (or int32) and return [R,O] float32.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from .operands import kernel_arguments
 from .quantized import GROUP, Matrix, QuantizedWeight, Scheme, scaled, unpacked
 
 Array = jax.Array
@@ -134,7 +136,7 @@ def eighth_product(x: Array, weight: QuantizedWeight) -> Array:
 
 def bfloat16_kernel(x: Array, weight: Array) -> Array:
     """bfloat16 by a C++ kernel of the host; of few rows the activations stay float32."""
-    return kernel_products(bfloat16_kernel, x, [weight])[0]
+    return plain_kernel_products(bfloat16_kernel, x, [weight])[0]
 
 
 def int8_kernel(x: Array, weight: QuantizedWeight) -> Array:
@@ -143,7 +145,7 @@ def int8_kernel(x: Array, weight: QuantizedWeight) -> Array:
     Of few rows every 32 activations are rounded to 255 steps of their largest, of many to
     bfloat16: which it is, the kernel decides on the machine where it runs.
     """
-    return kernel_products(int8_kernel, x, [weight])[0]
+    return plain_kernel_products(int8_kernel, x, [weight])[0]
 
 
 def int4_kernel(x: Array, weight: QuantizedWeight) -> Array:
@@ -151,24 +153,36 @@ def int4_kernel(x: Array, weight: QuantizedWeight) -> Array:
 
     Of many rows the weights are rounded to bfloat16 once they are scaled: `unpacked_product`.
     """
-    return kernel_products(int4_kernel, x, [weight])[0]
+    return plain_kernel_products(int4_kernel, x, [weight])[0]
 
 
-def kernel_products(form: Form, x: Array, weights: Sequence[Matrix]) -> list[Array]:
-    """x [R,I] times each weight [O,I] in one call of the kernel of `form` -> [R,O] float32 each."""
-    results = [jax.ShapeDtypeStruct((x.shape[0], w.shape[0]), jnp.float32) for w in weights]
-    arrays = [a for w in weights for a in jax.tree.leaves(w)]
-    return list(jax.ffi.ffi_call(KERNELS[form.__name__], results)(x, *arrays))
+def kernel_products(
+    form: Form, arrays: Sequence[Array], attributes: Mapping[str, str | np.float32],
+    weights: Sequence[Matrix],
+) -> list[Array]:  # fmt: skip
+    """An operand times each weight [O,I] in one call of the kernel of `form` -> [R,O] float32 each.
+
+    `arrays` are x [R,I] and what `attributes` say is done before and after; see operands.py.
+    """
+    results = [jax.ShapeDtypeStruct((arrays[0].shape[0], w.shape[0]), jnp.float32) for w in weights]
+    parts = [a for w in weights for a in jax.tree.leaves(w)]
+    call = jax.ffi.ffi_call(KERNELS[form.__name__], results)
+    return list(call(*arrays, *parts, **attributes))
+
+
+def plain_kernel_products(form: Form, x: Array, weights: Sequence[Matrix]) -> list[Array]:
+    """`kernel_products` of x [R,I] as it is, with nothing done after."""
+    return kernel_products(form, *kernel_arguments(x, None, x.shape[0]), weights)
 
 
 ATTENTION_KERNEL = "attention_kernel"
 """The form of attention that is a C++ kernel: attention.py."""
 
 KERNELS = {
-    ATTENTION_KERNEL: "gemma3_attention",
-    bfloat16_kernel.__name__: "gemma3_bfloat16_product",
-    int8_kernel.__name__: "gemma3_int8_product",
-    int4_kernel.__name__: "gemma3_int4_product",
+    ATTENTION_KERNEL: "gemma3_cached_attention",
+    bfloat16_kernel.__name__: "gemma3_bfloat16_linear",
+    int8_kernel.__name__: "gemma3_int8_linear",
+    int4_kernel.__name__: "gemma3_int4_linear",
 }
 """The target of XLA's FFI, of runtime/native/kernels/, that each form calls which is no plain
 StableHLO."""

@@ -10,17 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .attention import Visibility, attend, attend_within, attention_weights
+from .attention import (
+    HeadNorms,
+    Visibility,
+    attend,
+    attend_within,
+    attention_kernel,
+    attention_weights,
+    kernel_attends,
+)
 from .batch import last_place, row_at
 from .cache import (
     KVCache,
     LayerCache,
     cached,
+    reach,
     update_layer,
     weights_by_position,
 )
 from .config import Gemma3TextConfig, LayerType
 from .context import LoweringContext
+from .forms import ATTENTION_KERNEL
+from .operands import AddedNorm, Gated, Normed, Operand, rms_scale, rms_scaled
 from .quantized import take_rows
 from .rope import apply_rope, rope_tables
 
@@ -59,19 +70,31 @@ class Linear(nnx.Module):
         self.has_bias = bias
         self.role = f"{axes[1]} to {axes[0]}"
 
-    def __call__(self, x: Array, context: LoweringContext) -> Array:
-        """x [...,in] float32 -> [...,out] float32."""
-        return project([self], x, context)[0]
+    def __call__(
+        self, x: Operand, context: LoweringContext, after: AddedNorm | None = None
+    ) -> Array:
+        """x [...,in] float32 -> [...,out] float32, with `after` done to it."""
+        return project([self], x, context, after)[0]
 
 
-def project(linears: Sequence[Linear], x: Array, context: LoweringContext) -> list[Array]:
-    """x [...,in] float32 by each of `linears`, which read the same -> [...,out] float32 each."""
+def project(
+    linears: Sequence[Linear], x: Operand, context: LoweringContext, after: AddedNorm | None = None
+) -> list[Array]:
+    """x [...,in] float32 by each of `linears`, which read the same -> [...,out] float32 each.
+
+    `after` is done to what comes out.
+    """
     weights = [linear.weight.get_value() for linear in linears]
-    made = context.products(x, weights, [linear.role for linear in linears])
-    return [
+    biased = any(linear.has_bias for linear in linears)
+    joined = None if biased else after
+    made = context.products(x, weights, [linear.role for linear in linears], joined)
+    if not biased:
+        return made
+    made = [
         y + linear.bias[...].astype(jnp.float32) if linear.has_bias else y
         for y, linear in zip(made, linears, strict=True)
     ]
+    return made if after is None else [after.written(y) for y in made]
 
 
 class Gemma3RMSNorm(nnx.Module):
@@ -86,22 +109,15 @@ class Gemma3RMSNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x [...,size] -> same shape, float32."""
-        return self._scaled(x, self._scale(x), self.weight[...])
+        return rms_scaled(x, rms_scale(x, self.eps), self.weight[...])
 
-    def operand(self, x: Array, context: LoweringContext) -> Array:
-        """The same, written to be the operand of a product; x [B,T,size]."""
-        scale = self._scale(x)
-        return context.in_halves(
-            x.shape[0] * x.shape[1], lambda x, w: self._scaled(x, scale, w), "norm", x,
-            self.weight[...],
-        )  # fmt: skip
+    def before(self, x: Array) -> Normed:
+        """The same of x [B,T,size], to be multiplied."""
+        return Normed(x, self.weight[...], self.eps)
 
-    def _scale(self, x: Array) -> Array:
-        x = x.astype(jnp.float32)
-        return jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
-
-    def _scaled(self, x: Array, scale: Array, weight: Array) -> Array:
-        return x.astype(jnp.float32) * scale * (1.0 + weight.astype(jnp.float32))
+    def onto(self, residual: Array) -> AddedNorm:
+        """The same of a product [B,T,size] that is to come, added to `residual`."""
+        return AddedNorm(residual, self.weight[...], self.eps)
 
 
 class Gemma3TextScaledWordEmbedding(nnx.Module):
@@ -127,15 +143,12 @@ class Gemma3MLP(nnx.Module):
         self.up_proj = Linear((F, D), ("ffw", "embed"), config, dtype, rngs)
         self.down_proj = Linear((D, F), ("embed", "ffw"), config, dtype, rngs)
 
-    def __call__(self, x: Array, context: LoweringContext) -> Array:
-        """x [B,T,D] -> [B,T,D] float32."""
+    def __call__(
+        self, x: Operand, context: LoweringContext, after: AddedNorm | None = None
+    ) -> Array:
+        """x [B,T,D] -> [B,T,D] float32, with `after` done to it."""
         gate, up = project([self.gate_proj, self.up_proj], x, context)
-        wide = context.in_halves(x.shape[0] * x.shape[1], _gated, "ffw", gate, up)
-        return self.down_proj(context.constrain(wide, ("batch", "tokens", "ffw")), context)
-
-
-def _gated(gate: Array, up: Array) -> Array:
-    return jax.nn.gelu(gate, approximate=True) * up
+        return self.down_proj(Gated(gate, up), context, after)
 
 
 class Gemma3Attention(nnx.Module):
@@ -165,9 +178,16 @@ class Gemma3Attention(nnx.Module):
         self.k_norm = Gemma3RMSNorm(H, config.rms_norm_eps, dtype, rngs)
 
     def __call__(
-        self, x: Array, step: LayerStep, cache: LayerCache, context: LoweringContext
-    ) -> tuple[Array, LayerCache]:
-        """x [B,T,D] -> ([B,T,D] float32, the layer's cache with the chunk written)."""
+        self, x: Operand, step: LayerStep, cache: LayerCache, context: LoweringContext,
+        after: AddedNorm | None = None,
+    ) -> tuple[Array, LayerCache]:  # fmt: skip
+        """x [B,T,D] -> ([B,T,D] float32, the layer's cache with the chunk written).
+
+        `after` is done to the first.
+        """
+        if kernel_attends(cache, context):
+            mixed, cache = self._extend_by_kernel(x, step, cache, context)
+            return self.o_proj(mixed, context, after), cache
         query, new = self._project(x, step.rope, cache.key.dtype, context)
         mixed = attend(
             query, new, cache, step.visible,
@@ -176,10 +196,24 @@ class Gemma3Attention(nnx.Module):
         )  # fmt: skip
         start = context.after(mixed, step.start)
         cache = update_layer(self.layer_type, cache, new, start, step.length, context.platform)
-        return self._output(mixed, context), cache
+        return self._output(mixed, context, after), cache
+
+    def _extend_by_kernel(
+        self, x: Operand, step: LayerStep, cache: LayerCache, context: LoweringContext
+    ) -> tuple[Array, LayerCache]:
+        """All before the last projection, most of it by one C++ kernel: [B,T,N*H] and the cache."""
+        config, kind = self.config, self.layer_type
+        context.forms[str(kind)] = ATTENTION_KERNEL
+        norms = HeadNorms(self.q_norm.weight[...], self.k_norm.weight[...], config.rms_norm_eps)
+        return attention_kernel(
+            project([self.q_proj, self.k_proj, self.v_proj], x, context), norms, step.rope,
+            step.start, step.length, step.visible.groups, cache, kind,
+            reach(kind, config.sliding_window), config.query_pre_attn_scalar**-0.5,
+            config.attn_logit_softcapping,
+        )  # fmt: skip
 
     def weights(
-        self, x: Array, step: LayerStep, cache: LayerCache, context: LoweringContext,
+        self, x: Operand, step: LayerStep, cache: LayerCache, context: LoweringContext,
         positions: int,
     ) -> Array:  # fmt: skip
         """What a call with the same arguments gives to the key at each position.
@@ -196,25 +230,25 @@ class Gemma3Attention(nnx.Module):
         return context.constrain(weights, ("batch", "heads", "tokens", "norm"))
 
     def encode(
-        self, x: Array, rope: tuple[Array, Array], visible: Array, context: LoweringContext
-    ) -> Array:
-        """Without a cache: x [B,T,D], visible [B,T,T] bool -> [B,T,D] float32."""
+        self, x: Operand, rope: tuple[Array, Array], visible: Array, context: LoweringContext,
+        after: AddedNorm | None = None,
+    ) -> Array:  # fmt: skip
+        """Without a cache: x [B,T,D], visible [B,T,T] bool -> [B,T,D] float32, `after` done."""
         query, new = self._project(x, rope, self.dtype, context)
         scale, cap = self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping
-        return self._output(attend_within(query, new, visible, scale, cap), context)
+        return self._output(attend_within(query, new, visible, scale, cap), context, after)
 
     def _project(
-        self, x: Array, rope: tuple[Array, Array], dtype: jnp.dtype, context: LoweringContext
+        self, x: Operand, rope: tuple[Array, Array], dtype: jnp.dtype, context: LoweringContext
     ) -> tuple[Array, LayerCache]:
         """Rotated queries [B,T,N,H], and keys and values [B,K,T,H] kept in `dtype`.
 
         Queries are float32; where `dtype` is int8, in the dtype that they meet keys in.
         """
-        B, T, _ = x.shape
         H = self.config.head_dim
         cos, sin = rope
         query, key, value = (
-            y.reshape(B, T, -1, H)
+            y.reshape(*y.shape[:2], -1, H)
             for y in project([self.q_proj, self.k_proj, self.v_proj], x, context)
         )
         query, key = self.q_norm(query), self.k_norm(key)
@@ -226,10 +260,10 @@ class Gemma3Attention(nnx.Module):
             query = query.astype(self.dtype)
         return query, cached(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), dtype)
 
-    def _output(self, mixed: Array, context: LoweringContext) -> Array:
-        """mixed [B,T,N,H] -> [B,T,D] float32."""
+    def _output(self, mixed: Array, context: LoweringContext, after: AddedNorm | None) -> Array:
+        """mixed [B,T,N,H] -> [B,T,D] float32, `after` done."""
         mixed = context.constrain(mixed, ("batch", "tokens", "heads", "norm"))
-        return self.o_proj(mixed.reshape(*mixed.shape[:2], -1), context)
+        return self.o_proj(mixed.reshape(*mixed.shape[:2], -1), context, after)
 
 
 class Gemma3DecoderLayer(nnx.Module):
@@ -254,31 +288,36 @@ class Gemma3DecoderLayer(nnx.Module):
         self, x: Array, step: LayerStep, cache: LayerCache, context: LoweringContext
     ) -> tuple[Array, LayerCache]:
         """x [B,T,D] -> ([B,T,D], cache)."""
-        attention, cache = self.self_attn(
-            self.input_layernorm.operand(x, context), step, cache, context
-        )
-        return self._finish(x, attention, context), cache
+        x, cache = self.self_attn(
+            self.input_layernorm.before(x), step, cache, context,
+            self.post_attention_layernorm.onto(x),
+        )  # fmt: skip
+        return self._finish(x, context), cache
 
     def attention_weights(
         self, x: Array, step: LayerStep, cache: LayerCache, context: LoweringContext,
         positions: int,
     ) -> Array:  # fmt: skip
         """x [B,T,D] -> what its tokens give to the key at each position, [B,N,T,positions]."""
-        normed = self.input_layernorm.operand(x, context)
+        normed = self.input_layernorm.before(x)
         return self.self_attn.weights(normed, step, cache, context, positions)
 
     def encode(
         self, x: Array, rope: tuple[Array, Array], visible: Array, context: LoweringContext
     ) -> Array:
         """Without a cache: x [B,T,D], visible [B,T,T] bool -> [B,T,D]."""
-        attention = self.self_attn.encode(self.input_layernorm(x), rope, visible, context)
-        return self._finish(x, attention, context)
+        x = self.self_attn.encode(
+            self.input_layernorm.before(x), rope, visible, context,
+            self.post_attention_layernorm.onto(x),
+        )  # fmt: skip
+        return self._finish(x, context)
 
-    def _finish(self, x: Array, attention: Array, context: LoweringContext) -> Array:
-        x = x + self.post_attention_layernorm(attention)
-        x = x + self.post_feedforward_layernorm(
-            self.mlp(self.pre_feedforward_layernorm.operand(x, context), context)
-        )
+    def _finish(self, x: Array, context: LoweringContext) -> Array:
+        """The MLP's half of the layer."""
+        x = self.mlp(
+            self.pre_feedforward_layernorm.before(x), context,
+            self.post_feedforward_layernorm.onto(x),
+        )  # fmt: skip
         return context.constrain(x, ("batch", "tokens", "norm"))
 
 

@@ -16,8 +16,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # The longest first, so that no process is left with one at the end.
 _FIRST = ("tests/native/", "tests/kernels/", "tests/serving/", "tests/parity/")
-# Files that share what takes a minute to make: a served bundle, the real 270M for four meshes.
+# Files that share what takes a minute to make: a library, a served bundle, the real 270M for four
+# meshes.
 _TOGETHER = {
+    "tests/kernels/": "kernels",
     "tests/serving/": "served",
     "tests/parity/test_real_270m.py": "real",
     "tests/native/test_host_real_270m.py": "real",

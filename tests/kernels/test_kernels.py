@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,14 @@ from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.export import tuning
 from gemma3_export.export.pipeline import export
-from gemma3_export.model.attention import Visibility, attention_kernel, whole_attention
-from gemma3_export.model.cache import LayerCache, cached
 from gemma3_export.model.choices import ProductCase
-from gemma3_export.model.config import LayerType
-from gemma3_export.model.context import LoweringContext
 from gemma3_export.model.forms import (
     KERNELS,
     Platform,
     bfloat16_kernel,
     int4_kernel,
     int8_kernel,
-    kernel_products,
+    plain_kernel_products,
     quantized_rows,
 )
 from gemma3_export.model.quantized import Scheme
@@ -38,22 +33,9 @@ from gemma3_export.runtime.score import score
 from ..goldens.tiny import write_checkpoint
 from ..model.quantized_weights import dequantized, random_weight
 from ..parity.bundles import make_bundle, options, quiet
+from .building import build
 
-SOURCES = Path(__file__).resolve().parents[2] / "runtime" / "native" / "kernels"
 TOKENS = [2, 17, 230, 5, 99, 64, 5, 12, 201, 77, 3, 150, 31]
-
-
-def build(output: Path, *sources: Path, flags: tuple[str, ...] = ()) -> Path:
-    compiler = [os.environ.get("CXX", "g++"), "-std=c++17", "-O2", "-I", str(SOURCES)]
-    include = ["-isystem", jax.ffi.include_dir()]
-    subprocess.run([*compiler, *include, *flags, *map(str, sources), "-o", str(output)], check=True)
-    return output
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("kernels") / "libgemma3_kernels.so"
-    return build(output, *sorted(SOURCES.glob("*.cc")), flags=("-shared", "-fPIC"))
 
 
 @pytest.fixture(scope="session", params=["none", "int8", "int4-pure"])
@@ -66,24 +48,13 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )  # fmt: skip
 
 
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch):
-    """Sets GEMMA3_KERNELS and forgets what an earlier test found."""
-
-    def use(value: str) -> None:
-        monkeypatch.setenv(kernels.ENVIRONMENT, value)
-        kernels.register_kernel.cache_clear()
-
-    yield use
-    kernels.register_kernel.cache_clear()
-
-
-@pytest.mark.parametrize("name", ["dots", "tiles"])
-def test_every_form_for_this_processor_gives_what_plain_code_gives(name: str, tmp_path: Path):
-    program = build(
-        tmp_path / "compare", Path(__file__).parent / f"compare_{name}.cc",
-        *sorted(SOURCES.glob(f"{name}*.cc")),
-    )  # fmt: skip
+@pytest.mark.parametrize("compared", ["dots", "tiles", "layer"])
+def test_every_form_for_this_processor_gives_what_plain_code_gives(
+    compared: str, objects: dict[str, Path], tmp_path: Path
+):
+    needed = [made for name, made in objects.items() if name.startswith(("dots", compared))]
+    source = Path(__file__).parent / f"compare_{compared}.cc"
+    program = build(tmp_path / "compare", source, *needed)
     run = subprocess.run([program], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
 
@@ -157,58 +128,18 @@ def test_a_kernel_takes_several_matrices_of_unequal_size_at_once(
     assert kernels.register_kernel(KERNELS[FORMS[scheme].__name__])
     x = jnp.asarray(np.random.default_rng(0).normal(size=(rows, 640)).astype(np.float32))
     weights = [operands(scheme, outputs, 640)[0] for outputs in (1024, 2, 257)]
-    together = kernel_products(FORMS[scheme], x, weights)
+    together = plain_kernel_products(FORMS[scheme], x, weights)
     for made, weight in zip(together, weights, strict=True):
         np.testing.assert_array_equal(made, FORMS[scheme](x, weight))
 
 
 def test_a_kernel_refuses_arrays_that_do_not_belong_together(library: Path, environment):
     environment(str(library))
-    assert kernels.register_kernel("gemma3_int8_product")
+    assert kernels.register_kernel("gemma3_int8_linear")
     weight = random_weight(Scheme.INT8, 64, 96, "bfloat16")
     wrong = dataclasses.replace(weight, scale=jnp.ones(63))
-    with pytest.raises(jax.errors.JaxRuntimeError, match="shapes do not belong together"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="arrays do not belong together"):
         int8_kernel(jnp.ones((1, 96)), wrong).block_until_ready()
-
-
-@pytest.mark.parametrize("kept", [jnp.bfloat16, jnp.int8], ids=["bfloat16", "int8"])
-@pytest.mark.parametrize("cap", [None, 5.0])
-@pytest.mark.parametrize("layer", list(LayerType))
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "slots", "starts"),
-    [(4, 1, 600, (0, 599)), (4, 2, 300, (37, 260)), (10, 1, 40, (7, 90))],
-)
-def test_the_attention_kernel_is_attention(
-    heads: int, kv_heads: int, slots: int, starts: tuple[int, ...], layer: LayerType,
-    cap: float | None, kept: Any, library: Path, environment,
-):  # fmt: skip
-    environment(str(library))
-    assert kernels.register_kernel("gemma3_attention")
-    random = np.random.default_rng(slots)
-
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(random.normal(size=shape).astype(np.float32))
-
-    rows, size = len(starts), 64
-    old = cached(normal(rows, kv_heads, slots, size), normal(rows, kv_heads, slots, size), kept)
-    new = cached(normal(rows, kv_heads, 1, size), normal(rows, kv_heads, 1, size), kept)
-    start = jnp.asarray(starts, jnp.int32)
-    if layer == LayerType.FULL:
-        start = jnp.minimum(start, slots)
-    visible = Visibility.of(layer, slots, slots, start, 1, None)
-    query = normal(rows, 1, heads, size)
-    got = attention_kernel(query, new, old, visible, 0.125, cap)
-    # In float32, which the portable forms do not keep to: they round queries and weights.
-    exact = [as_float32(part) for part in (new, old)]
-    expected = whole_attention(query, *exact, visible, 0.125, cap, LoweringContext())
-    np.testing.assert_allclose(got, expected, atol=2e-5)
-
-
-def as_float32(layer: LayerCache) -> LayerCache:
-    scales = [1.0 if s is None else s for s in (layer.key_scale, layer.value_scale)]
-    arrays = (layer.key, layer.value)
-    key, value = (a.astype(jnp.float32) * s for a, s in zip(arrays, scales, strict=True))
-    return LayerCache(key, value)
 
 
 def test_programs_with_kernels_are_taken_where_the_kernels_are(
@@ -247,7 +178,7 @@ def test_a_library_without_the_kernel_leaves_the_portable_program(
 ):
     empty = tmp_path / "empty.cc"
     empty.write_text("")
-    environment(str(build(tmp_path / "other.so", empty, flags=("-shared", "-fPIC"))))
+    environment(str(build(tmp_path / "other.so", empty, flags=["-shared"])))
     model = LoadedModel.load(bundle, "1x1", "cpu")
     assert {program.variant for program in model._programs.values()} == {"portable"}
 

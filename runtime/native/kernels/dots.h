@@ -40,13 +40,12 @@ using Dots = void (*)(const Activations *x, int rows, const void *weights, const
 using Mix = void (*)(const float *weights, size_t stride, int rows, const void *values,
                      size_t slots, size_t inputs, float *mixed);
 
-// Scores of attention become the weights of a softmax over them: each times `scale` and its key's
-// scale, cap * tanh(score / cap) where cap is not 0, nothing where it is not seen; then exp(score -
-// peak), times its value's scale. Scales and `seen` may be null.
+// Scores of attention become the weights of a softmax over them: each times its key's scale,
+// cap * tanh(score / cap) where cap is not 0; then exp(score - peak), times its value's scale.
+// Scales may be null.
 struct Softmax {
-  float scale, cap;
+  float cap;
   const float *key_scales, *value_scales;
-  const bool *seen;
 };
 using Weigh = void (*)(const Softmax &softmax, size_t count, float *scores, float *peak,
                        float *total);
@@ -89,6 +88,12 @@ void arrange_for_int4(const int8_t *x, size_t inputs, int8_t *arranged, int32_t 
 extern const Forms kPlainForms;
 #if defined(__x86_64__)
 extern const Forms kAvx2Forms, kAvx512Forms;
+
+// Whether this processor has what forms for it are made of, here and elsewhere: AVX2 with FMA,
+// AVX-512 with VNNI, and that with products of bfloat16 pairs.
+bool has_avx2();
+bool has_avx512();
+bool has_bfloat16();
 #endif
 
 }  // namespace gemma3

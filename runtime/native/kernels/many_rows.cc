@@ -23,13 +23,14 @@ class ManyRows {
       : kind_(kind), rows_(rows), inputs_(inputs), words_(inputs / tiles_.inputs_of_word),
         matrices_(matrices) {}
 
-  void pack(ffi::ThreadPool &pool, const float *x) {
+  void pack(ffi::ThreadPool &pool, const Operand &x) {
     const size_t count = (rows_ + tiles_.lanes - 1) / tiles_.lanes;
     panels_.resize(count * tiles_.lanes * words_);
     const auto task = [&](size_t index) {
       const size_t first = index * tiles_.lanes;
-      tiles_.pack(x + first * inputs_, std::min(tiles_.lanes, rows_ - first), inputs_,
-                  panel(first));
+      const size_t rows = std::min(tiles_.lanes, rows_ - first);
+      thread_local std::vector<float> room;
+      tiles_.pack(x.read(first, rows, room), rows, inputs_, panel(first));
     };
     run(pool, rows_ * inputs_ < kWorthPackingTogether, count, task);
   }
@@ -125,9 +126,9 @@ size_t fewest_of_many_rows(Kind kind) {
                                  : fewest.int4;
 }
 
-void multiply_many_rows(ffi::ThreadPool &pool, Kind kind, const float *x, size_t rows,
-                        size_t inputs, const std::vector<Matrix> &matrices) {
-  ManyRows product(kind, rows, inputs, matrices);
+void multiply_many_rows(ffi::ThreadPool &pool, Kind kind, const Operand &x,
+                        const std::vector<Matrix> &matrices) {
+  ManyRows product(kind, x.rows(), x.inputs(), matrices);
   product.pack(pool, x);
   product.multiply(pool);
 }

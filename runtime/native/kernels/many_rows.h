@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "matrix.h"
+#include "operand.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace gemma3 {
@@ -13,10 +14,10 @@ namespace gemma3 {
 // From how many rows on `multiply_many_rows` is the faster way on this processor.
 size_t fewest_of_many_rows(Kind kind);
 
-// x [rows, inputs], rounded to bfloat16, times every matrix. int4 weights are rounded to bfloat16
+// x, rounded to bfloat16, times every matrix. int4 weights are rounded to bfloat16
 // too once they are scaled.
-void multiply_many_rows(xla::ffi::ThreadPool &pool, Kind kind, const float *x, size_t rows,
-                        size_t inputs, const std::vector<Matrix> &matrices);
+void multiply_many_rows(xla::ffi::ThreadPool &pool, Kind kind, const Operand &x,
+                        const std::vector<Matrix> &matrices);
 
 }  // namespace gemma3
 

@@ -18,6 +18,10 @@ class Aligned {
     const size_t over = reinterpret_cast<uintptr_t>(memory_.data()) % kLine;
     first_ = reinterpret_cast<T *>(memory_.data() + (over == 0 ? 0 : kLine - over));
   }
+  // The same with whatever numbers, in the memory there is where that is enough.
+  void reserve(size_t size) {
+    if (memory_.size() < size * sizeof(T) + kLine) resize(size);
+  }
   T *data() { return first_; }
 
  private:

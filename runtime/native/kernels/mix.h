@@ -121,20 +121,16 @@ GEMMA3_INLINE float exp_below_0(float x) {
 GEMMA3_INLINE void weigh_scores(const Softmax &softmax, size_t count, float *scores, float *peak,
                                 float *total) {
   constexpr size_t kLanes = 16;
-  constexpr float kUnseen = -1e30f;
+  constexpr float kLowest = -1e30f;
   const size_t whole = count / kLanes * kLanes;
-  for (size_t s = 0; s < count; ++s) scores[s] *= softmax.scale;
   if (softmax.key_scales != nullptr) {
     for (size_t s = 0; s < count; ++s) scores[s] *= softmax.key_scales[s];
   }
   if (softmax.cap != 0) {
     for (size_t s = 0; s < count; ++s) scores[s] = softmax.cap * std::tanh(scores[s] / softmax.cap);
   }
-  if (softmax.seen != nullptr) {
-    for (size_t s = 0; s < count; ++s) scores[s] = softmax.seen[s] ? scores[s] : kUnseen;
-  }
   float peaks[kLanes], sums[kLanes] = {};
-  std::fill_n(peaks, kLanes, kUnseen);
+  std::fill_n(peaks, kLanes, kLowest);
   for (size_t s = 0; s < whole; s += kLanes) {
     for (size_t k = 0; k < kLanes; ++k) peaks[k] = std::max(peaks[k], scores[s + k]);
   }

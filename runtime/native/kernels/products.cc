@@ -1,15 +1,27 @@
-// The kernels that programs of the variant "kernels" call through XLA's FFI, by these names:
+// The products that programs of the variant "kernels" call through XLA's FFI, by these names:
 //
-//   gemma3_bfloat16_product(x f32 [R,I], weights bf16 [O,I] ...) -> f32 [R,O] ...
-//   gemma3_int8_product(x f32 [R,I], (numbers s8 [O,I], scale f32 [O]) ...) -> f32 [R,O] ...
-//   gemma3_int4_product(x f32 [R,I], (packed u8 [O,I/2], scale bf16 [O,I/32]) ...) -> f32 [R,O] ...
+//   gemma3_bfloat16_linear(x f32 [R,I], ..., weights bf16 [O,I] ...) -> f32 [R,O] ...
+//   gemma3_int8_linear(x f32 [R,I], ..., (numbers s8 [O,I], scale f32 [O]) ...) -> f32 [R,O] ...
+//   gemma3_int4_linear(x f32 [R,I], ..., (packed u8 [O,I/2], scale bf16 [O,I/32]) ...)
+//       -> f32 [R,O] ...
 //
 // One call multiplies x with any number of matrices, as q, k and v of a layer are, and I is a
-// multiple of 32. Beside integers each 32 inputs of x are rounded to whole steps of 1/127 of their
-// largest; beside bfloat16 x stays as it is. Of more rows x is rounded to bfloat16 (many_rows.h).
+// multiple of 32. The attribute `before` says what is multiplied, and `after` what becomes of it;
+// what they need stands between x and the matrices:
+//
+//   before ""      x itself
+//          "norm"  its RMSNorm; weight f32 or bf16 [I], which 1 is added to
+//          "gate"  gelu_tanh(x) * up; up f32 [R,I]
+//   after  ""      the products
+//          "norm"  residual + the RMSNorm of the only product; weight [O], residual f32 [R,O]
+//
+// `epsilon` is of both norms. Of few rows, beside integers each 32 inputs of x are rounded to whole
+// steps of 1/127 of their largest, and beside bfloat16 x stays as it is or is rounded to bfloat16;
+// of many rows it is rounded to bfloat16 (many_rows.h).
 
 #include <algorithm>
-#include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "dots.h"
@@ -17,6 +29,7 @@
 #include "many_rows.h"
 #include "matrix.h"
 #include "memory.h"
+#include "operand.h"
 #include "share.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -158,51 +171,127 @@ bool is_matrix(Kind kind, ffi::RemainingArgs &arguments, size_t at, int64_t inpu
          scales.size() == 1 && scales[0] == outputs;
 }
 
-ffi::Error product(Kind kind, ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
-                   ffi::RemainingArgs arguments, ffi::RemainingRets results) {
-  const auto wrong = ffi::Error::InvalidArgument("gemma3 product: shapes do not belong together");
-  const size_t arrays = kind == Kind::kBfloat16 ? 1 : 2;
-  if (x.dimensions().size() != 2 || arguments.size() != arrays * results.size()) return wrong;
-  const int64_t rows = x.dimensions()[0], inputs = x.dimensions()[1];
-  if (inputs % kGroup) return wrong;
+ffi::Error wrong() {
+  return ffi::Error::InvalidArgument("gemma3 product: arrays do not belong together");
+}
+
+// The arguments of a call, taken one after the other.
+class Arguments {
+ public:
+  explicit Arguments(ffi::RemainingArgs &given) : given_(given) {}
+
+  // The next, [rows, width] float32; null where it is something else.
+  const float *floats(int64_t rows, int64_t width) {
+    const auto array = given_.get<ffi::AnyBuffer>(next_++);
+    if (!array || !has_shape(*array, ffi::F32, rows, width)) return nullptr;
+    return static_cast<const float *>(array->untyped_data());
+  }
+  // The next, the weights of an RMSNorm of `size` numbers.
+  bool gains(int64_t size, std::vector<float> &gains) {
+    const auto array = given_.get<ffi::AnyBuffer>(next_++);
+    return array && read_gains(*array, size, gains);
+  }
+  // All that are left, a matrix for each result [rows, outputs].
+  bool matrices(Kind kind, int64_t rows, int64_t inputs, ffi::RemainingRets &results,
+                std::vector<Matrix> &matrices) {
+    const size_t arrays = kind == Kind::kBfloat16 ? 1 : 2;
+    if (given_.size() != next_ + arrays * results.size()) return false;
+    for (size_t i = 0; i < results.size(); ++i, next_ += arrays) {
+      auto result = results.get<ffi::AnyBuffer>(i);
+      if (!is_matrix(kind, given_, next_, inputs) || !result) return false;
+      const auto weights = *given_.get<ffi::AnyBuffer>(next_);
+      const auto scale = *given_.get<ffi::AnyBuffer>(next_ + arrays - 1);
+      const int64_t outputs = weights.dimensions()[0];
+      if (!has_shape(**result, ffi::F32, rows, outputs)) return false;
+      matrices.push_back({static_cast<const char *>(weights.untyped_data()),
+                          static_cast<const char *>(scale.untyped_data()),
+                          static_cast<size_t>(outputs),
+                          static_cast<float *>((*result)->untyped_data())});
+    }
+    return true;
+  }
+
+ private:
+  ffi::RemainingArgs &given_;
+  size_t next_ = 0;
+};
+
+void multiply(ffi::ThreadPool &pool, Kind kind, const Operand &x, std::vector<Matrix> matrices) {
+  if (x.rows() >= fewest_of_many_rows(kind)) {
+    multiply_many_rows(pool, kind, x, matrices);
+    return;
+  }
+  std::vector<float> room;
+  const float *rows = x.read(0, x.rows(), room);
+  Product(kind, rows, x.rows(), x.inputs(), std::move(matrices)).run(pool);
+}
+
+ffi::Error linear(Kind kind, ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
+                  ffi::RemainingArgs given, std::string_view before, std::string_view after,
+                  float epsilon, ffi::RemainingRets results) {
+  const auto shape = x.dimensions();
+  if (shape.size() != 2 || shape[1] % static_cast<int64_t>(kGroup) || results.size() == 0) {
+    return wrong();
+  }
+  const int64_t rows = shape[0], inputs = shape[1];
+  Arguments arguments(given);
+  Operand operand(x.typed_data(), rows, inputs);
+  std::vector<float> gains_before, gains_after;
+  if (before == "norm") {
+    if (!arguments.gains(inputs, gains_before)) return wrong();
+    operand.norm_by({gains_before.data(), epsilon, 1.0f});
+  } else if (before == "gate") {
+    const float *up = arguments.floats(rows, inputs);
+    if (up == nullptr) return wrong();
+    operand.gate(up);
+  } else if (!before.empty()) {
+    return wrong();
+  }
   std::vector<Matrix> matrices;
-  for (size_t i = 0; i < results.size(); ++i) {
-    auto result = results.get<ffi::AnyBuffer>(i);
-    if (!is_matrix(kind, arguments, i * arrays, inputs) || !result) return wrong;
-    const auto weights = *arguments.get<ffi::AnyBuffer>(i * arrays);
-    const int64_t outputs = weights.dimensions()[0];
-    if (!has_shape(**result, ffi::F32, rows, outputs)) return wrong;
-    const auto scale = *arguments.get<ffi::AnyBuffer>(i * arrays + arrays - 1);
-    matrices.push_back({static_cast<const char *>(weights.untyped_data()),
-                        static_cast<const char *>(scale.untyped_data()),
-                        static_cast<size_t>(outputs),
-                        static_cast<float *>((*result)->untyped_data())});
+  if (after.empty()) {
+    if (!arguments.matrices(kind, rows, inputs, results, matrices)) return wrong();
+    multiply(pool, kind, operand, std::move(matrices));
+    return ffi::Error::Success();
   }
-  if (static_cast<size_t>(rows) >= fewest_of_many_rows(kind)) {
-    multiply_many_rows(pool, kind, x.typed_data(), rows, inputs, matrices);
-  } else {
-    Product(kind, x.typed_data(), rows, inputs, std::move(matrices)).run(pool);
+  auto result = results.get<ffi::AnyBuffer>(0);
+  if (after != "norm" || results.size() != 1 || !result || (*result)->dimensions().size() != 2) {
+    return wrong();
   }
+  const int64_t outputs = (*result)->dimensions()[1];
+  if (outputs % static_cast<int64_t>(kGroup) || !arguments.gains(outputs, gains_after)) {
+    return wrong();
+  }
+  const float *residual = arguments.floats(rows, outputs);
+  if (residual == nullptr || !arguments.matrices(kind, rows, inputs, results, matrices)) {
+    return wrong();
+  }
+  float *made = matrices.front().result;
+  multiply(pool, kind, operand, std::move(matrices));
+  add_norms(pool, {gains_after.data(), epsilon, 1.0f}, residual, rows, outputs, made);
   return ffi::Error::Success();
 }
 
 template <Kind kKind>
-ffi::Error product_of(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::RemainingArgs arguments,
-                      ffi::RemainingRets results) {
-  return product(kKind, pool, x, arguments, results);
+ffi::Error linear_of(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::RemainingArgs arguments,
+                     std::string_view before, std::string_view after, float epsilon,
+                     ffi::RemainingRets results) {
+  return linear(kKind, pool, x, arguments, before, after, epsilon, results);
 }
 
 }  // namespace
 }  // namespace gemma3
 
-#define GEMMA3_PRODUCT(name, kind)                                          \
-  GEMMA3_KERNEL(name, gemma3::product_of<gemma3::Kind::kind>,               \
+#define GEMMA3_LINEAR(name, kind)                                           \
+  GEMMA3_KERNEL(name, gemma3::linear_of<gemma3::Kind::kind>,                \
                 xla::ffi::Ffi::Bind()                                       \
                     .Ctx<xla::ffi::ThreadPool>()                            \
                     .Arg<xla::ffi::Buffer<xla::ffi::F32>>()                 \
                     .RemainingArgs()                                        \
+                    .Attr<std::string_view>("before")                       \
+                    .Attr<std::string_view>("after")                        \
+                    .Attr<float>("epsilon")                                 \
                     .RemainingRets())
 
-GEMMA3_PRODUCT(gemma3_bfloat16_product, kBfloat16)
-GEMMA3_PRODUCT(gemma3_int8_product, kInt8)
-GEMMA3_PRODUCT(gemma3_int4_product, kInt4)
+GEMMA3_LINEAR(gemma3_bfloat16_linear, kBfloat16)
+GEMMA3_LINEAR(gemma3_int8_linear, kInt8)
+GEMMA3_LINEAR(gemma3_int4_linear, kInt4)

@@ -1,6 +1,4 @@
-// The tiles, written once for every kind of processor. A file of its own for each includes this
-// once, with GEMMA3_TARGET the attribute that names the processor and GEMMA3_LANES the words of its
-// registers: a function that another kind of processor compiled could not be inlined.
+// The tiles, written once for every kind of processor; see lanes.h.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -8,15 +6,12 @@
 #include <utility>
 
 #include "dots.h"
+#include "lanes.h"
 #include "numbers.h"
 #include "tiles.h"
 
 namespace gemma3 {
 namespace {
-
-constexpr size_t kLanes = GEMMA3_LANES;
-typedef uint32_t Words __attribute__((vector_size(4 * GEMMA3_LANES)));
-typedef float Floats __attribute__((vector_size(4 * GEMMA3_LANES)));
 
 // Words of panels that pass while their sums are written back once: those and the weights that they
 // meet stay near.
@@ -24,16 +19,8 @@ constexpr size_t kWordsAtOnce = 1536;
 // Words of weights in a cache line.
 constexpr size_t kLine = 16;
 
-#define GEMMA3_TILE GEMMA3_TARGET inline __attribute__((always_inline))
-
-GEMMA3_TILE Words load_words(const void *from) {
-  Words words;
-  std::memcpy(&words, from, sizeof words);
-  return words;
-}
-
 template <size_t kHalf, size_t... kLane>
-GEMMA3_TILE void exchange(Words &low, Words &high, std::index_sequence<kLane...>) {
+GEMMA3_LANEWISE void exchange(Words &low, Words &high, std::index_sequence<kLane...>) {
   const Words first = low, second = high;
 #if defined(__clang__)
   low = __builtin_shufflevector(first, second, (kLane & kHalf ? kLanes + kLane - kHalf : kLane)...);
@@ -49,7 +36,7 @@ GEMMA3_TILE void exchange(Words &low, Words &high, std::index_sequence<kLane...>
 
 // A square of words becomes its mirror image: its quarters change places, then theirs.
 template <size_t kHalf = kLanes / 2>
-GEMMA3_TILE void transpose(Words (&rows)[kLanes]) {
+GEMMA3_LANEWISE void transpose(Words (&rows)[kLanes]) {
 #pragma GCC unroll 16
   for (size_t i = 0; i < kLanes; ++i) {
     if (i & kHalf) continue;
@@ -93,7 +80,7 @@ GEMMA3_TARGET void add_tile(const uint32_t *x, size_t panel, const char *weights
 #pragma GCC unroll 8
     for (size_t p = 0; p < kPanels; ++p) {
       float *at = sums + (o * kPanels + p) * kLanes;
-      if (more) total[p][o] += reinterpret_cast<Floats>(load_words(at));
+      if (more) total[p][o] += load(at);
       std::memcpy(at, &total[p][o], sizeof(Floats));
     }
   }
@@ -130,8 +117,8 @@ GEMMA3_TARGET void write_panel(const float *sums, size_t between, size_t rows, c
 #pragma GCC unroll 16
     for (size_t i = 0; i < kLanes; ++i) {
       const size_t o = std::min(first + i, outputs - 1);
-      const auto values = reinterpret_cast<Floats>(load_words(sums + o * between));
-      square[i] = reinterpret_cast<Words>(scale == nullptr ? values : values * scale[o]);
+      const Floats values = load(sums + o * between);
+      square[i] = (Words)(scale == nullptr ? values : values * scale[o]);
     }
     transpose(square);
     if (here == kLanes && rows == kLanes) {

@@ -1,22 +1,8 @@
-// The tiles of processors that multiply floats; see tile_forms.h for what is defined before.
+// The tiles of processors that multiply floats; see lanes.h for what is defined before.
 #include "tile_forms.h"
 
 namespace gemma3 {
 namespace {
-
-// Words that are floats.
-struct Singles {
-  static constexpr size_t kInputsOfWord = 1;
-  static constexpr size_t kOutputs = kLanes == 16 ? 8 : 4;  // what the registers have room for
-
-  GEMMA3_TILE static void add(Floats &sum, Words x, Words weight) {
-    sum += reinterpret_cast<Floats>(x) * reinterpret_cast<Floats>(weight);
-  }
-  GEMMA3_TILE static Words words_of(const float *x) {
-    const Words bits = load_words(x);
-    return (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000u;
-  }
-};
 
 GEMMA3_TARGET void bfloat16_as_singles(const void *weights, size_t inputs, size_t outputs,
                                        uint32_t *words) {

@@ -10,13 +10,9 @@ const Tiles kPlainTiles = {GEMMA3_SINGLES, {2, 3, 2}};
 std::vector<Tiles> runnable_tiles() {
   std::vector<Tiles> found;
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {  // as in dots.cc
-    if (__builtin_cpu_supports("avx512bf16")) found.push_back(kBfloat16Tiles);
-    found.push_back(kAvx512Tiles);
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(kAvx2Tiles);
+  if (has_bfloat16()) found.push_back(kBfloat16Tiles);
+  if (has_avx512()) found.push_back(kAvx512Tiles);
+  if (has_avx2()) found.push_back(kAvx2Tiles);
 #endif
   found.push_back(kPlainTiles);
   return found;

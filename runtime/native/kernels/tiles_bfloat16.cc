@@ -1,33 +1,13 @@
 // The tiles with AVX-512 whose products are of pairs of bfloat16.
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
-#define GEMMA3_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
-#define GEMMA3_LANES 16
+#include "pairs.h"
 #include "tile_forms.h"
 
 namespace gemma3 {
 namespace {
 
-// Words that are pairs of bfloat16, the first in the lower half.
-struct Pairs {
-  static constexpr size_t kInputsOfWord = 2, kOutputs = 8;
-
-  GEMMA3_TILE static void add(Floats &sum, Words x, Words weight) {
-    sum = reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
-                                                    reinterpret_cast<__m512bh>(x),
-                                                    reinterpret_cast<__m512bh>(weight)));
-  }
-  GEMMA3_TILE static Words pairs(__m512 first, __m512 second) {
-    return reinterpret_cast<Words>(_mm512_cvtne2ps_pbh(second, first));
-  }
-  GEMMA3_TILE static Words words_of(const float *x) {
-    return pairs(_mm512_loadu_ps(x), _mm512_loadu_ps(x + kLanes));
-  }
-};
-
-GEMMA3_TILE __m512 floats_of(__m128i bytes) {
+GEMMA3_LANEWISE __m512 floats_of(__m128i bytes) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
 }
 
