@@ -14,6 +14,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from .errors import ArtifactError
@@ -121,67 +122,97 @@ def decode(kind: type[T], value: Any, where: str) -> T:
         ArtifactError: a field is missing, unknown or of another type; the message names its
             JSON path.
     """
-    return _decode(kind, value, where, "")
+    return _decoder(kind)(value, where, "")
 
 
-def _decode(hint: Any, value: Any, where: str, path: str) -> Any:
+Decoder = Callable[[Any, str, str], Any]
+"""Of a JSON value, the file it is from and its path there."""
+
+
+@functools.cache
+def _decoder(hint: Any) -> Decoder:
+    """What decodes values of a type hint: looking at the hint is most of the work."""
     if hint is Any:
-        return value
+        return lambda value, where, path: value
     if isinstance(hint, type) and hint in _SCALARS:
-        return _scalar(hint, value, where, path)
+        return functools.partial(_scalar, hint)
     if dataclasses.is_dataclass(hint):
-        return _record(typing.cast(type, hint), value, where, path)
+        return functools.partial(_record, typing.cast(type, hint))
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        names = [member.value for member in hint]
-        if value not in names:
-            refuse(where, path, f"one of {', '.join(names)}", show(value))
-        return hint(value)
+        return functools.partial(_member, {member.value: member for member in hint})
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and arguments[1:] == (Ellipsis,):
+        return functools.partial(_items, _decoder(arguments[0]))
     if origin is tuple:
-        return _items(arguments, value, where, path)
+        return functools.partial(_fixed_items, tuple(map(_decoder, arguments)))
     if origin is dict:
-        if not isinstance(value, dict):
-            refuse(where, path, "an object", show(value))
-        return {
-            _scalar(str, name, where, f"{path} key"): _decode(
-                arguments[1], item, where, f"{path}[{json.dumps(name)}]"
-            )
-            for name, item in value.items()
-        }
+        return functools.partial(_mapping, _decoder(arguments[1]))
     assert origin in (typing.Union, types.UnionType), hint
     assert arguments[1:] == (type(None),), hint
-    return None if value is None else _decode(arguments[0], value, where, path)
+    return functools.partial(_optional, _decoder(arguments[0]))
+
+
+def _member(members: dict[str, enum.Enum], value: Any, where: str, path: str) -> Any:
+    if not isinstance(value, str) or value not in members:
+        refuse(where, path, f"one of {', '.join(members)}", show(value))
+    return members[value]
+
+
+def _optional(decoder: Decoder, value: Any, where: str, path: str) -> Any:
+    return None if value is None else decoder(value, where, path)
+
+
+def _mapping(decoder: Decoder, value: Any, where: str, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        refuse(where, path, "an object", show(value))
+    return {
+        _scalar(str, name, where, f"{path} key"): decoder(
+            item, where, f"{path}[{json.dumps(name)}]"
+        )
+        for name, item in value.items()
+    }
 
 
 def _record(kind: type, value: Any, where: str, path: str) -> Any:
     if not isinstance(value, dict):
         refuse(where, path, f"an object ({kind.__name__})", show(value))
-    hints = field_hints(kind)
-    if value.keys() != hints.keys():
-        fields = ", ".join(hints)
-        for name in hints:
+    decoders = _field_decoders(kind)
+    if value.keys() != decoders.keys():
+        fields = ", ".join(decoders)
+        for name in decoders:
             if name not in value:
                 refuse(where, _join(path, name), f"fields {fields}", "no such field")
-        for name in sorted(value.keys() - hints.keys()):
+        for name in sorted(value.keys() - decoders.keys()):
             refuse(where, _join(path, name), f"only fields {fields}", "an unknown field")
     return kind(
         **{
-            name: _decode(hint, value[name], where, _join(path, name))
-            for name, hint in hints.items()
+            name: decoder(value[name], where, _join(path, name))
+            for name, decoder in decoders.items()
         }
     )
 
 
-def _items(hints: tuple[Any, ...], value: Any, where: str, path: str) -> tuple[Any, ...]:
+@functools.cache
+def _field_decoders(kind: type) -> dict[str, Decoder]:
+    return {name: _decoder(hint) for name, hint in field_hints(kind).items()}
+
+
+def _items(decoder: Decoder, value: Any, where: str, path: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
         refuse(where, path, "an array", show(value))
-    if hints[-1] is Ellipsis:
-        hints = (hints[0],) * len(value)
-    if len(value) != len(hints):
-        refuse(where, path, f"an array of {len(hints)}", show(value))
+    return tuple([decoder(item, where, f"{path}[{index}]") for index, item in enumerate(value)])
+
+
+def _fixed_items(
+    decoders: tuple[Decoder, ...], value: Any, where: str, path: str
+) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        refuse(where, path, "an array", show(value))
+    if len(value) != len(decoders):
+        refuse(where, path, f"an array of {len(decoders)}", show(value))
     return tuple(
-        _decode(hint, item, where, f"{path}[{index}]")
-        for index, (hint, item) in enumerate(zip(hints, value, strict=True))
+        decoder(item, where, f"{path}[{index}]")
+        for index, (decoder, item) in enumerate(zip(decoders, value, strict=True))
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -31,13 +32,13 @@ def one_line(message: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
-def run_command(command: click.Command) -> NoReturn:
+def run_command(command: click.Command, leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
     """Run a click command and end the process: 0 done, 2 the user's mistake, 1 anything else.
 
     A UsageError, and whatever click finds wrong with the command line, becomes one line
     `error: ...` on stderr. A reader that closed our stdout gets no message. Any other
     exception keeps its traceback. Commands return None: click gives back the status of
-    `context.exit(status)` in the same way.
+    `context.exit(status)` in the same way. A command that has done its work ends by `leave`.
     """
     import click  # here and not above: hosts that only read bundles need no command line
 
@@ -57,7 +58,8 @@ def run_command(command: click.Command) -> NoReturn:
         # Python flushes stdout once more at exit; without this it would complain there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILURE)
-    sys.exit(result if isinstance(result, int) else 0)
+    sys.stderr.flush()
+    leave(result if isinstance(result, int) else 0)
 
 
 def _explain(error: click.ClickException) -> str:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import threading
+from pathlib import Path
+
 from ..artifacts.bundle import Bundle
 from ..artifacts.errors import ArtifactError, UsageError
 from ..artifacts.manifest import MeshRecord
@@ -35,5 +40,26 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer:
             f"{bundle.root / MANIFEST} names no tokenizer: pass --tokens and --json, or export "
             "from a checkpoint that has a tokenizer"
         )
-    bundle.verify_digest(record.path)
-    return Tokenizer(bundle.path(record.path), bundle.manifest.model.bos_token_id)
+    with _READING:
+        bundle.verify_digest(record.path)
+        path, bos = bundle.path(record.path), bundle.manifest.model.bos_token_id
+        return _read_tokenizer(path, bos, bundle.digest(record.path))
+
+
+def read_tokenizer_ahead(bundle: Bundle) -> None:
+    """Begin `open_tokenizer` in a thread; what it finds wrong is said to who asks for it."""
+
+    def read() -> None:
+        with contextlib.suppress(ArtifactError, OSError):
+            open_tokenizer(bundle)
+
+    threading.Thread(target=read, daemon=True).start()
+
+
+_READING = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _read_tokenizer(path: Path, bos_token_id: int, digest: str) -> Tokenizer:
+    """The tokenizer in a file of this digest; kept, for a command asks for it twice."""
+    return Tokenizer(path, bos_token_id)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..artifacts.bundle import Bundle
-from ..artifacts.manifest import Bucket, ProgramName
+from ..artifacts.manifest import Bucket, MeshRecord, ProgramName
 from .opening import choose_mesh, refuse_abstract
 from .terminal import StatusLine
 
@@ -62,6 +62,27 @@ def open_bundle(path: Path, signer: Path | None = None) -> Bundle:
     return bundle
 
 
+def import_jax(
+    bundle: Bundle, mesh: str | None, platform: str | None, status: StatusLine
+) -> MeshRecord:
+    """Import JAX, a third of a start in which other threads may do C++ work; the mesh to run on.
+
+    A mesh or platform that the bundle was not exported for is refused first.
+    """
+    record = choose_mesh(bundle, mesh)
+    if platform is not None:
+        bundle.programs_for(record.mesh.name, platform)
+    status.say("starting JAX")
+    gc.disable()  # importing JAX makes many objects and frees few: 0.1 s of looking
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks are not for users
+    from . import devices, model
+
+    del devices, model
+    gc.freeze()
+    gc.enable()
+    return record
+
+
 def load_model(
     bundle: Bundle,
     mesh: str | None,
@@ -70,17 +91,10 @@ def load_model(
     keep_compiled: bool = False,
 ) -> LoadedModel:
     """Start JAX with the devices the mesh needs and put the weights there."""
-    record = choose_mesh(bundle, mesh)
-    if platform is not None:
-        bundle.programs_for(record.mesh.name, platform)  # refused before JAX looks for it
-    status.say("starting JAX")
-    gc.disable()  # importing JAX makes many objects and frees few: 0.1 s of looking
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks are not for users
+    record = import_jax(bundle, mesh, platform, status)
     from .devices import prepare_backend
     from .model import LoadedModel
 
-    gc.freeze()
-    gc.enable()
     prepare_backend(record.mesh, platform)
     status.say("mapping weights")
     return LoadedModel(bundle, record, platform, keep_compiled)
