@@ -25,20 +25,24 @@ BIN = Path(sys.prefix) / "bin"
 NATIVE = ROOT / "build" / "native"
 WORK = ROOT / "build" / "bench"
 PROMPT, NEW, CACHE = 512, 129, 1024
+PORTABLE = ", portable"
 COLUMNS = ("first_token_s", "prefill_tok_s", "decode_tok_s", "peak_rss_bytes")
 
 
 def make_bundle(out: Path) -> Path:
-    """The real 270M in bfloat16 for one device, unless it is there."""
+    """The real 270M in bfloat16 for one device, with kernels and without, unless it is there."""
     if not (out / "manifest.json").exists():
         sizes = ["--batch", "1", "--prefill", PROMPT, "--cache", CACHE, "--generate", "32"]
-        command = [BIN / "gemma3-export", "--mesh", "1x1", *sizes, "--out", out]
+        command = [BIN / "gemma3-export", "--mesh", "1x1", "--kernels", *sizes, "--out", out]
         subprocess.run(list(map(str, command)), check=True, capture_output=True)
     return out
 
 
 def commands(bundle: Path, model: Path) -> dict[str, list[str]]:
-    """What is run: each prints one JSON object with COLUMNS, at its end or under `stats`."""
+    """What is run: each prints one JSON object with COLUMNS, at its end or under `stats`.
+
+    Those whose name ends with PORTABLE are to do without kernels.
+    """
     tokens = [2, *range(1000, 1000 + PROMPT - 1)]
     prompt = WORK / "prompt.json"
     prompt.write_text(json.dumps(tokens))
@@ -48,19 +52,28 @@ def commands(bundle: Path, model: Path) -> dict[str, list[str]]:
     ]  # fmt: skip
     host = str(NATIVE / "bin" / "gemma3-host")
     llama = str(ROOT / "tests" / "benchmarks" / "llama_cold.py")
-    return {
+    ours = {
         "gemma3-host, compiling": [host, *request, "--no-cache"],
-        "gemma3-host, compiled programs kept": [host, *request],
+        "gemma3-host": [host, *request],
         "gemma3-run, compiling": [str(BIN / "gemma3-run"), *request, "--no-cache"],
-        "gemma3-run, compiled programs kept": [str(BIN / "gemma3-run"), *request],
-        "llama.cpp": [sys.executable, llama, str(model), str(prompt), str(NEW - 1)],
+        "gemma3-run": [str(BIN / "gemma3-run"), *request],
     }
+    portable = {name + PORTABLE: command for name, command in ours.items()}
+    peer = [sys.executable, llama, str(model), str(prompt), str(NEW - 1)]
+    return {**ours, **portable, "llama.cpp": peer}
 
 
-def measure(command: list[str]) -> dict[str, float]:
+def environment(name: str) -> dict[str, str]:
+    """What the candidate of this name runs in."""
+    kernels = {"GEMMA3_KERNELS": "none"} if name.endswith(PORTABLE) else {}
+    return {**os.environ, "VIRTUAL_ENV": sys.prefix, **kernels}
+
+
+def measure(name: str, command: list[str]) -> dict[str, float]:
     """The figures of one run."""
-    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment(name), check=True
+    )
     value = json.loads(done.stdout.splitlines()[-1])
     return value.get("stats", value)
 
@@ -90,17 +103,15 @@ def report(runs: dict[str, list[dict[str, float]]], bundle: Path) -> None:
 def main(repeats: int) -> None:
     """Make what is missing, measure in turn, print."""
     WORK.mkdir(parents=True, exist_ok=True)
-    bundle = make_bundle(WORK / "native-bundle")
+    bundle = make_bundle(WORK / "native-kernels")
     model = write_gguf_files(demo_checkpoint(), WORK / "gguf")["BF16"]
     candidates = commands(bundle, model)
-    host = candidates["gemma3-host, compiling"][0]
-    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
-    subprocess.run([host, str(bundle), "--compile"], check=True, env=environment)
-    measure(candidates["gemma3-run, compiled programs kept"])  # keeps them
+    for name in ("gemma3-host", "gemma3-run", f"gemma3-host{PORTABLE}", f"gemma3-run{PORTABLE}"):
+        measure(name, candidates[name])  # keeps what it compiles
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, command in candidates.items():
-            runs[name].append(measure(command))
+            runs[name].append(measure(name, command))
             print(f"{name}: {runs[name][-1]}", file=sys.stderr, flush=True)
     report(runs, bundle)
 
