@@ -29,6 +29,11 @@ def rms_scaled(x: Array, scale: Array, weight: Array) -> Array:
     return x.astype(jnp.float32) * scale * (1.0 + weight.astype(jnp.float32))
 
 
+def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
+    """The RMSNorm of x [...,D] by 1 + weight [D], float32."""
+    return rms_scaled(x, rms_scale(x, epsilon), weight)
+
+
 def gated(gate: Array, up: Array) -> Array:
     """gelu_tanh(gate) * up, elementwise."""
     return jax.nn.gelu(gate, approximate=True) * up
@@ -78,8 +83,7 @@ class AddedNorm:
 
     def written(self, product: Array) -> Array:
         """product [B,T,D] float32 -> the same shape."""
-        scale = rms_scale(product, self.epsilon)
-        return self.residual + rms_scaled(product, scale, self.weight)
+        return self.residual + rms_norm(product, self.weight, self.epsilon)
 
 
 def kernel_arguments(

@@ -31,7 +31,7 @@ from .cache import (
 from .config import Gemma3TextConfig, LayerType
 from .context import LoweringContext
 from .forms import ATTENTION_KERNEL
-from .operands import AddedNorm, Gated, Normed, Operand, rms_scale, rms_scaled
+from .operands import AddedNorm, Gated, Normed, Operand, rms_norm
 from .quantized import take_rows
 from .rope import apply_rope, rope_tables
 
@@ -109,7 +109,7 @@ class Gemma3RMSNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x [...,size] -> same shape, float32."""
-        return rms_scaled(x, rms_scale(x, self.eps), self.weight[...])
+        return rms_norm(x, self.weight[...], self.eps)
 
     def before(self, x: Array) -> Normed:
         """The same of x [B,T,size], to be multiplied."""
