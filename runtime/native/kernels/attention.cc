@@ -64,11 +64,7 @@ void run(const Call &call, ffi::ThreadPool &pool) {
     const size_t row = i / parts, first = i % parts * kTokensOfTask;
     own.make(row, first, std::min(call.valid(row), first + kTokensOfTask));
   };
-  if (parts == 1) {
-    for (size_t i = 0; i < call.rows; ++i) make(i);
-  } else {
-    share(pool, call.rows * parts, make);
-  }
+  share_if(parts > 1, pool, call.rows * parts, make);
   if (call.tokens == 1) {
     attend_one_token(call, own, pool);
   } else {

@@ -44,7 +44,7 @@ GEMMA3_LANEWISE Words packed(const Floats *numbers) {
 // c[panel][output] += a[panel][k] times b[output][k] for all k < depth, all in words.
 template <typename Kind, size_t kPanels, size_t kOutputs>
 GEMMA3_LANEWISE void tile(const Words *a, size_t panel, const uint32_t *b, size_t output,
-                       size_t deeper, size_t depth, bool fresh, Floats *c, size_t c_panel) {
+                          size_t deeper, size_t depth, bool fresh, Floats *c, size_t c_panel) {
   Floats sums[kPanels][kOutputs];
   for (size_t p = 0; p < kPanels; ++p) {
     for (size_t o = 0; o < kOutputs; ++o) sums[p][o] = fresh ? Floats{} : c[p * c_panel + o];
@@ -73,7 +73,7 @@ GEMMA3_TARGET void multiply_panels(const Words *a, size_t panel, const uint32_t 
   size_t o = 0;
   for (; o + kOutputsOfAttend <= outputs; o += kOutputsOfAttend) {
     tile<Kind, kPanels, kOutputsOfAttend>(a, panel, b + o * output, output, deeper, depth, fresh,
-                                         c + o, c_panel);
+                                          c + o, c_panel);
   }
   for (; o + 2 <= outputs; o += 2) {
     tile<Kind, kPanels, 2>(a, panel, b + o * output, output, deeper, depth, fresh, c + o, c_panel);
@@ -85,21 +85,20 @@ GEMMA3_TARGET void multiply_panels(const Words *a, size_t panel, const uint32_t 
 
 template <typename Kind>
 GEMMA3_LANEWISE void multiply(const Words *a, size_t panel, size_t panels, const uint32_t *b,
-                           size_t output, size_t outputs, size_t deeper, size_t depth, bool fresh,
-                           Floats *c, size_t c_panel) {
+                              size_t output, size_t outputs, size_t deeper, size_t depth,
+                              bool fresh, Floats *c, size_t c_panel) {
   size_t p = 0;
   for (; p + kPanelsOfTile <= panels; p += kPanelsOfTile) {
     multiply_panels<Kind, kPanelsOfTile>(a + p * panel, panel, b, output, outputs, deeper, depth,
-                                          fresh, c + p * c_panel, c_panel);
+                                         fresh, c + p * c_panel, c_panel);
   }
   for (; p < panels; ++p) {
     multiply_panels<Kind, 1>(a + p * panel, panel, b, output, outputs, deeper, depth, fresh,
-                              c + p * c_panel, c_panel);
+                             c + p * c_panel, c_panel);
   }
 }
 
 // What a block of queries has met so far, and room for what it meets next.
-template <typename Kind>
 struct Running {
   Words *queries;        // [panels][head / kInputsOfWord]
   Floats *scores;        // [panels][kKeysAtOnce]
@@ -111,14 +110,14 @@ struct Running {
 };
 
 template <typename Kind>
-GEMMA3_LANEWISE Running<Kind> lay_out(const ChunkTask &task, Words *memory) {
+GEMMA3_LANEWISE Running lay_out(const ChunkTask &task, Words *memory) {
   const size_t depth = task.head / Kind::kInputsOfWord, met = kKeysAtOnce / Kind::kInputsOfWord;
   const auto take = [&memory](size_t registers) {
     Words *here = memory;
     memory += registers;
     return here;
   };
-  Running<Kind> room;
+  Running room;
   room.queries = take(task.panels * depth);
   room.scores = reinterpret_cast<Floats *>(take(task.panels * kKeysAtOnce));
   room.weights = take(task.panels * met);
@@ -203,8 +202,8 @@ GEMMA3_LANEWISE Ints seen_by(const ChunkTask &task, size_t panel, int32_t place)
 
 // The scores of a panel become weights; what was mixed so far is worth less by what is returned.
 template <typename Kind>
-GEMMA3_LANEWISE Floats weigh_panel(const ChunkTask &task, const Running<Kind> &room, size_t panel,
-                                const Stretch &stretch, size_t first, size_t count) {
+GEMMA3_LANEWISE Floats weigh_panel(const ChunkTask &task, const Running &room, size_t panel,
+                                   const Stretch &stretch, size_t first, size_t count) {
   Floats *scores = room.scores + panel * kKeysAtOnce;
   Floats peak = room.peak[panel];
   for (size_t s = 0; s < count; ++s) {
@@ -242,7 +241,7 @@ GEMMA3_LANEWISE Floats weigh_panel(const ChunkTask &task, const Running<Kind> &r
 
 // The queries meet `count` keys of a stretch, from `first` on, and mix in their values.
 template <typename Kind, typename Number>
-GEMMA3_TARGET void meet(const ChunkTask &task, const Running<Kind> &room, const Stretch &stretch,
+GEMMA3_TARGET void meet(const ChunkTask &task, const Running &room, const Stretch &stretch,
                         size_t first, size_t count) {
   const size_t head = task.head, depth = head / Kind::kInputsOfWord;
   const auto *keys = static_cast<const Number *>(stretch.keys) + first * head;
@@ -272,7 +271,7 @@ GEMMA3_TARGET size_t chunk_memory_here(const ChunkTask &task) {
 template <typename Kind>
 GEMMA3_TARGET void attend_chunk_of(const ChunkTask &task, const Stretch *stretches, size_t count,
                                    void *memory, float *result) {
-  const Running<Kind> room = lay_out<Kind>(task, static_cast<Words *>(memory));
+  const Running room = lay_out<Kind>(task, static_cast<Words *>(memory));
   pack_queries<Kind>(task, room.queries);
   for (size_t p = 0; p < task.panels; ++p) {
     room.peak[p] = Floats{} + kUnseen;

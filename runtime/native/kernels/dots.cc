@@ -5,6 +5,7 @@
 
 #include "mix.h"
 #include "numbers.h"
+#include "processor.h"
 
 namespace gemma3 {
 namespace {
@@ -83,29 +84,12 @@ GEMMA3_VECTORISED_MIX()
 const Forms kPlainForms = {plain_bfloat16, plain_int8, plain_int4, float_by_int8,
                               mix_bfloat16, mix_int8, weigh, round_row};
 
-#if defined(__x86_64__)
-bool has_avx512() {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-}
-
-bool has_bfloat16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
-
-bool has_avx2() {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
-#endif
-
 std::vector<Forms> runnable_forms() {
-  std::vector<Forms> found;
 #if defined(__x86_64__)
-  if (has_avx512()) found.push_back(kAvx512Forms);
-  if (has_avx2()) found.push_back(kAvx2Forms);
+  return runnable<Forms>(nullptr, &kAvx512Forms, &kAvx2Forms, kPlainForms);
+#else
+  return {kPlainForms};
 #endif
-  found.push_back(kPlainForms);
-  return found;
 }
 
 const Forms &fastest_forms() {

@@ -88,12 +88,6 @@ void arrange_for_int4(const int8_t *x, size_t inputs, int8_t *arranged, int32_t 
 extern const Forms kPlainForms;
 #if defined(__x86_64__)
 extern const Forms kAvx2Forms, kAvx512Forms;
-
-// Whether this processor has what forms for it are made of, here and elsewhere: AVX2 with FMA,
-// AVX-512 with VNNI, and that with products of bfloat16 pairs.
-bool has_avx2();
-bool has_avx512();
-bool has_bfloat16();
 #endif
 
 }  // namespace gemma3

@@ -2,7 +2,7 @@
 #define GEMMA3_TARGET
 #define GEMMA3_LANES 4  // SSE2 and NEON
 #include "chunk.h"
-#include "dots.h"
+#include "processor.h"
 #include "rows.h"
 
 namespace gemma3 {
@@ -10,14 +10,11 @@ namespace gemma3 {
 const LayerForms kPlainLayer = {GEMMA3_LAYER(Singles)};
 
 std::vector<LayerForms> runnable_layer_forms() {
-  std::vector<LayerForms> found;
 #if defined(__x86_64__)
-  if (has_bfloat16()) found.push_back(kBfloat16Layer);
-  if (has_avx512()) found.push_back(kAvx512Layer);
-  if (has_avx2()) found.push_back(kAvx2Layer);
+  return runnable<LayerForms>(&kBfloat16Layer, &kAvx512Layer, &kAvx2Layer, kPlainLayer);
+#else
+  return {kPlainLayer};
 #endif
-  found.push_back(kPlainLayer);
-  return found;
 }
 
 const LayerForms &fastest_layer_forms() {

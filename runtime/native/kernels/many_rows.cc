@@ -32,39 +32,24 @@ class ManyRows {
       thread_local std::vector<float> room;
       tiles_.pack(x.read(first, rows, room), rows, inputs_, panel(first));
     };
-    run(pool, rows_ * inputs_ < kWorthPackingTogether, count, task);
+    share_if(rows_ * inputs_ >= kWorthPackingTogether, pool, count, task);
   }
 
   void multiply(ffi::ThreadPool &pool) {
-    size_t outputs = 0;
-    for (const Matrix &matrix : matrices_) outputs += matrix.outputs;
+    const size_t outputs = outputs_of_all(matrices_);
     const size_t row_parts = (rows_ + kRowsOfTask - 1) / kRowsOfTask;
     const size_t rows_of_task = rows_of_each(row_parts);
-    const size_t outputs_of_task = outputs_of_each(pool, outputs, row_parts);
-    std::vector<size_t> ends;  // how many parts the matrices up to each one have
-    size_t parts = 0;
-    for (const Matrix &matrix : matrices_) {
-      ends.push_back(parts += (matrix.outputs + outputs_of_task - 1) / outputs_of_task);
-    }
+    const Parts parts(matrices_, outputs_of_each(pool, outputs, row_parts));
     const auto task = [&](size_t index) {
-      const size_t part = index % parts, row = index / parts * rows_of_task;
-      const size_t which = std::upper_bound(ends.begin(), ends.end(), part) - ends.begin();
-      const size_t first = (part - (which == 0 ? 0 : ends[which - 1])) * outputs_of_task;
-      const Matrix &matrix = matrices_[which];
-      const size_t last = std::min(matrix.outputs, first + outputs_of_task);
+      const auto [matrix, first, last] = parts.at(index % parts.count());
+      const size_t row = index / parts.count() * rows_of_task;
       multiply(matrix, row, std::min(rows_, row + rows_of_task), first, last);
     };
-    run(pool, rows_ * outputs * inputs_ < kWorthSharing, row_parts * parts, task);
+    share_if(rows_ * outputs * inputs_ >= kWorthSharing, pool, row_parts * parts.count(), task);
   }
 
  private:
   uint32_t *panel(size_t first_row) { return panels_.data() + first_row * words_; }
-
-  static void run(ffi::ThreadPool &pool, bool alone, size_t count,
-                  const std::function<void(size_t)> &task) {
-    if (!alone) return share(pool, count, task);
-    for (size_t i = 0; i < count; ++i) task(i);
-  }
 
   // Whole panels, as even as can be.
   size_t rows_of_each(size_t parts) const {

@@ -2,7 +2,9 @@
 #ifndef GEMMA3_KERNELS_MATRIX_H_
 #define GEMMA3_KERNELS_MATRIX_H_
 
+#include <algorithm>
 #include <cstddef>
+#include <vector>
 
 #include "dots.h"
 
@@ -33,6 +35,40 @@ inline size_t weight_bytes(Kind kind, size_t inputs) {
 inline size_t scale_bytes(Kind kind, size_t inputs) {
   return kind == Kind::kBfloat16 ? 0 : kind == Kind::kInt8 ? 4 : inputs / kGroup * 2;
 }
+
+inline size_t outputs_of_all(const std::vector<Matrix> &matrices) {
+  size_t outputs = 0;
+  for (const Matrix &matrix : matrices) outputs += matrix.outputs;
+  return outputs;
+}
+
+// The outputs of all matrices of a call, cut into parts of so many at most, each of one matrix.
+class Parts {
+ public:
+  struct Part {
+    const Matrix &matrix;
+    size_t first, last;  // outputs
+  };
+
+  Parts(const std::vector<Matrix> &matrices, size_t outputs)
+      : matrices_(matrices), outputs_(outputs) {
+    for (const Matrix &matrix : matrices) {
+      ends_.push_back(count() + (matrix.outputs + outputs - 1) / outputs);
+    }
+  }
+  size_t count() const { return ends_.empty() ? 0 : ends_.back(); }
+  Part at(size_t part) const {
+    const size_t which = std::upper_bound(ends_.begin(), ends_.end(), part) - ends_.begin();
+    const size_t first = (part - (which == 0 ? 0 : ends_[which - 1])) * outputs_;
+    const Matrix &matrix = matrices_[which];
+    return {matrix, first, std::min(matrix.outputs, first + outputs_)};
+  }
+
+ private:
+  const std::vector<Matrix> &matrices_;
+  size_t outputs_;
+  std::vector<size_t> ends_;  // how many parts the matrices up to each one have
+};
 
 }  // namespace gemma3
 

@@ -120,11 +120,7 @@ void attend_one_token(const Call &call, Own &own, ffi::ThreadPool &pool) {
   const auto task = [&](size_t i) {
     parts[i] = attend(call, queries.head(tasks[i].head * group), tasks[i].slots);
   };
-  if (seen * call.head < kWorthSharing) {
-    for (size_t i = 0; i < tasks.size(); ++i) task(i);
-  } else {
-    share(pool, tasks.size(), task);
-  }
+  share_if(seen * call.head >= kWorthSharing, pool, tasks.size(), task);
   for (size_t head = 0, next = 0; head < heads; ++head) {
     float *result = call.result + head * group * call.head;
     if (call.valid(head / call.kv_heads) == 0) {

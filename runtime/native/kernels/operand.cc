@@ -39,11 +39,7 @@ void add_norms(ffi::ThreadPool &pool, const Norm &norm, const float *residual, s
       fastest_layer_forms().add_norm(row, norm, residual + r * outputs, outputs, row);
     }
   };
-  if (rows <= kRowsOfTask) {
-    task(0);
-  } else {
-    share(pool, (rows + kRowsOfTask - 1) / kRowsOfTask, task);
-  }
+  share_if(rows > kRowsOfTask, pool, (rows + kRowsOfTask - 1) / kRowsOfTask, task);
 }
 
 bool read_gains(const ffi::AnyBuffer &weights, int64_t size, std::vector<float> &gains) {

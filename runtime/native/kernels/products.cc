@@ -99,31 +99,17 @@ class Product {
         inputs_(inputs), matrices_(std::move(matrices)) {}
 
   void run(ffi::ThreadPool &pool) const {
-    size_t outputs = 0;
-    for (const Matrix &matrix : matrices_) outputs += matrix.outputs;
+    const size_t outputs = outputs_of_all(matrices_);
     const size_t threads = static_cast<size_t>(std::max<int64_t>(pool.num_threads(), 1));
     const size_t wanted = std::min(outputs / (threads * kTasksOfThread),
                                    kBytesOfTask / weight_bytes(kind_, inputs_));
-    const size_t outputs_of_task = std::max(wanted, kFewestOutputs);
+    const Parts parts(matrices_, std::max(wanted, kFewestOutputs));
     const size_t row_parts = (rows_ + kRowsOfTask - 1) / kRowsOfTask;
-    std::vector<size_t> ends;  // how many parts the matrices up to each one have
-    size_t parts = 0;
-    for (const Matrix &matrix : matrices_) {
-      ends.push_back(parts += (matrix.outputs + outputs_of_task - 1) / outputs_of_task);
-    }
     const auto task = [&](size_t index) {
-      const size_t part = index / row_parts;
-      const size_t which = std::upper_bound(ends.begin(), ends.end(), part) - ends.begin();
-      const size_t first = (part - (which == 0 ? 0 : ends[which - 1])) * outputs_of_task;
-      const Matrix &matrix = matrices_[which];
-      multiply(matrix, index % row_parts * kRowsOfTask, first,
-               std::min(matrix.outputs, first + outputs_of_task));
+      const auto [matrix, first, last] = parts.at(index / row_parts);
+      multiply(matrix, index % row_parts * kRowsOfTask, first, last);
     };
-    if (rows_ * outputs * inputs_ < kWorthSharing) {
-      for (size_t i = 0; i < row_parts * parts; ++i) task(i);
-    } else {
-      share(pool, row_parts * parts, task);
-    }
+    share_if(rows_ * outputs * inputs_ >= kWorthSharing, pool, row_parts * parts.count(), task);
   }
 
  private:

@@ -52,4 +52,10 @@ void share(xla::ffi::ThreadPool &pool, size_t count, const std::function<void(si
   state->all_done.wait(lock, [&] { return state->done.load() == count; });
 }
 
+void share_if(bool worth, xla::ffi::ThreadPool &pool, size_t count,
+              const std::function<void(size_t)> &task) {
+  if (worth) return share(pool, count, task);
+  for (size_t i = 0; i < count; ++i) task(i);
+}
+
 }  // namespace gemma3

@@ -13,6 +13,10 @@ namespace gemma3 {
 // done. A thread that comes late finds nothing left and touches nothing of the caller's.
 void share(xla::ffi::ThreadPool &pool, size_t count, const std::function<void(size_t)> &task);
 
+// The same where that is worth waking others; else the calling thread does all.
+void share_if(bool worth, xla::ffi::ThreadPool &pool, size_t count,
+              const std::function<void(size_t)> &task);
+
 }  // namespace gemma3
 
 #endif  // GEMMA3_KERNELS_SHARE_H_
