@@ -23,6 +23,7 @@ from .convention import (
     sees_images,
 )
 from .errors import ArtifactError
+from .kernels import TARGET_NAME
 from .manifest import (
     ITEMSIZE,
     KERNELS,
@@ -227,6 +228,9 @@ def _check_variants(manifest: Manifest, keys: list[str], where: str) -> None:
             expected = "none" if variant == PORTABLE else "at least one"
             got = ", ".join(program.custom_calls) or "none"
             refuse(where, f"{path}.custom_calls", expected, got)
+        for target in program.custom_calls:
+            if not TARGET_NAME.fullmatch(target):
+                refuse(where, f"{path}.custom_calls", "names of kernels, gemma3_...", target)
 
 
 def _check_extras(manifest: Manifest, where: str) -> None:

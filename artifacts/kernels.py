@@ -1,6 +1,8 @@
 """C++ kernels that programs of the variant `kernels` call: found, loaded, and given to XLA.
 
-The library comes from `make native` or from where GEMMA3_KERNELS says, never from a bundle.
+The library comes from `make native` or from where GEMMA3_KERNELS says, never from a bundle, and of
+what a bundle names only the targets below are looked up in it: XLA calls a handler while it is
+registered, so whoever chose the name would choose what is called.
 """
 
 from __future__ import annotations
@@ -8,16 +10,67 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import UsageError
 
+TARGETS = (
+    "gemma3_bfloat16_linear",
+    "gemma3_cached_attention",
+    "gemma3_int4_linear",
+    "gemma3_int8_linear",
+)
+"""The targets of XLA's FFI that this version knows, and all that is ever looked up. The exporter
+writes these (model/forms.py), and runtime/native/src/kernels.cc has the same table."""
+TARGET_NAME = re.compile(r"gemma3_[a-z0-9_]{1,57}")
+"""What a manifest may name. Other targets than the above are of another version of the project:
+their programs are left for the portable ones."""
 ENVIRONMENT = "GEMMA3_KERNELS"
 """Path of the library, or `none` to do without."""
 LIBRARY = "libgemma3_kernels.so"
 KERNEL_PLATFORM = "cpu"
 """The platform that kernels are for."""
 _BUILT = Path(__file__).resolve().parent.parent / "build" / "native" / "lib" / LIBRARY
+_NONE = "none"
+_LINK_MAP = 2  # RTLD_DI_LINKMAP of dlinfo and RTLD_DL_LINKMAP of dladdr1
+
+
+def kernels_declined() -> bool:
+    """Whether the user wants no kernels."""
+    return os.environ.get(ENVIRONMENT) == _NONE
+
+
+def find_library() -> Path | None:
+    """Where the library of kernels is, or would be if it was named; None where there is none."""
+    named = os.environ.get(ENVIRONMENT)
+    if named:
+        return None if named == _NONE else Path(named).absolute()
+    return _BUILT if _BUILT.is_file() else None
+
+
+def kernel_problem(targets: Iterable[str]) -> str | None:
+    """Why programs that call `targets` cannot all be taken here; None when they can.
+
+    Raises UsageError when GEMMA3_KERNELS names no library of kernels.
+    """
+    library = find_library()
+    if library is None:
+        return (
+            f"the bundle has programs with C++ kernels and there is no {LIBRARY} here (run make "
+            f"native, or set {ENVIRONMENT} to its path or to {_NONE})"
+        )
+    problem = None
+    for target in sorted(set(targets)):
+        if target not in TARGETS:
+            problem = problem or (
+                f"the bundle calls {target}, a kernel of another version (export it again with "
+                "this one)"
+            )
+        elif _handler(library, target) is None:
+            problem = f"{library}: has no kernel {target}"
+    return problem
 
 
 @functools.cache
@@ -28,23 +81,40 @@ def register_kernel(target: str) -> bool:
     """
     import jax  # here and not above: reading a bundle needs none
 
-    library = _library(os.environ.get(ENVIRONMENT))
-    handler = getattr(library, target, None)
+    library = find_library()
+    handler = _handler(library, target) if library is not None and target in TARGETS else None
     if handler is None:
         return False
     jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(handler), platform=KERNEL_PLATFORM)
     return True
 
 
-@functools.cache
-def _library(named: str | None) -> ctypes.CDLL | None:
-    if named == "none" or (named is None and not _BUILT.is_file()):
+def _handler(path: Path, target: str):
+    """The function of this very library, None when it has none.
+
+    A look-up goes through what the library needs as well, the C library among it.
+    """
+    library = _load(path)
+    handler = getattr(library, target, None)
+    if handler is None:
         return None
-    path = named or str(_BUILT)
+    info, owner, loaded = (ctypes.c_void_p * 4)(), ctypes.c_void_p(), ctypes.c_void_p()
+    process = ctypes.CDLL(None)
+    handle = ctypes.c_void_p(library._handle)
+    address = ctypes.cast(handler, ctypes.c_void_p)
+    if process.dlinfo(handle, _LINK_MAP, ctypes.byref(loaded)) != 0:
+        return None
+    if process.dladdr1(address, info, ctypes.byref(owner), _LINK_MAP) == 0:
+        return None
+    return handler if owner.value == loaded.value else None
+
+
+@functools.cache
+def _load(path: Path) -> ctypes.CDLL:
     try:
-        return ctypes.CDLL(path)
+        return ctypes.CDLL(str(path))
     except OSError as error:
         raise UsageError(
             f"{path}: expected a library of kernels, got one that cannot be loaded ({error}); run "
-            f"make native, or set {ENVIRONMENT}=none to do without"
+            f"make native, or set {ENVIRONMENT}={_NONE} to do without"
         ) from error

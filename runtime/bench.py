@@ -131,6 +131,7 @@ def measure(model: LoadedModel, options: Options, status: StatusLine) -> dict[st
         "batch": options.batch,
         "mesh": model.record.mesh.name,
         "platform": model.platform,
+        "variant": model.variant,
         "runs": [asdict(run) for run in runs],
     }
 

@@ -392,7 +392,8 @@ def _generate(
     for completion in run_request(model, request, groups, print_text if streams else None):
         completions.append(completion)
         status.say("")
-        print("" if streams else json.dumps(completion_json(completion, loaded_at)), flush=True)
+        value = "" if streams else json.dumps(completion_json(completion, loaded_at, model.variant))
+        print(value, flush=True)
     if options.stats:
         print_stats(completions, loaded_at)
 

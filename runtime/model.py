@@ -13,7 +13,7 @@ import jax
 
 from ..artifacts.bundle import Bundle
 from ..artifacts.compiled import CompiledStore
-from ..artifacts.manifest import Bucket, MeshRecord, Program, ProgramName
+from ..artifacts.manifest import KERNELS, PORTABLE, Bucket, MeshRecord, Program, ProgramName
 from ..artifacts.paths import MANIFEST
 from ..artifacts.store import map_weight
 from .buckets import Grid, Shape
@@ -97,6 +97,12 @@ class LoadedModel:
     def vocab_size(self) -> int:
         """Number of token ids."""
         return self.bundle.manifest.model.vocab_size
+
+    @property
+    def variant(self) -> str:
+        """`kernels` once a program that calls C++ kernels was loaded, else `portable`."""
+        loaded = {program.record.variant for program in list(self._compiled.values())}
+        return KERNELS if KERNELS in loaded else PORTABLE
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

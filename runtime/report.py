@@ -13,6 +13,7 @@ import numpy as np
 
 from ..artifacts.atomic import whole_file
 from ..artifacts.errors import UsageError
+from ..artifacts.manifest import PORTABLE
 from ..artifacts.memory import peak_rss_bytes
 from .generate import Completion, Timing
 from .score import Score
@@ -21,10 +22,13 @@ from .terminal import print_table
 from .tokenizer import Tokenizer
 
 
-def completion_json(completion: Completion, loaded_at: float) -> dict[str, Any]:
+def completion_json(
+    completion: Completion, loaded_at: float, variant: str = PORTABLE
+) -> dict[str, Any]:
     """The object that `gemma3-run --json` prints for one prompt.
 
-    `loaded_at` is when weights and programs were ready, on the clock of `time.monotonic`.
+    `loaded_at` is when weights and programs were ready, on the clock of `time.monotonic`;
+    `variant` is that of the programs that ran.
     """
     value: dict[str, Any] = {
         "tokens": completion.tokens,
@@ -33,7 +37,7 @@ def completion_json(completion: Completion, loaded_at: float) -> dict[str, Any]:
     }
     if completion.logprobs is not None:
         value["logprobs"] = completion.logprobs
-    value["stats"] = run_stats([completion.timing], loaded_at)
+    value["stats"] = {**run_stats([completion.timing], loaded_at), "variant": variant}
     return value
 
 

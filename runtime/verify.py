@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..artifacts.goldens import read_goldens
 from ..artifacts.manifest import MeshRecord
 from ..artifacts.summary import format_bytes
 from .goldens import Outcome, run_goldens
+from .kernels import check_kernels
 from .opening import refuse_abstract
 from .preflight import Check, Status, check_mesh, check_versions, verdict
 from .startup import load_model
@@ -31,6 +32,8 @@ class Verification:
     meshes: tuple[Check, ...]
     goldens: tuple[Outcome, ...] | None
     """None when they were not run."""
+    kernels: Check | None = None
+    """None where no program calls C++ kernels."""
 
     def require(self) -> None:
         """Raise UsageError when the bundle does not run here or gives other tokens."""
@@ -68,13 +71,19 @@ def verify_bundle(
         raise UsageError(f"--platform: expected one of the bundle's ({known}), got {platform}")
     goldens = _require_goldens(bundle) if run else None
     versions = check_versions(bundle, plugin, datetime.date.today())
+    records = _narrowed(bundle, mesh)
     meshes = [
         check_mesh(bundle, record, name)
-        for record in _narrowed(bundle, mesh)
+        for record in records
         for name in bundle.manifest.platforms
         if platform in (None, name) and not bundle.manifest.abstract
     ]
-    found = Verification(bundle, signer, tuple(versions), tuple(meshes), None)
+    kernels = check_kernels(
+        bundle,
+        [record.mesh.name for record in records],
+        [name for name in bundle.manifest.platforms if platform in (None, name)],
+    )
+    found = Verification(bundle, signer, tuple(versions), tuple(meshes), None, kernels)
     if goldens is None:
         return found
     found.require()  # what cannot be loaded need not be tried
@@ -83,7 +92,7 @@ def verify_bundle(
         model = load_model(bundle, mesh, platform, status)
         status.say("running goldens")
         outcomes = tuple(run_goldens(model, goldens))
-    return Verification(bundle, signer, tuple(versions), tuple(meshes), outcomes)
+    return replace(found, goldens=outcomes)
 
 
 def verification_data(found: Verification) -> dict[str, Any]:
@@ -101,6 +110,7 @@ def verification_data(found: Verification) -> dict[str, Any]:
         "signed_by": None if found.signer is None else str(found.signer),
         "versions": encode([*found.versions]),
         "meshes": encode([*found.meshes]),
+        "kernels": None if found.kernels is None else encode(found.kernels),
         "goldens": goldens,
     }
 
@@ -113,6 +123,8 @@ def verification_lines(found: Verification) -> list[str]:
     if found.signer is not None:
         rows.append(("signature", "ok", f"by {found.signer}"))
     rows += [(c.name, str(c.status), c.detail) for c in (*found.versions, *found.meshes)]
+    if found.kernels is not None:
+        rows.append((found.kernels.name, str(found.kernels.status), found.kernels.detail))
     if not found.meshes:
         rows.append(("meshes", "none", "an abstract bundle: programs without weights do not run"))
     for outcome in found.goldens or ():

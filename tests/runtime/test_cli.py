@@ -42,8 +42,9 @@ def test_json_has_the_fields_of_the_contract(toy: Path, gemma3_run: Command):
     assert [step[0][0] for step in value["logprobs"]] == value["tokens"]
     stats = value["stats"]
     assert list(stats) == [
-        "load_s", "first_token_s", "prefill_tok_s", "decode_tok_s", "peak_rss_bytes",
+        "load_s", "first_token_s", "prefill_tok_s", "decode_tok_s", "peak_rss_bytes", "variant",
     ]  # fmt: skip
+    assert stats["variant"] == "portable"
     assert 0 < stats["load_s"] < stats["first_token_s"]
     assert stats["prefill_tok_s"] > 0
     assert stats["decode_tok_s"] > 0

@@ -119,6 +119,14 @@ uint32_t default_new_tokens(gemma3_model* model, const Options& options, const B
   return count_of(std::max<int64_t>(1, std::min(kDefaultNewTokens, fits)));
 }
 
+// "kernels" once a program that calls them was loaded, else "portable".
+std::string variant_of(const gemma3_model* model) {
+  gemma3_error error;
+  char* text = nullptr;
+  check(gemma3_model_stats(model, &text, &error), error);
+  return nlohmann::json::parse(given(text).get()).at("variant");
+}
+
 }  // namespace
 
 void put(std::string_view text) {
@@ -164,10 +172,12 @@ void generate(gemma3_model* model, const Options& options, const Bundle& bundle,
   if (receiver.failure) std::rethrow_exception(receiver.failure);
   check(done, error);
 
+  const std::string variant = variant_of(model);
   std::vector<Completion> completions;
   for (size_t i = 0; i < view.size(); ++i) {
     receiver.show(receiver.rows[i].close());
     completions.push_back(receiver.rows[i].completion(timings[i]));
+    completions.back().variant = variant;
     status.say("");
     put((receiver.streams ? std::string()
                           : completion_json(completions[i], request.logprobs > 0, loaded_at)) +

@@ -110,7 +110,8 @@ std::string completion_json(const Completion& completion, bool logprobs, double 
          ", \"first_token_s\": " + json_number(stats.first_token_s) +
          ", \"prefill_tok_s\": " + rate_json(stats.prefill_tok_s) +
          ", \"decode_tok_s\": " + rate_json(stats.decode_tok_s) +
-         ", \"peak_rss_bytes\": " + std::to_string(stats.peak_rss_bytes) + "}}";
+         ", \"peak_rss_bytes\": " + std::to_string(stats.peak_rss_bytes) +
+         ", \"variant\": " + json_string(completion.variant) + "}}";
 }
 
 std::string score_json(const Logprobs& logprobs, double loss) {

@@ -21,6 +21,7 @@ struct Completion {
   bool stopped = false;
   std::vector<TopTokens> logprobs;
   gemma3_timing timing{};
+  std::string variant;  // of the programs that ran: "portable" or "kernels"
 };
 
 // Seconds on CLOCK_MONOTONIC, now and when this process began.

@@ -62,6 +62,19 @@ std::string shown_bytes(const nlohmann::json& count) {
   return text;
 }
 
+// What becomes of the programs that call C++ kernels.
+std::string kernels_line(const nlohmann::json& kernels) {
+  const auto count = [&kernels](const char* name) {
+    return std::to_string(kernels.at(name).get<int64_t>());
+  };
+  if (const auto& problem = kernels.at("problem"); !problem.is_null()) {
+    return problem.get<std::string>() + ": portable programs are used";
+  }
+  if (kernels.at("library").is_null()) return "none, as asked for: portable programs are used";
+  return kernels.at("library").get<std::string>() + ", called by " + count("programs") + " of " +
+         count("of") + " programs";
+}
+
 // The report of gemma3_check for people: a line for each thing that was looked at.
 std::string check_lines(const nlohmann::json& report) {
   std::string lines;
@@ -85,6 +98,9 @@ std::string check_lines(const nlohmann::json& report) {
     add("mesh", text("mesh") + " on " + text("platform"));
     add("programs", std::to_string(report.at("programs").get<int64_t>()) + ", compiled and kept " +
                         std::to_string(report.at("compiled").at("programs").get<int64_t>()));
+    if (const auto& kernels = report.at("kernels"); !kernels.is_null()) {
+      add("kernels", kernels_line(kernels));
+    }
     add("memory", "weights " + shown_bytes(report.at("weights_bytes")) + ", cache " +
                       shown_bytes(report.at("cache_bytes")) + " a row");
     add("loads", "yes");

@@ -172,7 +172,9 @@ GEMMA3_API gemma3_status gemma3_find_plugin(const char *platform, char **path,
  *   devices: {kind, count, needed} or null,
  *   programs, stablehlo: version of the programs, weights_bytes, cache_bytes: of one row of the
  *   largest cache,
- *   compiled: {fingerprint, folder, programs: how many of them are compiled}.
+ *   compiled: {fingerprint, folder, programs: how many of them are compiled},
+ *   kernels: null where no program calls C++ kernels, else {library: path or null where there is
+ *   none, programs: how many can be taken, of: how many there are, problem: string or null}.
  */
 GEMMA3_API gemma3_status gemma3_check(const gemma3_options *options, char **report,
                                       gemma3_error *error);
@@ -196,7 +198,8 @@ GEMMA3_API gemma3_status gemma3_model_info(const gemma3_model *model, char **jso
                                            gemma3_error *error);
 
 /*
- * Counts and times so far, as JSON: open_s, weights: {bytes, mapped_bytes, copied_bytes},
+ * Counts and times so far, as JSON: open_s, variant: "kernels" once a program that calls C++
+ * kernels was loaded, else "portable", weights: {bytes, mapped_bytes, copied_bytes},
  * programs: {compiled, loaded, written, compile_s, load_s}, cache: {fingerprint, folder, state: one
  * sentence on why compiled programs were or were not used}, calls, donated_in_place (calls whose
  * cache came back in the buffers it went in with; counted where the plugin tells).

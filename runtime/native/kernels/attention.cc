@@ -18,6 +18,7 @@
 // and, where `cap` is not 0, become cap * tanh(score / cap).
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
@@ -76,12 +77,25 @@ void run(const Call &call, ffi::ThreadPool &pool) {
 template <typename Buffer>
 bool is(const Buffer &buffer, ffi::DataType type, std::initializer_list<int64_t> shape) {
   const auto dimensions = buffer.dimensions();
-  return buffer.element_type() == type &&
+  return buffer.element_type() == type && is_mapped(buffer) &&
          std::equal(dimensions.begin(), dimensions.end(), shape.begin(), shape.end());
 }
 
 ffi::Error wrong() {
-  return ffi::Error::InvalidArgument("gemma3_cached_attention: arrays do not belong together");
+  return ffi::Error::InvalidArgument("gemma3_cached_attention: arrays do not belong together, "
+                                     "or a number is out of range");
+}
+
+// Whether the sizes of a call, from which those of all its arrays follow, and its other numbers are
+// ones that it can be made with. start, length and groups may be any.
+bool has_numbers(ffi::AnyBuffer::Dimensions query, ffi::AnyBuffer::Dimensions keys, float epsilon,
+                 float scale, float cap, int32_t reach) {
+  if (query.size() != 3 || keys.size() != 4) return false;
+  if (!std::all_of(query.begin(), query.end(), is_size)) return false;
+  if (!std::all_of(keys.begin(), keys.end(), is_size)) return false;
+  return keys[3] % static_cast<int64_t>(kGroup) == 0 && query[2] % (keys[1] * keys[3]) == 0 &&
+         std::isfinite(epsilon) && epsilon >= 0 && std::isfinite(scale) && std::isfinite(cap) &&
+         cap >= 0 && reach >= 1;
 }
 
 using Floats32 = ffi::Buffer<ffi::F32>;
@@ -117,16 +131,16 @@ ffi::Error attention(ffi::ThreadPool pool, Floats32 query, Floats32 key, Floats3
                      int32_t reach, bool ring, bool grouped, ffi::ResultBuffer<ffi::F32> result,
                      ffi::Result<ffi::AnyBuffer> new_keys, ffi::Result<ffi::AnyBuffer> new_values,
                      ffi::RemainingRets results) {
-  if (query.dimensions().size() != 3 || keys.dimensions().size() != 4) return wrong();
-  const int64_t B = query.dimensions()[0], T = query.dimensions()[1], width = query.dimensions()[2];
-  const int64_t K = keys.dimensions()[1], S = keys.dimensions()[2], H = keys.dimensions()[3];
-  if (H == 0 || H % static_cast<int64_t>(kGroup) || K == 0 || S == 0 || width % (K * H)) {
+  if (!has_numbers(query.dimensions(), keys.dimensions(), epsilon, scale, cap, reach)) {
     return wrong();
   }
+  const int64_t B = query.dimensions()[0], T = query.dimensions()[1], width = query.dimensions()[2];
+  const int64_t K = keys.dimensions()[1], S = keys.dimensions()[2], H = keys.dimensions()[3];
   Call call = {};
   call.int8 = keys.element_type() == ffi::S8;
   const ffi::DataType type = call.int8 ? ffi::S8 : ffi::BF16;
-  if (!is(key, ffi::F32, {B, T, K * H}) || !is(value, ffi::F32, {B, T, K * H}) ||
+  if (!is(query, ffi::F32, {B, T, width}) || !is(key, ffi::F32, {B, T, K * H}) ||
+      !is(value, ffi::F32, {B, T, K * H}) ||
       !read_gains(query_norm, H, call.query_gains) || !read_gains(key_norm, H, call.key_gains) ||
       !is(cos, ffi::F32, {B, T, H / 2}) || !is(sin, ffi::F32, {B, T, H / 2}) ||
       !is(start, ffi::S32, {B}) || !is(length, ffi::S32, {B}) || !is(keys, type, {B, K, S, H}) ||

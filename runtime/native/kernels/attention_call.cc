@@ -8,7 +8,8 @@
 namespace gemma3 {
 namespace {
 
-// Numbers as the cache keeps them; `scale` is of int8.
+// Numbers as the cache keeps them; `scale` is of int8. Of numbers that are not all finite it is NaN
+// or infinite, so that what is read back says so.
 void keep(const float *numbers, size_t count, bool int8, char *to, float *scale) {
   if (!int8) {
     for (size_t i = 0; i < count; ++i) {
@@ -17,11 +18,16 @@ void keep(const float *numbers, size_t count, bool int8, char *to, float *scale)
     }
     return;
   }
-  float peak = 0;
-  for (size_t i = 0; i < count; ++i) peak = std::max(peak, std::fabs(numbers[i]));
-  const float step = std::max(peak, 1e-30f) / 127.0f;
+  float peak = 1e-30f;
   for (size_t i = 0; i < count; ++i) {
-    to[i] = static_cast<char>(static_cast<int8_t>(std::nearbyint(numbers[i] / step)));
+    const float size = std::fabs(numbers[i]);
+    if (size > peak || std::isnan(size)) peak = size;  // nothing is more than a NaN
+  }
+  const float step = peak / 127.0f;
+  for (size_t i = 0; i < count; ++i) {
+    const float steps = std::nearbyint(numbers[i] / step);
+    const bool fits = std::fabs(steps) <= 127.0f;  // not where the quotient is NaN
+    to[i] = static_cast<char>(fits ? static_cast<int8_t>(steps) : int8_t{0});
   }
   *scale = step;
 }

@@ -98,11 +98,12 @@ GEMMA3_INLINE void round_groups(const float *x, size_t inputs, size_t repeated, 
 }
 
 // exp of a number up to 0, to about one unit in the last place: powers of two from its bits, the
-// rest by the polynomial that Cephes uses for it. std::exp is not vectorised.
+// rest by the polynomial that Cephes uses for it. std::exp is not vectorised. NaN stays one.
 GEMMA3_INLINE float exp_below_0(float x) {
-  constexpr float kRound = 12582912.0f;  // adding it rounds to a whole number
+  constexpr float kRound = 12582912.0f;  // adding it rounds to a whole number, in the low bits
+  constexpr uint32_t kRoundBits = 0x4B400000u;
   x = x < -87.0f ? -87.0f : x;
-  const float whole = (x * 1.44269504f + kRound) - kRound;
+  const float moved = x * 1.44269504f + kRound, whole = moved - kRound;
   const float rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
   float value = 1.9875691500e-4f;
   value = value * rest + 1.3981999507e-3f;
@@ -111,7 +112,9 @@ GEMMA3_INLINE float exp_below_0(float x) {
   value = value * rest + 1.6666665459e-1f;
   value = value * rest + 5.0000001201e-1f;
   value = value * rest * rest + rest + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(whole) + 127) << 23;
+  uint32_t bits;  // of `moved`, then of the power: no conversion, which NaN does not have
+  std::memcpy(&bits, &moved, sizeof bits);
+  bits = (bits - kRoundBits + 127u) << 23;
   float power;
   std::memcpy(&power, &bits, sizeof power);
   return value * power;

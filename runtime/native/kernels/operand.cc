@@ -47,6 +47,7 @@ bool read_gains(const ffi::AnyBuffer &weights, int64_t size, std::vector<float> 
   if (shape.size() != 1 || shape[0] != size) return false;
   const bool wide = weights.element_type() == ffi::F32;
   if (!wide && weights.element_type() != ffi::BF16) return false;
+  if (!is_mapped(weights)) return false;
   const void *data = weights.untyped_data();
   gains.resize(size);
   for (int64_t i = 0; i < size; ++i) {

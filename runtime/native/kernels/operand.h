@@ -33,6 +33,17 @@ class Operand {
 void add_norms(xla::ffi::ThreadPool &pool, const Norm &norm, const float *residual, size_t rows,
                size_t outputs, float *result);
 
+// A size of an array that a call may have. XLA takes programs with empty arrays, and then any other
+// size of theirs; sizes up to this can be multiplied by twos without overflow.
+inline bool is_size(int64_t size) { return size >= 1 && size <= INT32_MAX; }
+
+// Whether an array has memory, and words of it may be read.
+template <typename Buffer>
+bool is_mapped(const Buffer &buffer) {
+  const void *data = buffer.untyped_data();
+  return data != nullptr && reinterpret_cast<uintptr_t>(data) % sizeof(uint32_t) == 0;
+}
+
 // What RMSNorm multiplies each of `size` numbers by: 1 + its weight, of float or bfloat16. False
 // for any other array.
 bool read_gains(const xla::ffi::AnyBuffer &weights, int64_t size, std::vector<float> &gains);

@@ -20,6 +20,7 @@
 // of many rows it is rounded to bfloat16 (many_rows.h).
 
 #include <algorithm>
+#include <cmath>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -137,7 +138,7 @@ class Product {
 bool has_shape(const ffi::AnyBuffer &buffer, ffi::DataType type, int64_t first, int64_t second) {
   const auto shape = buffer.dimensions();
   return buffer.element_type() == type && shape.size() == 2 && shape[0] == first &&
-         shape[1] == second;
+         shape[1] == second && is_mapped(buffer);
 }
 
 // Whether the arguments from `at` on are a matrix of the kind with this many inputs.
@@ -145,6 +146,7 @@ bool is_matrix(Kind kind, ffi::RemainingArgs &arguments, size_t at, int64_t inpu
   const auto weights = arguments.get<ffi::AnyBuffer>(at);
   if (!weights || weights->dimensions().size() != 2) return false;
   const int64_t outputs = weights->dimensions()[0];
+  if (!is_size(outputs)) return false;
   if (kind == Kind::kBfloat16) return has_shape(*weights, ffi::BF16, outputs, inputs);
   const auto scale = arguments.get<ffi::AnyBuffer>(at + 1);
   if (!scale) return false;
@@ -154,11 +156,20 @@ bool is_matrix(Kind kind, ffi::RemainingArgs &arguments, size_t at, int64_t inpu
   }
   const auto scales = scale->dimensions();
   return has_shape(*weights, ffi::S8, outputs, inputs) && scale->element_type() == ffi::F32 &&
-         scales.size() == 1 && scales[0] == outputs;
+         scales.size() == 1 && scales[0] == outputs && is_mapped(*scale);
 }
 
 ffi::Error wrong() {
-  return ffi::Error::InvalidArgument("gemma3 product: arrays do not belong together");
+  return ffi::Error::InvalidArgument("gemma3 product: arrays do not belong together, or a "
+                                     "number is out of range");
+}
+
+// Whether the numbers of a call, apart from its arrays, are ones that it can be made with.
+bool has_numbers(const ffi::Buffer<ffi::F32> &x, float epsilon, size_t results) {
+  const auto shape = x.dimensions();
+  return shape.size() == 2 && is_size(shape[0]) && is_size(shape[1]) &&
+         shape[1] % static_cast<int64_t>(kGroup) == 0 && is_mapped(x) &&
+         std::isfinite(epsilon) && epsilon >= 0 && results >= 1;
 }
 
 // The arguments of a call, taken one after the other.
@@ -216,9 +227,7 @@ ffi::Error linear(Kind kind, ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
                   ffi::RemainingArgs given, std::string_view before, std::string_view after,
                   float epsilon, ffi::RemainingRets results) {
   const auto shape = x.dimensions();
-  if (shape.size() != 2 || shape[1] % static_cast<int64_t>(kGroup) || results.size() == 0) {
-    return wrong();
-  }
+  if (!has_numbers(x, epsilon, results.size())) return wrong();
   const int64_t rows = shape[0], inputs = shape[1];
   Arguments arguments(given);
   Operand operand(x.typed_data(), rows, inputs);
@@ -244,7 +253,7 @@ ffi::Error linear(Kind kind, ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
     return wrong();
   }
   const int64_t outputs = (*result)->dimensions()[1];
-  if (outputs % static_cast<int64_t>(kGroup) || !arguments.gains(outputs, gains_after)) {
+  if (!is_size(outputs) || outputs % static_cast<int64_t>(kGroup) || !arguments.gains(outputs, gains_after)) {
     return wrong();
   }
   const float *residual = arguments.floats(rows, outputs);

@@ -10,7 +10,8 @@
 namespace gemma3 {
 
 // Runs task(0) ... task(count - 1), here and on the device's threads, and returns when all are
-// done. A thread that comes late finds nothing left and touches nothing of the caller's.
+// done. A thread that comes late finds nothing left and touches nothing of the caller's. What a task
+// throws is thrown here, once none is running; those not begun by then are left out.
 void share(xla::ffi::ThreadPool &pool, size_t count, const std::function<void(size_t)> &task);
 
 // The same where that is worth waking others; else the calling thread does all.

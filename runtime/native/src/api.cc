@@ -33,7 +33,7 @@ gemma3::OpenOptions options_of(const gemma3_options *given) {
 gemma3::Json empty_report() {
   gemma3::Json report = {{"loads", false}};
   for (const char *name : {"problem", "bundle", "mesh", "platform", "plugin", "devices", "programs",
-                           "weights_bytes", "cache_bytes", "stablehlo", "compiled"}) {
+                           "weights_bytes", "cache_bytes", "stablehlo", "compiled", "kernels"}) {
     report[name] = nullptr;
   }
   return report;

@@ -2,14 +2,20 @@
 
 #include <unistd.h>
 
+#include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <mutex>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 namespace gemma3 {
 namespace {
+
+namespace fs = std::filesystem;
 
 char kQuiet[] = "TF_CPP_MIN_LOG_LEVEL=3";
 
@@ -27,8 +33,34 @@ bool is_variable(const char *entry, const char *name) {
 }  // namespace
 
 std::string environment(const char *name) {
+#if defined(__GLIBC__)
+  const char *value = ::secure_getenv(name);
+#else
   const char *value = std::getenv(name);
+#endif
   return value == nullptr ? "" : value;
+}
+
+fs::path folder_variable(const char *name) {
+  const fs::path folder = environment(name);
+  return folder.is_absolute() ? folder : fs::path();
+}
+
+fs::path own_file() {
+  const auto here = reinterpret_cast<uintptr_t>(&own_file);
+  std::ifstream maps("/proc/self/maps");
+  // "first-last rwxp offset device inode   path"; see proc(5).
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long long first = 0, last = 0;
+    if (std::sscanf(line.c_str(), "%llx-%llx", &first, &last) != 2) continue;
+    if (here < first || here >= last) continue;
+    const size_t path = line.find('/');
+    if (path == std::string::npos) return {};
+    std::error_code error;
+    const fs::path found = fs::canonical(line.substr(path), error);  // fails once it was deleted
+    return error ? fs::path() : found;
+  }
+  return {};
 }
 
 PluginEnvironment::PluginEnvironment() { guard().lock(); }

@@ -2,12 +2,23 @@
 #ifndef GEMMA3_SRC_ENVIRONMENT_H_
 #define GEMMA3_SRC_ENVIRONMENT_H_
 
+#include <filesystem>
 #include <string>
 
 namespace gemma3 {
 
-// The value of a variable, empty when it is not set.
+// The value of a variable, empty when it is not set. In a program that runs with more rights than
+// its user has (setuid), no variable is: they choose code and folders.
 std::string environment(const char *name);
+
+// A variable that names a folder: empty unless it is an absolute path. A relative one would mean
+// whatever the current folder is.
+std::filesystem::path folder_variable(const char *name);
+
+// The file that this code was loaded from, a library or the program itself: absolute and without
+// links; empty where the system does not tell. The current folder and the search path have no part
+// in it, as they have in what dladdr calls a program that was found by PATH.
+std::filesystem::path own_file();
 
 // What a plugin may see of the environment while it starts; plugins start one at a time.
 //

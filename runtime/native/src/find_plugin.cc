@@ -1,7 +1,5 @@
 // Where plugins lie when nobody names one: in the site-packages of Python environments.
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <sstream>
@@ -63,20 +61,17 @@ void add_site_packages(const fs::path &prefix, std::vector<fs::path> &found) {
 fs::path prefix_of_python() {
   std::istringstream folders(environment("PATH"));
   for (std::string folder; std::getline(folders, folder, ':');) {
-    if (!folder.empty() && is_there(fs::path(folder) / "python3")) {
-      return fs::path(folder).parent_path();
-    }
+    // A relative one, or an empty one, would mean whatever the current folder is.
+    const fs::path path = folder;
+    if (path.is_absolute() && is_there(path / "python3")) return path.parent_path();
   }
   return {};
 }
 
 // Environments above the folder of this library: build/native/lib in a checkout, or lib in one.
 void add_own_prefixes(std::vector<fs::path> &prefixes) {
-  Dl_info info{};
-  if (::dladdr(reinterpret_cast<void *>(&add_own_prefixes), &info) == 0) return;
-  std::error_code error;
-  fs::path folder = fs::canonical(info.dli_fname, error).parent_path();
-  for (int up = 0; !error && up < 4 && folder.has_relative_path(); ++up) {
+  fs::path folder = own_file().parent_path();
+  for (int up = 0; up < 4 && folder.has_relative_path(); ++up) {
     folder = folder.parent_path();
     prefixes.push_back(folder / ".venv");
     if (is_there(folder / "pyvenv.cfg")) prefixes.push_back(folder);
@@ -86,12 +81,12 @@ void add_own_prefixes(std::vector<fs::path> &prefixes) {
 std::vector<fs::path> site_packages() {
   std::vector<fs::path> prefixes;
   for (const char *name : {"VIRTUAL_ENV", "CONDA_PREFIX"}) {
-    if (const std::string prefix = environment(name); !prefix.empty()) prefixes.push_back(prefix);
+    if (const fs::path prefix = folder_variable(name); !prefix.empty()) prefixes.push_back(prefix);
   }
   if (const fs::path prefix = prefix_of_python(); !prefix.empty()) prefixes.push_back(prefix);
   add_own_prefixes(prefixes);
-  if (const std::string home = environment("HOME"); !home.empty()) {
-    prefixes.push_back(fs::path(home) / ".local");
+  if (const fs::path home = folder_variable("HOME"); !home.empty()) {
+    prefixes.push_back(home / ".local");
   }
   prefixes.insert(prefixes.end(), {"/usr/local", "/usr"});
   std::vector<fs::path> found;

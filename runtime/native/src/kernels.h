@@ -4,21 +4,31 @@
 
 #include <set>
 #include <string>
+#include <vector>
 
 #include "client.h"
+#include "manifest.h"
 
 namespace gemma3 {
 
-// The library of kernels to take: `named`, else what GEMMA3_KERNELS names, else
-// libgemma3_kernels.so beside this library or in lib beside its folder. Empty when there is none,
-// or when it is to be done without: `named` or the variable is "none".
-std::string find_kernels(const std::string &named);
+// Whether a manifest may call a custom call so: gemma3_ and then lower-case letters, digits and
+// underscores, 64 at most. Of such names only those that this version knows are ever looked up in a
+// library; those of another version leave the portable program.
+bool is_target_name(const std::string &name);
 
-// Registers the handlers that `library` has for the custom calls `targets` with the plugin. Returns
-// why the plugin or the library cannot do so, or an empty text. Throws Error (GEMMA3_USAGE) when
-// the library cannot be loaded.
-std::string register_kernels(const Client &client, const std::string &library,
-                             const std::set<std::string> &targets);
+// What became of the programs of the variant "kernels" of a mesh and platform.
+struct KernelsFound {
+  std::string library;                    // absolute; empty when there is none
+  std::string problem;                    // why the programs below are not all, or empty
+  std::vector<const Program *> programs;  // those that can be taken instead of the portable ones
+};
+
+// Registers with the plugin what `programs` call. The library is `named`, else what GEMMA3_KERNELS
+// names, else libgemma3_kernels.so beside this library or in lib beside its folder; "none", for
+// either, takes no program and is no problem. Throws Error (GEMMA3_USAGE) when a library that was
+// named cannot be loaded.
+KernelsFound take_kernels(const Client &client, const std::string &named,
+                          const std::vector<const Program *> &programs);
 
 }  // namespace gemma3
 

@@ -106,18 +106,11 @@ Model::Model(const OpenOptions &options) : options_(options) {
 
 void Model::load_kernels(const OpenOptions &options,
                          const std::vector<const Program *> &programs) {
-  const std::string library = programs.empty() ? "" : find_kernels(options.kernels);
-  if (library.empty()) return;
-  std::set<std::string> targets;
-  for (const Program *program : programs) {
-    targets.insert(program->custom_calls.begin(), program->custom_calls.end());
+  const KernelsFound found = take_kernels(*client_, options.kernels, programs);
+  if (!found.problem.empty()) {
+    log(GEMMA3_LOG_WARNING, found.problem + ": portable programs are used");
   }
-  const std::string problem = register_kernels(*client_, library, targets);
-  if (!problem.empty()) {
-    log(GEMMA3_LOG_WARNING, problem + ": portable programs are used");
-    return;
-  }
-  for (const Program *program : programs) slots_[program->bucket].record = program;
+  for (const Program *program : found.programs) slots_[program->bucket].record = program;
 }
 
 Model::Slot &Model::slot(const Bucket &bucket) {
@@ -149,6 +142,7 @@ void Model::load(Slot &here) {
     try {
       here.program = std::make_unique<LoadedProgram>(
           *client_, mesh(), record, client_->deserialize(*bytes), weights_of(record), true);
+      if (record.variant == kKernels) with_kernels_ = true;
       return_freed_memory(client_->plugin());
       loaded_count_ += 1;
       const std::lock_guard<std::mutex> lock(stats_mutex_);
@@ -175,6 +169,7 @@ void Model::load(Slot &here) {
                                     manifest().versions.stablehlo + "; the plugin is of " +
                                     client_->plugin().stablehlo_current() + "): " + error.what());
   }
+  if (record.variant == kKernels) with_kernels_ = true;
   return_freed_memory(client_->plugin());
   compiled_count_ += 1;
   const std::lock_guard<std::mutex> lock(stats_mutex_);
@@ -291,6 +286,7 @@ Json Model::stats() const {
   const std::string fine = loaded_count_ > 0 ? "compiled programs are used"
                                              : "no program was compiled here before";
   return {{"open_s", open_s_},
+          {"variant", with_kernels_ ? kKernels : kPortable},
           {"weights",
            {{"bytes", weights_->mapped_bytes() + weights_->copied_bytes()},
             {"mapped_bytes", weights_->mapped_bytes()},
@@ -346,6 +342,15 @@ void check_opening(const OpenOptions &options, Json &report) {
   report["compiled"] = {{"fingerprint", cache->fingerprint()},
                         {"folder", cache->folder().string()},
                         {"programs", compiled.size()}};
+  if (opening.kernels.empty()) return;
+  const KernelsFound found = take_kernels(*opening.client, options.kernels, opening.kernels);
+  const auto text_or_null = [](const std::string &text) {
+    return text.empty() ? Json() : Json(text);
+  };
+  report["kernels"] = {{"library", text_or_null(found.library)},
+                       {"programs", found.programs.size()},
+                       {"of", opening.kernels.size()},
+                       {"problem", text_or_null(found.problem)}};
 }
 
 }  // namespace gemma3

@@ -100,6 +100,7 @@ class Model {
   double compile_s_ = 0, load_s_ = 0;
   std::atomic<uint64_t> compiled_count_{0}, loaded_count_{0}, written_count_{0};
   std::atomic<uint64_t> calls_{0}, in_place_{0};
+  std::atomic<bool> with_kernels_{false};  // whether a program that was loaded calls them
 };
 
 // What gemma3_check tells; throws Error like Model's constructor would, `report` filled before.

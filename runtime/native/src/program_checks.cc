@@ -6,6 +6,7 @@
 #include <set>
 
 #include "convention.h"
+#include "kernels.h"
 #include "manifest_checks.h"
 
 namespace gemma3 {
@@ -44,6 +45,10 @@ class ProgramChecks : FieldChecks {
       if (program.custom_calls.empty() != (program.variant == kPortable)) {
         refuse("programs (" + key + ").custom_calls", "none for portable programs, some for others",
                std::to_string(program.custom_calls.size()));
+      }
+      for (const std::string &target : program.custom_calls) {
+        if (is_target_name(target)) continue;
+        refuse("programs (" + key + ").custom_calls", "names of kernels, gemma3_...", target);
       }
     }
     for (const Program &program : m_.programs) {

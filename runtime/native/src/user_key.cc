@@ -21,7 +21,7 @@ constexpr char kName[] = "key";
 constexpr size_t kKeyBytes = 32;
 
 fs::path home() {
-  if (const std::string named = environment("HOME"); !named.empty()) return named;
+  if (const fs::path named = folder_variable("HOME"); !named.empty()) return named;
   std::vector<char> texts(1 << 14);
   passwd entry{};
   passwd *found = nullptr;
