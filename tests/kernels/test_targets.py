@@ -1,0 +1,18 @@
+"""The names of the kernels: one set, in every place that has them."""
+
+from __future__ import annotations
+
+import re
+
+from gemma3_export.artifacts.kernels import TARGET_NAME, TARGETS
+from gemma3_export.model.forms import KERNELS
+
+from .building import SOURCES
+
+
+def test_the_exporter_and_both_runtimes_know_the_same_targets():
+    native = (SOURCES.parent / "src" / "kernels.cc").read_text()
+    table = native.split("kTargets[] = {")[1].split("};")[0]
+    assert set(TARGETS) == set(KERNELS.values()) == set(re.findall(r'"(\w+)"', table))
+    assert len(TARGETS) == len(set(TARGETS))
+    assert all(map(TARGET_NAME.fullmatch, TARGETS))
