@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from .choices import SHIPPED, Case, FormTable, ProductCase
 from .forms import (
@@ -14,16 +16,21 @@ from .forms import (
     KERNEL_OF,
     KERNELS,
     ONE_BY_ONE,
+    WIDENING,
     Form,
     Platform,
     kernel_products,
     scheme_of,
 )
 from .operands import AddedNorm, Gated, Normed, Operand, kernel_arguments
-from .quantized import GROUP, Matrix
+from .quantized import GROUP, Matrix, QuantizedWeight
 from .sharding import ACTIVATION, Sharder
 
 Array = jax.Array
+
+
+_OF_MATRICES = ("vocab_in", "embed_in", "vocab_out", "heads", "kv_heads", "ffw", "embed")
+"""The logical axes of the text stack's matrices."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,10 @@ class LoweringContext:
             return made if after is None or joined else [after.written(y) for y in made]
         operand = x.written(self) if isinstance(x, Normed | Gated) else x
         made = [
-            form(operand if form in ANY_RANK else operand.reshape(rows, -1), weight)
+            form(
+                operand if form in ANY_RANK else operand.reshape(rows, -1),
+                self._widened_late(weight, x, after) if form in WIDENING else weight,
+            )
             for form, weight in zip(forms, weights, strict=True)
         ]
         made = [y.reshape(*given.shape[:-1], y.shape[-1]) for y in made]
@@ -94,6 +104,42 @@ class LoweringContext:
         if form.__name__ not in chosen:  # a program may meet a weight with several numbers of rows
             self.forms[role] = f"{chosen} {form.__name__}"
         return form
+
+    def _widened_late(self, weight: Matrix, x: Operand, after: AddedNorm | None) -> Matrix:
+        """`weight` unchanged, but on CPU not known before what it multiplies is.
+
+        XLA:CPU starts whatever it can as early as it can: left to itself it widens the weights of
+        all layers before it uses the first, in 2 bytes a parameter of memory. It orders by data
+        alone; an optimization barrier is gone before it does.
+
+        On a mesh the operand may be split in every dimension. There the weight waits for what the
+        layer adds to, of which each device reads its own part: nothing is sent around.
+        """
+        if self.platform != Platform.CPU or weight.dtype == jnp.float32 and not isinstance(
+            weight, QuantizedWeight):
+            return weight
+        if self.one_device:
+            return _not_before(weight, x.x if isinstance(x, Normed | Gated) else x)
+        whole = x.x if isinstance(x, Normed) else None if after is None else after.residual
+        return weight if whole is None else self._not_before_own_part(weight, whole)
+
+    def _not_before_own_part(self, weight: Matrix, whole: Array) -> Matrix:
+        """`_not_before` of each device's part of [B,T,D], which is split in B and T alone.
+
+        Only over mesh axes that no weight is split over: elsewhere the weight would be gathered.
+        """
+        assert self.sharder is not None
+        spec = self.sharder.spec(ACTIVATION, ("batch", "tokens", "norm"), whole.shape)
+        entries = [(e,) if isinstance(e, str) else e or () for e in spec]
+        axes = {axis for entry in entries for axis in entry}
+        if not axes:
+            return _not_before(weight, whole)
+        if any(axes & {*self.sharder.rules[axis]} for axis in _OF_MATRICES):
+            return weight
+        return jax.shard_map(
+            _not_before, mesh=self.sharder.abstract_mesh, in_specs=(PartitionSpec(), spec),
+            out_specs=PartitionSpec(), axis_names=axes, check_vma=False,
+        )(weight, whole)  # fmt: skip
 
     @property
     def one_device(self) -> bool:
@@ -161,6 +207,18 @@ class LoweringContext:
             return start
         one = read.reshape(read.shape[0], -1)[:, 0]
         return start + jnp.minimum(jnp.abs(one), 0.0).astype(jnp.int32)
+
+
+def _not_before(weight: Matrix, read: Array) -> Matrix:
+    """`weight` unchanged, but not known before a number of `read` is."""
+    nothing = jnp.minimum(jnp.abs(read.reshape(-1)[0]), 0.0)
+
+    def waiting(part: Array) -> Array:
+        return part + nothing.astype(part.dtype)
+
+    if isinstance(weight, QuantizedWeight):  # the scales are used once the product is there
+        return dataclasses.replace(weight, numbers=waiting(weight.numbers))
+    return waiting(weight)
 
 
 def here() -> LoweringContext:

@@ -214,6 +214,9 @@ ANY_RANK = (
 )  # fmt: skip
 """The forms that take x of any rank, and need no reshaping of what a mesh has split."""
 
+WIDENING = (float_product, scaled_float_product, widened_product, unpacked_product)
+"""The forms that first write the whole weight in a wider dtype."""
+
 ROW_BY_ROW = (row_product, scaled_row_product, grouped_row_product)
 """The forms that are written out once for each row."""
 _MOST_ROW_BY_ROW = 16
