@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 from .config import PUBLISHED_SIZES, Gemma3TextConfig
 from .config_fields import (
@@ -129,8 +129,8 @@ class Gemma3Config:
     for a section of another type and for a value that cannot be.
     """
 
-    text_config: Gemma3TextConfig = field(default_factory=Gemma3TextConfig)
-    vision_config: SiglipVisionConfig = field(default_factory=SiglipVisionConfig)
+    text_config: Gemma3TextConfig = cast(Gemma3TextConfig, None)
+    vision_config: SiglipVisionConfig = cast(SiglipVisionConfig, None)
     mm_tokens_per_image: int = 256
     boi_token_index: int = 255_999
     eoi_token_index: int = 256_000
