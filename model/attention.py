@@ -13,6 +13,7 @@ from .cache import LayerCache, held_positions, reach, visible_back, visible_held
 from .choices import AttentionCase, Blocks, blocks_name
 from .config import LayerType
 from .context import LoweringContext, softcap
+from .dropout import Dropout, dropped
 from .forms import ATTENTION_KERNEL, KERNELS
 from .image_mask import visible_ahead
 from .quantized import GROUP
@@ -91,7 +92,7 @@ def _blocks(
 
 def attend(
     query: Array, new: LayerCache, old: LayerCache, visible: Visibility, scale: float,
-    cap: float | None, context: LoweringContext, kind: LayerType,
+    cap: float | None, context: LoweringContext, kind: LayerType, dropout: Dropout | None = None,
 ) -> Array:  # fmt: skip
     """Softmax attention in float32 over the old cache and the new tokens, in the best form.
 
@@ -102,22 +103,25 @@ def attend(
       cap: attn_logit_softcapping. Hugging Face parses it and applies nothing; where a config
         sets it, it is honoured here.
       kind: of the layer; the choice of form is recorded under its name.
+      dropout: of the probabilities, in a differentiable context.
 
     Returns:
       [B,T,N,H] float32.
     """
     blocks = _blocks(context, kind, query, old)
     if blocks is None:
-        return whole_attention(query, new, old, visible, scale, cap, context)
+        return whole_attention(query, new, old, visible, scale, cap, context, dropout)
+    assert dropout is None
     return blocked_attention(query, new, old, visible, scale, cap, context, blocks)
 
 
 def whole_attention(
     query: Array, new: LayerCache, old: LayerCache, visible: Visibility, scale: float,
-    cap: float | None, context: LoweringContext,
+    cap: float | None, context: LoweringContext, dropout: Dropout | None = None,
 ) -> Array:  # fmt: skip
     """All scores at once, old and new. Args and result as in `attend`."""
     old_weights, new_weights, total = _weights(query, new, old, visible, scale, cap)
+    old_weights, new_weights = dropped(old_weights, dropout, 0), dropped(new_weights, dropout, 1)
     mixed = context.in_halves(  # [B,K,G*T,H]
         query.shape[0] * query.shape[1],
         lambda a, b: (a + b) / total, "norm",
@@ -310,16 +314,24 @@ def attention_weights(
 
 
 def attend_within(
-    query: Array, new: LayerCache, visible: Array, scale: float, cap: float | None
-) -> Array:
+    query: Array, new: LayerCache, visible: Array, scale: float, cap: float | None,
+    dropout: Dropout | None = None,
+) -> Array:  # fmt: skip
     """Softmax attention in float32 among the tokens of one call, without a cache.
 
     Args as in `attend`; visible is [B,T,T] bool. Returns [B,T,N,H] float32.
     """
+    weights = dropped(weights_within(query, new, visible, scale, cap), dropout)
+    return _heads(_mix(weights, new.value, None, query.dtype), query.shape)
+
+
+def weights_within(
+    query: Array, new: LayerCache, visible: Array, scale: float, cap: float | None
+) -> Array:
+    """What each query of `attend_within` gives to each token, before dropout: [B,K,G*T,T]."""
     groups = query.shape[2] // new.key.shape[1]
     scores = _scores(_rows(query * scale, new.key.shape[1]), new.key, None, cap)
-    weights = jax.nn.softmax(_masked(scores, visible[:, None, None], groups), axis=-1)
-    return _heads(_mix(weights, new.value, None, query.dtype), query.shape)
+    return jax.nn.softmax(_masked(scores, visible[:, None, None], groups), axis=-1)
 
 
 def _weights(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .config import Gemma3TextConfig
 from .observe import Observed
 from .past import TransformerCache, leading_padding
 
@@ -57,7 +58,7 @@ def read_batch(
     attention_mask is of these columns [B,T], or of all there will ever be [B,more]. Raises
     ValueError for one that is neither.
     """
-    valid = _valid(tokens, cache, input_ids, attention_mask)
+    valid = valid_tokens(tokens, cache, input_ids, attention_mask)
     order = jnp.argsort(~valid, axis=1, stable=True).astype(jnp.int32)
     length = jnp.sum(valid.astype(jnp.int32), axis=1, dtype=jnp.int32)
     positions = None
@@ -66,10 +67,13 @@ def read_batch(
     return Batch(order, cache.positions, length, positions)
 
 
-def _valid(
+def valid_tokens(
     tokens: int, cache: TransformerCache, input_ids: Array | None, attention_mask: Array | None
 ) -> Array:
-    """[B,T] bool: which tokens count."""
+    """[B,T] bool: which of the `tokens` columns of a call count; see read_batch.
+
+    Columns beyond the width of a mask of all columns count.
+    """
     column = cache.columns + jnp.arange(tokens, dtype=jnp.int32)[None, :]
     batch = cache.positions.shape[0]
     if attention_mask is None:
@@ -87,8 +91,50 @@ def _valid(
         )
     mask = attention_mask.astype(bool)
     if mask.shape[1] > tokens:
+        mask = jnp.pad(mask, ((0, 0), (0, tokens)), constant_values=True)
         mask = jax.lax.dynamic_slice_in_dim(mask, cache.columns, tokens, axis=1)
     return jnp.broadcast_to(mask, (batch, tokens))
+
+
+def beyond_limits(batch: Batch, cache: TransformerCache, config: Gemma3TextConfig) -> Array:
+    """Rows that a call would bring beyond what the cache or the config grants: [B] bool.
+
+    Raises ValueError where that is known: a call of more columns than the cache has positions,
+    and, while nothing is traced, any row for which it is true.
+    """
+    columns, most = batch.order.shape[1], cache.max_length
+    if columns > most:
+        raise ValueError(
+            f"a call of {columns} tokens does not fit a cache of max_length {most}: make it with "
+            f"a larger max_length, padding of one call included"
+        )
+    end = batch.start + batch.length
+    _require(end, most, "tokens in a cache of max_length", "make it with a larger max_length")
+    beyond = end > most
+    if granted := config.freq_max_position_embeddings:
+        far = end
+        if batch.positions is not None:
+            counted = jnp.arange(columns, dtype=jnp.int32)[None, :] < batch.length[:, None]
+            far = jnp.max(jnp.where(counted, batch.positions, -1), axis=1) + 1
+        _require(far, granted, "positions, and freq_max_position_embeddings grants", "raise it")
+        beyond |= far > granted
+    return beyond
+
+
+def _require(counts: Array, most: int, what: str, remedy: str) -> None:
+    """Raise ValueError where a count [B] is known, and larger than `most`."""
+    largest = known(jnp.max(counts))
+    if largest is not None and largest > most:
+        row = int(jnp.argmax(counts))
+        raise ValueError(f"row {row} would have {largest} {what} {most}: {remedy}")
+
+
+def known(array: Array) -> int | None:
+    """A scalar as a number; None while tracing."""
+    try:
+        return int(array)
+    except jax.errors.ConcretizationTypeError:
+        return None
 
 
 def last_place(length: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from .decoder import Gemma3TextModel
 from .functional import store_order
 from .generation import GenerationMixin
 from .image_mask import SoftTokens
-from .loss import classification_loss
+from .loss import LossMetrics, classification_loss
 from .multimodal import Gemma3Model
 from .outputs import Gemma3SequenceClassifierOutputWithPast
 from .past import TransformerCache
@@ -45,14 +46,12 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
 
     def __init__(
         self, config: Gemma3TextConfig | Gemma3Config, dtype: jnp.dtype = jnp.bfloat16,
-        rngs: nnx.Rngs | None = None,
+        param_dtype: Any = None, precision: Any = None, *, rngs: nnx.Rngs | None = None,
     ):  # fmt: skip
         """As Gemma3TextModel."""
         self.config, self.dtype = config, jnp.dtype(dtype)
-        if isinstance(config, Gemma3Config):
-            self.model = Gemma3Model(config, dtype, rngs)
-        else:
-            self.model = Gemma3TextModel(config, dtype, rngs)
+        kind = Gemma3Model if isinstance(config, Gemma3Config) else Gemma3TextModel
+        self.model = kind(config, dtype, param_dtype, precision, rngs=rngs)
         text = self.text_config
         shape, axes = (text.num_labels, text.hidden_size), ("labels", "pooled")
         self.score = Linear(shape, axes, text, dtype, rngs)
@@ -81,7 +80,7 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
         position_ids: Array | None = None, token_type_ids: Array | None = None,
         past_key_values: TransformerCache | None = None, pixel_values: Array | None = None,
         output_attentions: bool | None = None, output_hidden_states: bool | None = None,
-        labels: Array | None = None,
+        labels: Array | None = None, rngs: nnx.Rngs | None = None,
     ) -> Gemma3SequenceClassifierOutputWithPast:  # fmt: skip
         """Classify texts [B,T]; each is read up to its rightmost token that is no padding.
 
@@ -91,20 +90,30 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
         if isinstance(self.model, Gemma3Model):
             output = self.model(
                 input_ids, pixel_values, attention_mask, position_ids, token_type_ids,
-                past_key_values, None, output_attentions, output_hidden_states,
+                past_key_values, None, output_attentions, output_hidden_states, rngs,
             )  # fmt: skip
         elif pixel_values is not None:
             raise ValueError("pixel_values: a model of text sees none; make it with a Gemma3Config")
         else:
             output = self.model(
                 input_ids, None, attention_mask, position_ids, token_type_ids, past_key_values,
-                output_attentions, output_hidden_states,
+                output_attentions, output_hidden_states, rngs,
             )  # fmt: skip
         last = text_lengths(input_ids, self.text_config.pad_token_id) - 1
         logits = self.score(row_at(output["last_hidden_state"], last), here())
         loss = None if labels is None else classification_loss(logits, labels)
         rest = {name: value for name, value in output.items() if name != "last_hidden_state"}
         return Gemma3SequenceClassifierOutputWithPast(loss=loss, logits=logits, **rest)
+
+    def compute_loss(
+        self, *, labels: Array, loss_config: None = None, loss_kwargs: None = None, **batch: Any
+    ) -> tuple[Gemma3SequenceClassifierOutputWithPast, LossMetrics]:
+        """A call with `batch`, and its loss: (output, metrics), as EasyDeL's trainers ask."""
+        if loss_config is not None or loss_kwargs:
+            raise ValueError("compute_loss: there is one loss, take others of output.logits")
+        output = self(**batch, labels=labels)
+        assert output.loss is not None
+        return output, LossMetrics(output.loss)
 
     def get_encoder(self) -> nnx.Module:
         """The vision tower; raises NotImplementedError for a model of text."""
@@ -134,9 +143,10 @@ class SequenceClassifier:
         self, config: Gemma3TextConfig, labels: int, dtype: jnp.dtype, recipe: Recipe = UNQUANTIZED
     ):
         self.config, self.dtype = config, jnp.dtype(dtype)
-        own = dataclasses.replace(config, num_labels=labels)
+        # Without bits: the recipe says how weights are kept.
+        own = dataclasses.replace(config, num_labels=labels, bits=None)
         self._module = PureModule(
-            lambda rngs: Gemma3ForSequenceClassification(own, self.dtype, rngs), recipe
+            lambda rngs: Gemma3ForSequenceClassification(own, self.dtype, rngs=rngs), recipe
         )
 
     def parameters(self) -> list[ParameterSpec]:

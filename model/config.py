@@ -7,7 +7,15 @@ import enum
 from dataclasses import dataclass
 from typing import Any, cast
 
-from .config_fields import COUNTS, ConfigError, check_fields, is_count
+from .config_fields import (
+    COUNTS,
+    ConfigError,
+    check_fields,
+    is_count,
+    known_keywords,
+    set_defaults,
+    shown,
+)
 from .sharding import NAMED_AXES, PartitionRules, get_partition_rules
 
 
@@ -30,9 +38,10 @@ class RopeType(enum.StrEnum):
 
 
 class GradientCheckPointers(enum.StrEnum):
-    """What a layer keeps for its backward pass, by EasyDeL's names; the rest is computed again.
+    """What a layer keeps for its backward pass; the rest is computed again.
 
-    The names are those of jax.checkpoint_policies, where they are defined.
+    The values are names of jax.checkpoint_policies, where they are defined. Members whose name
+    EasyDeL spells otherwise have that name too; its policies of named values are not among them.
     """
 
     EVERYTHING_SAVEABLE = "everything_saveable"
@@ -44,6 +53,9 @@ class GradientCheckPointers(enum.StrEnum):
     """Results of products with weights, not those of attention."""
     DOTS_SAVEABLE = "dots_saveable"
     DOTS_WITH_NO_BATCH_DIMS_SAVEABLE = "dots_with_no_batch_dims_saveable"
+    CHECKPOINT_DOTS_WITH_NO_BATCH_DMIS = "checkpoint_dots_with_no_batch_dims"
+    DOTS_WITH_NO_BATCH_DIMS_AVAILABLE = "dots_with_no_batch_dims_saveable"
+    """EasyDeL's spellings of two of them."""
     NONE = ""
     """No checkpointing: whatever jax keeps by itself."""
 
@@ -52,12 +64,16 @@ EasyDeLGradientCheckPointers = GradientCheckPointers
 """The same under EasyDeL's name."""
 
 
+@known_keywords()
 @dataclass(frozen=True)
 class Gemma3TextConfig:
     """The text stack's architecture; fields and defaults are Hugging Face's Gemma3TextConfig.
 
     `rope_scaling` applies to full-attention layers only, as in Hugging Face. `layer_types`
-    is derived from `sliding_window_pattern` when not given.
+    is derived from `sliding_window_pattern` when not given. A field of None takes its default,
+    but for num_key_value_heads, which then is num_attention_heads: each query head its own key.
+    Raises ConfigError, in one line naming the field, for a value that cannot be; what is checked
+    is what `from_dict` checks of a file.
     """
 
     vocab_size: int = 262208
@@ -84,6 +100,7 @@ class Gemma3TextConfig:
     final_logit_softcapping: float | None = None
     attn_logit_softcapping: float | None = None
     cache_implementation: str = "hybrid"
+    """`hybrid`: rings on sliding layers; `static`: init_cache gives every layer all positions."""
     rope_scaling: dict[str, Any] | None = None
     rope_local_base_freq: float = 10_000.0
     sliding_window_pattern: int = 6
@@ -105,9 +122,20 @@ class Gemma3TextConfig:
     model_type = "gemma3_text"
 
     def __post_init__(self) -> None:
-        if not self.layer_types:
-            object.__setattr__(self, "layer_types", self._layer_types_from_pattern())
+        if self.num_key_value_heads is None:
+            object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
+        set_defaults(self)
+        if isinstance(self.eos_token_id, list):
+            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        check_fields(self._as_in_a_file())
+        kinds = _layer_types({"layer_types": self.layer_types} if self.layer_types else {})
+        object.__setattr__(self, "layer_types", kinds or self._layer_types_from_pattern())
         _check(self)
+
+    def _as_in_a_file(self) -> dict[str, Any]:
+        """The fields as JSON has them: lists for tuples."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
 
     def _layer_types_from_pattern(self) -> tuple[LayerType, ...]:
         """Layer i is global iff (i + 1) is a multiple of the pattern; the last need not be."""
@@ -138,7 +166,10 @@ class Gemma3TextConfig:
         return self
 
     def get_partition_rules(self, axis_names: tuple[str, ...] = NAMED_AXES) -> PartitionRules:
-        """(regular expression, PartitionSpec) pairs for every weight; see sharding.py."""
+        """(regular expression, PartitionSpec) pairs for every weight; see sharding.py.
+
+        `axis_names` are the axes of the mesh. Raises ValueError for what is no list of such names.
+        """
         return get_partition_rules(axis_names)
 
     def attach_custom_arguments(
@@ -146,12 +177,14 @@ class Gemma3TextConfig:
     ) -> Gemma3TextConfig:
         """Set these two fields of this very config, as EasyDeL does; returns it.
 
-        They say how a module runs, not what it is: nothing else can be changed in place. Raises
-        ConfigError, with nothing changed, for a value that a config cannot have.
+        They say how a module runs, not what it is: nothing else can be changed in place. Modules
+        that share the config run by the new gradient_checkpointing from then on; one whose weights
+        are not in these `bits` refuses to run until they are (load_weights, quantize_weights).
+        Raises ConfigError, with nothing changed, for a value that a config cannot have.
         """
-        _check(dataclasses.replace(self, gradient_checkpointing=gradient_checkpointing, bits=bits))
-        object.__setattr__(self, "gradient_checkpointing", gradient_checkpointing)
-        object.__setattr__(self, "bits", bits)
+        new = dataclasses.replace(self, gradient_checkpointing=gradient_checkpointing, bits=bits)
+        object.__setattr__(self, "gradient_checkpointing", new.gradient_checkpointing)
+        object.__setattr__(self, "bits", new.bits)
         return self
 
     @staticmethod
@@ -237,7 +270,9 @@ def _check(config: Gemma3TextConfig) -> None:
     for name in COUNTS:
         value = getattr(config, name)
         if not is_count(value):
-            raise ConfigError(f"config.json {name}: expected a positive integer, got {value!r}")
+            raise ConfigError(
+                f"config.json {name}: expected a positive integer, got {shown(value)}"
+            )
     if config.num_attention_heads % config.num_key_value_heads:
         raise ConfigError(
             f"config.json num_attention_heads: expected a multiple of num_key_value_heads "
@@ -250,19 +285,14 @@ def _check(config: Gemma3TextConfig) -> None:
             f"config.json layer_types: expected {config.num_hidden_layers} entries "
             f"(num_hidden_layers), got {len(config.layer_types)}"
         )
-    if config.hidden_activation not in ("gelu_pytorch_tanh", "gelu_tanh"):
-        raise ConfigError(
-            f"config.json hidden_activation: expected gelu_pytorch_tanh, "
-            f"got {config.hidden_activation!r}"
-        )
     if config.gradient_checkpointing not in tuple(GradientCheckPointers):
         raise ConfigError(
             f"config.json gradient_checkpointing: expected one of "
             f"{', '.join(filter(None, GradientCheckPointers))} or an empty string, "
-            f"got {config.gradient_checkpointing!r}"
+            f"got {shown(config.gradient_checkpointing)}"
         )
     if config.bits not in (None, 4, 8):
-        raise ConfigError(f"config.json bits: expected 4, 8 or null, got {config.bits!r}")
+        raise ConfigError(f"config.json bits: expected 4, 8 or null, got {shown(config.bits)}")
     _check_rope(config)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import functools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+ConfigT = TypeVar("ConfigT")
 
 
 class ConfigError(ValueError):
@@ -34,6 +39,49 @@ _ROPE_NUMBERS = (
     "beta_slow", "mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor",
 )  # fmt: skip
 _ROPE_LISTS = ("short_factor", "long_factor")
+CACHES = ("hybrid", "static")
+"""What cache_implementation may be: see past.make_cache."""
+ACTIVATIONS = ("gelu_pytorch_tanh", "gelu_tanh")
+"""Two names of the only one there is."""
+
+
+def known_keywords(**aliases: str) -> Callable[[type[ConfigT]], type[ConfigT]]:
+    """A decorator of dataclasses: `aliases` are other names of arguments, unknown ones are refused.
+
+    Raises TypeError in one line that says what was meant, or who reads such keys.
+    """
+
+    def decorate(cls: type[ConfigT]) -> type[ConfigT]:
+        plain = cls.__init__
+        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+
+        @functools.wraps(plain)
+        def init(self: ConfigT, *args: Any, **given: Any) -> None:
+            for alias, name in aliases.items():
+                if alias in given and name in given:
+                    raise TypeError(f"{cls.__name__}: {alias} and {name} are one: pass one")
+                if alias in given:
+                    given[name] = given.pop(alias)
+            for name in set(given) - set(names):
+                near = difflib.get_close_matches(name, [*names, *aliases], 1)
+                meant = f" (did you mean {near[0]}?)" if near else ""
+                raise TypeError(
+                    f"{cls.__name__}: there is no argument {name!r}{meant}; from_dict reads a "
+                    f"config.json and passes over keys that are not the architecture's"
+                )
+            plain(self, *args, **given)
+
+        setattr(cls, "__init__", init)  # noqa: B010
+        return cls
+
+    return decorate
+
+
+def set_defaults(config: Any) -> None:
+    """Give each field of a frozen dataclass that is None its default, as null in a file has."""
+    for field in dataclasses.fields(config):
+        if getattr(config, field.name) is None and field.default is not dataclasses.MISSING:
+            object.__setattr__(config, field.name, field.default)
 
 
 def check_fields(text: Mapping[str, Any]) -> None:
@@ -48,6 +96,10 @@ def check_fields(text: Mapping[str, Any]) -> None:
         _expect(text, name, is_count, "a whole number of at least 1")
     for name in _NUMBERS:
         _expect(text, name, _is_positive, "a positive number")
+    _expect(text, "initializer_range", is_deviation, "a number of at least 0")
+    _expect(text, "attention_dropout", is_dropout, "a number of at least 0 and below 1")
+    _expect(text, "cache_implementation", lambda value: value in CACHES, " or ".join(CACHES))
+    _expect(text, "hidden_activation", lambda value: value in ACTIVATIONS, ACTIVATIONS[0])
     for name in _FLAGS:
         _expect(text, name, lambda value: isinstance(value, bool), "true or false")
     for name in ("bos_token_id", "pad_token_id"):
@@ -100,6 +152,16 @@ def _is_positive(value: object) -> bool:
         return False
     # A whole number of JSON can be beyond every float.
     return 0 < value <= MOST_NUMBER and math.isfinite(value)
+
+
+def is_deviation(value: object) -> bool:
+    """Whether a JSON value is a number of at least 0."""
+    return _is_positive(value) or (value == 0 and not isinstance(value, bool))
+
+
+def is_dropout(value: object) -> bool:
+    """Whether a JSON value is a share of numbers that may be dropped."""
+    return is_deviation(value) and isinstance(value, int | float) and value < 1
 
 
 def _are_positive(value: object) -> bool:

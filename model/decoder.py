@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .batch import last_place, read_batch
-from .cache import KVCache, LayerCache, visible_both_ways
+from .arguments import require_one_dtype
+from .batch import beyond_limits, last_place, read_batch
+from .cache import KVCache, visible_both_ways
 from .config import Gemma3TextConfig
-from .context import LoweringContext, here, softcap
+from .context import LoweringContext, here
+from .dropout import dropout_key, layer_dropout, layer_keys
 from .generation import GenerationMixin
+from .head import LanguageModelHead
 from .image_mask import SoftTokens, image_groups, merge_soft_tokens
-from .loss import next_token_loss
+from .loading import quantize_weights, require_bits
 from .observe import NOTHING, Observed, Watch
 from .outputs import Gemma3CausalLMOutputWithPast, Gemma3ModelOutputWithPast
 from .past import TransformerCache
 from .rope import local_frequencies, rope_tables
 from .stack import run_layers
+from .steps import LayerStep, layer_steps
 from .text import (
     Gemma3DecoderLayer,
     Gemma3RMSNorm,
     Gemma3TextScaledWordEmbedding,
-    LayerStep,
     Linear,
-    layer_steps,
 )
 
 Array = jax.Array
@@ -40,16 +44,24 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
     """
 
     def __init__(
-        self, config: Gemma3TextConfig, dtype: jnp.dtype = jnp.bfloat16,
-        rngs: nnx.Rngs | None = None,
+        self, config: Gemma3TextConfig, dtype: jnp.dtype = jnp.bfloat16, param_dtype: Any = None,
+        precision: Any = None, *, rngs: nnx.Rngs | None = None,
     ):  # fmt: skip
-        """Random weights with `rngs`; without, abstract ones: see load_weights."""
+        """Random weights with `rngs`, in config.bits; without, abstract ones: see load_weights.
+
+        Drops nothing until `train()` is called; see dropout.py. Raises TypeError for a param_dtype
+        that is not dtype, and for a precision: there is one dtype.
+        """
+        require_one_dtype(dtype, param_dtype, precision)
         self.config, self.dtype = config, jnp.dtype(dtype)
+        self.deterministic = True
         self.embed_tokens = Gemma3TextScaledWordEmbedding(config, dtype, rngs)
         self.layers = nnx.List(
             Gemma3DecoderLayer(config, kind, dtype, rngs) for kind in config.layer_types
         )
         self.norm = Gemma3RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, rngs)
+        if rngs is not None:
+            quantize_weights(self)
 
     @property
     def text_config(self) -> Gemma3TextConfig:
@@ -60,18 +72,18 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
     def default_frequencies(self) -> np.ndarray:
         """The rotary table of sliding layers, [granted_freq_max_position_embedding, head_dim].
 
-        For each position the cosines of its angles, then the sines, float32.
+        For each position the cosines of its angles, then the sines, float32, not to be written to.
+        For people: layers compute what they need of it. It is kept until another is asked for.
         """
-        config = self.config
-        positions = np.arange(config.granted_freq_max_position_embedding, dtype=np.float32)
-        angles = positions[:, None] * local_frequencies(config)[None, :]
-        return np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+        frequencies = tuple(local_frequencies(self.config).tolist())
+        return _rotary_table(frequencies, self.config.granted_freq_max_position_embedding)
 
     def __call__(
         self, input_ids: Array | None = None, inputs_embeds: Array | None = None,
         attention_mask: Array | None = None, position_ids: Array | None = None,
         token_type_ids: Array | None = None, past_key_values: TransformerCache | None = None,
         output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        rngs: nnx.Rngs | None = None,
     ) -> Gemma3ModelOutputWithPast:  # fmt: skip
         """Read tokens; padding may stand on either side of them.
 
@@ -86,35 +98,41 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
           past_key_values: of init_cache or the last call, extended in the output. Without one
             the output has the cache of these T tokens alone, where config.use_cache says so.
           output_attentions, output_hidden_states: None is what the config says.
+          rngs: random streams, of which training with attention_dropout needs `dropout`.
 
         Raises ValueError for both or neither of input_ids and inputs_embeds, for a call longer
-        than config.granted_mask_max_position_embedding, and for a mask of another shape.
+        than config.granted_mask_max_position_embedding, for a mask of another shape, and for more
+        tokens than the cache or config.freq_max_position_embeddings has positions for. While
+        tracing, how many tokens a row has is not known: a row that has too many gets NaN for its
+        last_hidden_state and logits, and the cache counts more positions than max_length.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass input_ids or inputs_embeds, and not both")
         if self.config.use_bidirectional_attention:
-            return self._read_both_ways(input_ids, attention_mask)
+            given = (position_ids, token_type_ids, past_key_values)
+            if any(one is not None for one in given) or output_attentions or output_hidden_states:
+                raise ValueError("a bidirectional model takes input_ids and attention_mask alone")
+            return self._read_both_ways(input_ids, attention_mask, rngs)
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.embed(input_ids)
         return self.read(
             inputs_embeds, input_ids, attention_mask, position_ids, token_type_ids,
-            past_key_values, output_attentions, output_hidden_states,
+            past_key_values, output_attentions, output_hidden_states, rngs,
         )  # fmt: skip
 
     def read(
         self, embedded: Array, input_ids: Array | None, attention_mask: Array | None,
         position_ids: Array | None, token_type_ids: Array | None,
         past_key_values: TransformerCache | None, output_attentions: bool | None,
-        output_hidden_states: bool | None,
+        output_hidden_states: bool | None, rngs: nnx.Rngs | None,
     ) -> Gemma3ModelOutputWithPast:  # fmt: skip
         """A call with its tokens embedded [B,T,D]; input_ids only tell padding."""
         rows, tokens = embedded.shape[:2]
-        most = self.config.granted_mask_max_position_embedding
-        if tokens > most:
-            raise ValueError(f"a call of {tokens} tokens: the config grants at most {most}")
+        self._require_runnable(tokens)
         cache = past_key_values or self.init_cache(rows, tokens, starts=0)
         batch = read_batch(tokens, cache, input_ids, attention_mask, position_ids)
+        beyond = beyond_limits(batch, cache, self.config)
         groups = None
         if token_type_ids is not None:
             groups = batch.gather(image_groups(token_type_ids == 1))
@@ -122,7 +140,9 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
         hidden, layers, seen = self.extend_embedded(
             batch.gather(embedded.astype(jnp.float32)), groups, batch.start, batch.length,
             cache.layers, here(), watch, batch.positions,
+            dropout_key(self.config, self.deterministic, rngs),
         )  # fmt: skip
+        hidden = jnp.where(beyond[:, None, None], jnp.nan, hidden)
         past = dataclasses.replace(
             cache, layers=layers, positions=batch.start + batch.length,
             columns=cache.columns + tokens,
@@ -135,15 +155,24 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
             attentions=seen.attentions if watch.key_positions else None,
         )
 
+    def _require_runnable(self, tokens: int) -> None:
+        """ValueError for a call of too many tokens, and for weights in other bits than wanted."""
+        most = self.config.granted_mask_max_position_embedding
+        if tokens > most:
+            raise ValueError(f"a call of {tokens} tokens: the config grants at most {most}")
+        require_bits(self.config, self.layers[0].mlp.down_proj.weight.get_value())
+
     def _read_both_ways(
-        self, input_ids: Array | None, attention_mask: Array | None
+        self, input_ids: Array | None, attention_mask: Array | None, rngs: nnx.Rngs | None
     ) -> Gemma3ModelOutputWithPast:
         """A call of a model with use_bidirectional_attention, which keeps no cache."""
         if input_ids is None:
             raise ValueError("a bidirectional model takes input_ids, not inputs_embeds")
+        self._require_runnable(input_ids.shape[1])
         empty = self.init_cache(*input_ids.shape, starts=0)
         batch = read_batch(input_ids.shape[1], empty, input_ids, attention_mask, None)
-        hidden = self.encode(batch.gather(input_ids), batch.length, here())
+        dropout = dropout_key(self.config, self.deterministic, rngs)
+        hidden = self.encode(batch.gather(input_ids), batch.length, here(), dropout)
         return Gemma3ModelOutputWithPast(last_hidden_state=batch.restore(hidden))
 
     def _watch(
@@ -205,15 +234,18 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
     def extend_embedded(
         self, x: Array, groups: Array | None, start: Array, length: Array | None,
         cache: KVCache, context: LoweringContext, watch: Watch, rotated: Array | None = None,
+        dropout: Array | None = None,
     ) -> tuple[Array, KVCache, Observed]:  # fmt: skip
         """`observe` of embedded tokens x [B,T,D]; `groups` [B,T] are their images.
 
-        `rotated` [B,T] are positions for the rotary embedding other than on from `start`.
+        `rotated` [B,T] are positions for the rotary embedding other than on from `start`;
+        `dropout` is the key of a call that drops.
         """
         steps = layer_steps(self.config, start, length, x.shape[1], cache, context, groups, rotated)
         x = context.constrain(x, ("batch", "tokens", "norm"))
 
-        def call(layer: Gemma3DecoderLayer, x: Array, step: LayerStep, cache: LayerCache):
+        def call(layer: Gemma3DecoderLayer, x: Array, step: LayerStep, state: tuple):
+            cache, key = state
             seen = Observed((), ())
             if watch.hidden_states:
                 seen = seen._replace(hidden_states=(x,))
@@ -221,22 +253,26 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
                 positions = watch.key_positions
                 weights = layer.attention_weights(x, step, cache, context, positions)
                 seen = seen._replace(attentions=(weights,))
-            x, cache = layer(x, step, cache, context)
+            x, cache = layer.extend(x, step, cache, context, layer_dropout(self.config, key))
             return x, (cache, seen)
 
-        x, states = run_layers(call, self.layers, self.config, x, steps, cache)
+        given = list(zip(cache, layer_keys(dropout, len(cache)), strict=True))
+        x, states = run_layers(call, self.layers, self.config, x, steps, given)
         x = self.norm(x)
         hidden = tuple(one for _, seen in states for one in seen.hidden_states)
         attentions = tuple(one for _, seen in states for one in seen.attentions)
         observed = Observed((*hidden, x) if watch.hidden_states else (), attentions)
         return x, tuple(cache for cache, _ in states), observed
 
-    def encode(self, tokens: Array, length: Array, context: LoweringContext) -> Array:
+    def encode(
+        self, tokens: Array, length: Array, context: LoweringContext, dropout: Array | None = None
+    ) -> Array:
         """Read whole texts in both directions, as use_bidirectional_attention asks.
 
         Args:
           tokens: [B,T] int32.
           length: [B] int32, valid tokens of each row; the rest is padding that none of them sees.
+          dropout: the key of a call that drops.
 
         Returns:
           Hidden states after the final norm [B,T,D] float32; those of padding mean nothing.
@@ -254,72 +290,40 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
         }
         x = context.constrain(self.embed_tokens(tokens), ("batch", "tokens", "norm"))
 
-        def call(layer: Gemma3DecoderLayer, x: Array, shared: tuple, state: None):
-            rope, visible = shared
-            return layer.encode(x, rope, visible, context), state
+        def call(layer: Gemma3DecoderLayer, x: Array, shared: tuple, key: Array | None):
+            drop = layer_dropout(self.config, key)
+            return layer.encode(x, *shared, context, drop), None
 
-        x, _ = run_layers(call, self.layers, self.config, x, shared, [None] * len(self.layers))
+        keys = layer_keys(dropout, len(self.layers))
+        x, _ = run_layers(call, self.layers, self.config, x, shared, keys)
         return self.norm(x)
 
 
-class TiedHead(nnx.Module):
-    """The token embeddings as a language model head: it shares their weight."""
-
-    def __init__(self, embedding: Gemma3TextScaledWordEmbedding):
-        self.weight = embedding.weight
-
-    def __call__(self, x: Array, context: LoweringContext) -> Array:
-        """x [...,D] float32 -> [...,V] float32."""
-        return context.product(x, self.weight.get_value(), "embed to vocab")
-
-
-class LanguageModelHead:
-    """What models with a head for tokens share; the class has `lm_head` unless it is tied."""
-
-    lm_head: Linear
-
-    @property
-    def text_config(self) -> Gemma3TextConfig:
-        """The text stack's config."""
-        raise NotImplementedError
-
-    def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
-        """The token embeddings."""
-        raise NotImplementedError
-
-    def get_lm_head(self) -> Linear | TiedHead:
-        """The language model head, without the softcap; the embeddings' where they are tied."""
-        tied = self.text_config.tie_word_embeddings
-        return TiedHead(self.get_embedding()) if tied else self.lm_head
-
-    def apply_lm_head(self, hidden: Array, context: LoweringContext | None = None) -> Array:
-        """hidden [...,D] -> logits [...,V] float32, with final_logit_softcapping where set."""
-        logits = self.get_lm_head()(hidden, context or here())
-        return softcap(logits, self.text_config.final_logit_softcapping)
-
-    def with_logits(
-        self, output: Gemma3ModelOutputWithPast, labels: Array | None
-    ) -> Gemma3CausalLMOutputWithPast:
-        """What the text stack gave, with logits, and the loss where there are labels [B,T]."""
-        assert output.last_hidden_state is not None
-        logits = self.apply_lm_head(output.last_hidden_state)
-        loss = None if labels is None else next_token_loss(logits, labels)
-        return Gemma3CausalLMOutputWithPast(loss=loss, logits=logits, **dict(output))
+@functools.lru_cache(maxsize=1)
+def _rotary_table(frequencies: tuple[float, ...], positions: int) -> np.ndarray:
+    """[positions, 2 * frequencies] float32: the cosines of each position, then its sines."""
+    each = np.asarray(frequencies, np.float32)
+    angles = np.arange(positions, dtype=np.float32)[:, None] * each[None, :]
+    table = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+    table.flags.writeable = False
+    return table
 
 
-class Gemma3ForCausalLM(nnx.Module, LanguageModelHead, GenerationMixin):
+class Gemma3ForCausalLM(nnx.Module, LanguageModelHead):
     """The text model with its language-modelling head, tied or not."""
 
     def __init__(
-        self, config: Gemma3TextConfig, dtype: jnp.dtype = jnp.bfloat16,
-        rngs: nnx.Rngs | None = None,
+        self, config: Gemma3TextConfig, dtype: jnp.dtype = jnp.bfloat16, param_dtype: Any = None,
+        precision: Any = None, *, rngs: nnx.Rngs | None = None,
     ):  # fmt: skip
         """As Gemma3TextModel."""
         self.config, self.dtype = config, jnp.dtype(dtype)
-        self.model = Gemma3TextModel(config, dtype, rngs)
+        self.model = Gemma3TextModel(config, dtype, param_dtype, precision, rngs=rngs)
         if not config.tie_word_embeddings:
             shape = (config.vocab_size, config.hidden_size)
             self.lm_head = Linear(shape, ("vocab_out", "embed"), config, dtype, rngs)
+        if rngs is not None:
+            quantize_weights(self)
 
     @property
     def text_config(self) -> Gemma3TextConfig:
@@ -331,18 +335,18 @@ class Gemma3ForCausalLM(nnx.Module, LanguageModelHead, GenerationMixin):
         attention_mask: Array | None = None, position_ids: Array | None = None,
         token_type_ids: Array | None = None, past_key_values: TransformerCache | None = None,
         output_attentions: bool | None = None, output_hidden_states: bool | None = None,
-        labels: Array | None = None,
+        labels: Array | None = None, rngs: nnx.Rngs | None = None,
     ) -> Gemma3CausalLMOutputWithPast:  # fmt: skip
         """Read tokens; arguments as in Gemma3TextModel.
 
-        labels [B,T] int ask for the loss: label t + 1 is what should follow token t, -100 is
-        ignored. So must be padding, and the first token after it.
+        labels [B,T] int ask for the loss: label t + 1 is what should follow token t. Left out are
+        labels of -100, and where the call knows of padding, that and the first token after it.
         """
         output = self.model(
             input_ids, inputs_embeds, attention_mask, position_ids, token_type_ids,
-            past_key_values, output_attentions, output_hidden_states,
+            past_key_values, output_attentions, output_hidden_states, rngs,
         )  # fmt: skip
-        return self.with_logits(output, labels)
+        return self.with_logits(output, labels, input_ids, attention_mask, past_key_values)
 
     def get_encoder(self) -> nnx.Module:
         """There is none: raises NotImplementedError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ class Gemma3TextEmbedding(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs | None,
     ):
-        self.model = Gemma3TextModel(config, dtype, rngs)
+        self.model = Gemma3TextModel(config, dtype, rngs=rngs)
         dense, width = [], config.hidden_size
         for number, layer in enumerate(layers):
             # Like an MLP: the first widens, split over its outputs; the second adds up.
@@ -70,8 +70,9 @@ class TextEmbedder:
         recipe: Recipe = UNQUANTIZED,
     ):  # fmt: skip
         self.config, self.dtype = config, jnp.dtype(dtype)
+        plain = replace(config, bits=None)  # the recipe says how weights are kept
         self._module = PureModule(
-            lambda rngs: Gemma3TextEmbedding(config, layers, self.dtype, rngs), recipe
+            lambda rngs: Gemma3TextEmbedding(plain, layers, self.dtype, rngs), recipe
         )
 
     def parameters(self) -> list[ParameterSpec]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -22,7 +24,10 @@ class CausalLM:
 
     def __init__(self, config: Gemma3TextConfig, dtype: jnp.dtype, recipe: Recipe = UNQUANTIZED):
         self.config, self.dtype = config, jnp.dtype(dtype)
-        self._module = PureModule(lambda rngs: Gemma3ForCausalLM(config, self.dtype, rngs), recipe)
+        plain = dataclasses.replace(config, bits=None)  # the recipe says how weights are kept
+        self._module = PureModule(
+            lambda rngs: Gemma3ForCausalLM(plain, self.dtype, rngs=rngs), recipe
+        )
 
     def parameters(self) -> list[ParameterSpec]:
         """Every weight, in the order of the weight store."""

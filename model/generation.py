@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 
 from .config import Gemma3TextConfig
-from .past import TransformerCache, leading_padding, make_cache
+from .past import CacheMetadata, TransformerCache, cache_metadata, leading_padding, place
 
 Array = jax.Array
 
@@ -42,10 +42,19 @@ class GenerationMixin:
         self, batch_size: int, max_length: int, starts: Array | int | None = None,
         shardings: Mapping[str, Sharding] | None = None, pad_token_id: int | None = None,
     ) -> TransformerCache:  # fmt: skip
-        """A fresh cache for rows of up to `max_length` tokens; see past.make_cache."""
-        return make_cache(
-            self.text_config, self.dtype, batch_size, max_length, starts, shardings, pad_token_id
-        )
+        """A fresh cache for rows of up to `max_length` tokens, padding not counted.
+
+        Its keys and values are of the model's dtype. For the other arguments see
+        TransformerCache.init_cache; pad_token_id of None is the config's.
+        """
+        metadata = self.create_cache_metadata(batch_size, max_length, pad_token_id)
+        return TransformerCache.init_cache(metadata, starts, shardings)
+
+    def create_cache_metadata(
+        self, batch_size: int, max_length: int, pad_token_id: int | None = None
+    ) -> CacheMetadata:
+        """The sizes of such a cache; raises ValueError for one below 1."""
+        return cache_metadata(self.text_config, self.dtype, batch_size, max_length, pad_token_id)
 
     def prepare_inputs_for_generation(
         self, input_ids: Array, max_length: int, pad_token_id: int,
@@ -58,11 +67,13 @@ class GenerationMixin:
           max_length: tokens a row of the cache can hold.
           pad_token_id: what pads rows where neither `attention_mask` nor `starts` says it.
           starts: leading padding of each row, [B] or one for all.
+          shardings: as in init_cache; attention_mask and position_ids go with `positions`.
           attention_mask: [B,T], not 0 where a token counts. Padding may stand on either side.
 
         Returns:
           past_key_values; attention_mask [B,max_length], true for what is still to come;
-          position_ids [B,T], which count what is not padding; token_type_ids where given.
+          position_ids [B,T], which count what is not padding; token_type_ids where given. All
+          after it went through prepare_inputs_for_call.
         """
         batch, tokens = input_ids.shape
         if attention_mask is not None:
@@ -79,11 +90,17 @@ class GenerationMixin:
             "past_key_values": self.init_cache(
                 batch, max_length, starts, shardings, pad_token_id
             ),
-            "attention_mask": jnp.concatenate([valid, ahead], axis=1),
-            "position_ids": positions_of(valid),
+            "attention_mask": place(
+                "positions", jnp.concatenate([valid, ahead], axis=1), shardings
+            ),
+            "position_ids": place("positions", positions_of(valid), shardings),
         }  # fmt: skip
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
+        return self.prepare_inputs_for_call(**inputs)
+
+    def prepare_inputs_for_call(self, **inputs: Any) -> dict[str, Any]:
+        """The last word of a subclass on the arguments of a first call: here they stay."""
         return inputs
 
     def update_inputs_for_generation(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from .config import Gemma3TextConfig
-from .quantized import BY_BITS, GROUP, QuantizedWeight, Recipe, Scheme
+from .quantized import BY_BITS, GROUP, UNQUANTIZED, Matrix, QuantizedWeight, Recipe, Scheme
 from .quantizing import quantize
 from .vision_config import Gemma3Config
 
@@ -43,6 +44,47 @@ def load_weights(module: ModuleT, weights: Mapping[str, np.ndarray]) -> ModuleT:
             )
         flat.append((path, variable.replace(_stored(name, value, expected.dtype, recipe))))
     return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def quantize_weights(module: ModuleT) -> ModuleT:
+    """The module itself, its matrices kept in the `bits` of its config; for 4 and 8.
+
+    Models do it to the random weights they begin with. Those that are quantised stay as they are.
+    Raises ValueError for weights that are not known: abstract ones, and while tracing.
+    """
+    recipe = BY_BITS[_bits(module)]
+    for path, variable in nnx.iter_graph(module):
+        if not isinstance(variable, nnx.Param) or recipe == UNQUANTIZED:
+            continue
+        name, value = weight_name(".".join(str(part) for part in path)), variable.get_value()
+        if recipe.scheme(name) == Scheme.NONE or isinstance(value, QuantizedWeight):
+            continue
+        variable.set_value(_stored(name, _numbers(name, value), value.dtype, recipe))
+    return module
+
+
+def _numbers(name: str, value: jax.Array | jax.ShapeDtypeStruct) -> np.ndarray:
+    """A weight's numbers; ValueError where they are not known."""
+    try:
+        if not isinstance(value, jax.ShapeDtypeStruct):
+            return np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        pass
+    raise ValueError(
+        f"{name}: bits asks for quantised numbers, and they are not known here; make the model "
+        f"outside of transformations, or without rngs for load_weights"
+    )
+
+
+def require_bits(config: Gemma3TextConfig, matrix: Matrix) -> None:
+    """Raise ValueError where a layer's matrix is not kept in the bits that the config asks for."""
+    wanted = BY_BITS[config.bits].layers
+    kept = matrix.scheme if isinstance(matrix, QuantizedWeight) else Scheme.NONE
+    if kept != wanted:
+        raise ValueError(
+            f"config.bits is {config.bits}, and the weights are kept as {kept}: load them again "
+            f"(load_weights), or quantise them (quantize_weights), after bits is set"
+        )
 
 
 def weight_name(path: str) -> str:

@@ -1,6 +1,11 @@
-"""Losses, as transformers computes them: in float32, labels of -100 left out."""
+"""Losses, as transformers computes them: in float32, labels of -100 left out.
+
+A call that knows its padding leaves that out of the loss too, as EasyDeL does.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +13,13 @@ import jax.numpy as jnp
 Array = jax.Array
 
 IGNORED = -100
+
+
+class LossMetrics(NamedTuple):
+    """The second of what compute_loss gives."""
+
+    loss: Array
+    """[] float32."""
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -24,9 +36,13 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return jnp.sum(jnp.where(kept, loss, 0.0)) / count
 
 
-def next_token_loss(logits: Array, labels: Array) -> Array:
-    """Of logits [B,T,V] and labels [B,T]: place t is held against label t + 1. [] float32."""
-    return cross_entropy(logits[:, :-1], labels[:, 1:])
+def next_token_loss(logits: Array, labels: Array, valid: Array) -> Array:
+    """Of logits [B,T,V] and labels [B,T]: place t is held against label t + 1. [] float32.
+
+    Only where both are tokens by `valid` [B,T] bool: what follows padding has nothing to go by.
+    """
+    wanted = jnp.where(valid[:, :-1] & valid[:, 1:], labels[:, 1:], IGNORED)
+    return cross_entropy(logits[:, :-1], wanted)
 
 
 def classification_loss(logits: Array, labels: Array) -> Array:

@@ -10,11 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Sharding
 
+from .batch import known
 from .config import Gemma3TextConfig
 from .context import here
-from .decoder import Gemma3TextModel, LanguageModelHead
+from .decoder import Gemma3TextModel
 from .generation import GenerationMixin
+from .head import LanguageModelHead
 from .image_mask import SoftTokens
+from .loading import quantize_weights
 from .outputs import Gemma3CausalLMOutputWithPast, Gemma3ModelOutputWithPast
 from .past import TransformerCache
 from .text import Gemma3TextScaledWordEmbedding, Linear
@@ -47,13 +50,16 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
     """Vision tower, projector and text stack."""
 
     def __init__(
-        self, config: Gemma3Config, dtype: jnp.dtype = jnp.bfloat16, rngs: nnx.Rngs | None = None
-    ):
+        self, config: Gemma3Config, dtype: jnp.dtype = jnp.bfloat16, param_dtype: Any = None,
+        precision: Any = None, *, rngs: nnx.Rngs | None = None,
+    ):  # fmt: skip
         """As Gemma3TextModel."""
         self.config, self.dtype = config, jnp.dtype(dtype)
         self.vision_tower = SiglipVisionModel(config.vision_config, dtype, rngs)
         self.multi_modal_projector = Gemma3MultiModalProjector(config, dtype, rngs)
-        self.language_model = Gemma3TextModel(config.text_config, dtype, rngs)
+        self.language_model = Gemma3TextModel(
+            config.text_config, dtype, param_dtype, precision, rngs=rngs
+        )
 
     @property
     def text_config(self) -> Gemma3TextConfig:
@@ -71,7 +77,7 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
         attention_mask: Array | None = None, position_ids: Array | None = None,
         token_type_ids: Array | None = None, past_key_values: TransformerCache | None = None,
         inputs_embeds: Array | None = None, output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | None = None, rngs: nnx.Rngs | None = None,
     ) -> Gemma3ModelOutputWithPast:  # fmt: skip
         """Read tokens with images among them; the rest as in Gemma3TextModel.
 
@@ -82,15 +88,17 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
             images. They must be whole in this call.
 
         Raises ValueError for images without input_ids, or another number of places than they
-        fill (not while tracing, when numbers are not known).
+        fill (not while tracing, when numbers are not known), and for what images cannot be read
+        by: text in both directions, dropout in the vision tower.
         """
         if pixel_values is None:
             return self.language_model(
                 input_ids, inputs_embeds, attention_mask, position_ids, token_type_ids,
-                past_key_values, output_attentions, output_hidden_states,
+                past_key_values, output_attentions, output_hidden_states, rngs,
             )  # fmt: skip
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("pixel_values need input_ids: they say where the images stand")
+        self._require_eyes()
         features = self.get_image_features(pixel_values)
         index = self._soft_index(input_ids, features.shape[0])
         soft = SoftTokens(features.reshape(-1, features.shape[-1]), index)
@@ -98,15 +106,25 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
             token_type_ids = (index >= 0).astype(jnp.int32)
         output = self.language_model.read(
             self.language_model.embed(input_ids, soft), input_ids, attention_mask, position_ids,
-            token_type_ids, past_key_values, output_attentions, output_hidden_states,
+            token_type_ids, past_key_values, output_attentions, output_hidden_states, rngs,
         )  # fmt: skip
         return output.replace(image_hidden_states=features)
+
+    def _require_eyes(self) -> None:
+        rate = self.config.vision_config.attention_dropout
+        if self.text_config.use_bidirectional_attention:
+            raise ValueError("use_bidirectional_attention: such a model reads text alone")
+        if rate and not self.language_model.deterministic:
+            raise ValueError(
+                f"vision_config.attention_dropout of {rate}: the vision tower drops nothing; set "
+                f"it to 0, or call eval() first"
+            )
 
     def _soft_index(self, input_ids: Array, images: int) -> Array:
         """Which soft token of all images stands at each place, [B,T] int32; -1 for text."""
         is_soft = (input_ids == self.config.image_token_index).astype(jnp.int32)
         wanted = images * self.config.mm_tokens_per_image
-        total = _number(jnp.sum(is_soft))
+        total = known(jnp.sum(is_soft))
         if total is not None and total != wanted:
             raise ValueError(
                 f"input_ids have {total} image tokens (id {self.config.image_token_index}), "
@@ -142,15 +160,18 @@ class Gemma3ForConditionalGeneration(nnx.Module, LanguageModelHead, SeeingGenera
     _uses_mrope: ClassVar[bool] = False
 
     def __init__(
-        self, config: Gemma3Config, dtype: jnp.dtype = jnp.bfloat16, rngs: nnx.Rngs | None = None
-    ):
+        self, config: Gemma3Config, dtype: jnp.dtype = jnp.bfloat16, param_dtype: Any = None,
+        precision: Any = None, *, rngs: nnx.Rngs | None = None,
+    ):  # fmt: skip
         """As Gemma3TextModel."""
         self.config, self.dtype = config, jnp.dtype(dtype)
-        self.model = Gemma3Model(config, dtype, rngs)
+        self.model = Gemma3Model(config, dtype, param_dtype, precision, rngs=rngs)
         text = config.text_config
         if not text.tie_word_embeddings:
             shape, axes = (text.vocab_size, text.hidden_size), ("vocab_out", "embed")
             self.lm_head = Linear(shape, axes, text, dtype, rngs)
+        if rngs is not None:
+            quantize_weights(self)
 
     @property
     def text_config(self) -> Gemma3TextConfig:
@@ -163,16 +184,20 @@ class Gemma3ForConditionalGeneration(nnx.Module, LanguageModelHead, SeeingGenera
         token_type_ids: Array | None = None, past_key_values: TransformerCache | None = None,
         inputs_embeds: Array | None = None, output_attentions: bool | None = None,
         output_hidden_states: bool | None = None, labels: Array | None = None,
+        rngs: nnx.Rngs | None = None,
     ) -> Gemma3CausalLMOutputWithPast:  # fmt: skip
         """Read tokens with images among them: as Gemma3Model, labels as in Gemma3ForCausalLM."""
         output = self.model(
             input_ids, pixel_values, attention_mask, position_ids, token_type_ids,
-            past_key_values, inputs_embeds, output_attentions, output_hidden_states,
+            past_key_values, inputs_embeds, output_attentions, output_hidden_states, rngs,
         )  # fmt: skip
-        return self.with_logits(output, labels)
+        return self.with_logits(output, labels, input_ids, attention_mask, past_key_values)
 
-    def get_image_features(self, pixel_values: Array) -> Array:
-        """Soft tokens [N,M,D] float32 of images; see Gemma3Model."""
+    def get_image_features(self, pixel_values: Array, **kwargs: Any) -> Array:
+        """Soft tokens [N,M,D] float32 of images; see Gemma3Model.
+
+        `kwargs` are what other models' take, such as image sizes: of no use to Gemma 3.
+        """
         return self.model.get_image_features(pixel_values)
 
     def get_vision_tower(self) -> SiglipVisionModel:
@@ -198,11 +223,3 @@ class Gemma3ForConditionalGeneration(nnx.Module, LanguageModelHead, SeeingGenera
     def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
         """The token embeddings."""
         return self.model.get_embedding()
-
-
-def _number(array: Array) -> int | None:
-    """A scalar as a number; None while tracing."""
-    try:
-        return int(array)
-    except jax.errors.ConcretizationTypeError:
-        return None

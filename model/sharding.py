@@ -93,8 +93,14 @@ def get_partition_rules(axis_names: Sequence[str] = NAMED_AXES) -> PartitionRule
 
     Names and the (out, in) order of dimensions are the checkpoint's. The table restates the
     logical axes of the modules for readers and tools that want specs by name; a test holds
-    the two together.
+    the two together. Raises ValueError for what is no list of axis names: EasyDeL once took whether
+    weights are fully sharded here, which is to have fsdp among the axes.
     """
+    if isinstance(axis_names, str) or not isinstance(axis_names, Sequence):
+        raise ValueError(
+            f"get_partition_rules: expected names of mesh axes, such as {NAMED_AXES}, "
+            f"got {axis_names!r}"
+        )
     rules = rules_for(axis_names)
 
     def spec(*axes: str) -> PartitionSpec:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +11,14 @@ from flax import nnx
 
 from .attention import (
     HeadNorms,
-    Visibility,
     attend,
     attend_within,
     attention_kernel,
     attention_weights,
     kernel_attends,
+    weights_within,
 )
-from .batch import last_place, row_at
 from .cache import (
-    KVCache,
     LayerCache,
     cached,
     reach,
@@ -29,11 +26,14 @@ from .cache import (
     weights_by_position,
 )
 from .config import Gemma3TextConfig, LayerType
-from .context import LoweringContext
+from .context import LoweringContext, here
+from .dropout import Dropout, dropout_key, layer_dropout
 from .forms import ATTENTION_KERNEL
 from .operands import AddedNorm, Gated, Normed, Operand, rms_norm
 from .quantized import take_rows
-from .rope import apply_rope, rope_tables
+from .rope import apply_rope
+from .steps import LayerStep
+from .whole import AttentionLayerOutput, DecoderLayerOutput, WholeText
 
 Array = jax.Array
 
@@ -71,10 +71,15 @@ class Linear(nnx.Module):
         self.role = f"{axes[1]} to {axes[0]}"
 
     def __call__(
-        self, x: Operand, context: LoweringContext, after: AddedNorm | None = None
+        self, x: Operand, context: LoweringContext | None = None, after: AddedNorm | None = None
     ) -> Array:
-        """x [...,in] float32 -> [...,out] float32, with `after` done to it."""
-        return project([self], x, context, after)[0]
+        """x [...,in] -> [...,out] float32, with `after` done to it."""
+        return project([self], as_operand(x), context or here(), after)[0]
+
+
+def as_operand(x: Operand) -> Operand:
+    """x in float32, which is what products take."""
+    return x if isinstance(x, Normed | Gated) else jnp.asarray(x).astype(jnp.float32)
 
 
 def project(
@@ -101,10 +106,13 @@ class Gemma3RMSNorm(nnx.Module):
     """x / rms(x) * (1 + w) in float32; the checkpoint stores w, which begins at 0."""
 
     kernel_init = staticmethod(jax.nn.initializers.ones)
-    """Ones: what 1 + w is to begin with, as EasyDeL has it."""
+    """What 1 + w is to begin with: ones."""
 
     def __init__(self, size: int, eps: float, dtype: jnp.dtype, rngs: nnx.Rngs | None):
-        self.weight = parameter((size,), ("norm",), dtype, 0.0, rngs)
+        self.weight = parameter((size,), ("norm",), dtype, 0.0, None)
+        if rngs is not None:
+            factor = self.kernel_init(rngs.params(), (size,), jnp.float32)
+            self.weight.set_value((factor - 1.0).astype(dtype))
         self.eps = eps
 
     def __call__(self, x: Array) -> Array:
@@ -144,23 +152,32 @@ class Gemma3MLP(nnx.Module):
         self.down_proj = Linear((D, F), ("embed", "ffw"), config, dtype, rngs)
 
     def __call__(
-        self, x: Operand, context: LoweringContext, after: AddedNorm | None = None
-    ) -> Array:
-        """x [B,T,D] -> [B,T,D] float32, with `after` done to it."""
-        gate, up = project([self.gate_proj, self.up_proj], x, context)
+        self, hidden_states: Operand, context: LoweringContext | None = None,
+        after: AddedNorm | None = None,
+    ) -> Array:  # fmt: skip
+        """hidden_states [B,T,D] -> [B,T,D] float32, with `after` done to it."""
+        context = context or here()
+        gate, up = project([self.gate_proj, self.up_proj], as_operand(hidden_states), context)
         return self.down_proj(Gated(gate, up), context, after)
 
 
 class Gemma3Attention(nnx.Module):
-    """Grouped-query attention with RMSNorm on queries and keys."""
+    """Grouped-query attention with RMSNorm on queries and keys.
+
+    Called, it reads whole texts; `extend` and `encode` are what programs are made of.
+    """
 
     def __init__(
         self,
         config: Gemma3TextConfig,
-        layer_type: LayerType,
+        layer_type: LayerType | int,
         dtype: jnp.dtype,
         rngs: nnx.Rngs | None,
     ):
+        """`layer_type` is the kind of the layer, or its number in config.layer_types."""
+        if isinstance(layer_type, int):
+            layer_type = config.layer_types[layer_type]
+        self.deterministic = True
         D, N, K = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
         H, bias = config.head_dim, config.attention_bias
         self.config, self.layer_type, self.dtype = config, layer_type, dtype
@@ -178,8 +195,30 @@ class Gemma3Attention(nnx.Module):
         self.k_norm = Gemma3RMSNorm(H, config.rms_norm_eps, dtype, rngs)
 
     def __call__(
+        self, hidden_states: Array, attention_mask: Array | None = None,
+        position_ids: Array | None = None, token_type_ids: Array | None = None,
+        output_attentions: bool = False, rngs: nnx.Rngs | None = None,
+    ) -> AttentionLayerOutput:  # fmt: skip
+        """Read whole texts, hidden_states [B,T,D] normed, without a cache.
+
+        The window of the layer's kind, the order of tokens and the rotary tables are its own;
+        arguments as in Gemma3TextModel, but that attention_mask is [B,T].
+        """
+        whole = WholeText.of(
+            self.config, self.layer_type, hidden_states.shape, attention_mask, position_ids,
+            token_type_ids,
+        )  # fmt: skip
+        x, dropout = hidden_states.astype(jnp.float32), self.own_dropout(rngs)
+        weights = self.weights_within(x, *whole, here()) if output_attentions else None
+        return AttentionLayerOutput(self.encode(x, *whole, here(), dropout=dropout), weights)
+
+    def own_dropout(self, rngs: nnx.Rngs | None) -> Dropout | None:
+        """What is dropped where the layer is called alone."""
+        return layer_dropout(self.config, dropout_key(self.config, self.deterministic, rngs))
+
+    def extend(
         self, x: Operand, step: LayerStep, cache: LayerCache, context: LoweringContext,
-        after: AddedNorm | None = None,
+        after: AddedNorm | None = None, dropout: Dropout | None = None,
     ) -> tuple[Array, LayerCache]:  # fmt: skip
         """x [B,T,D] -> ([B,T,D] float32, the layer's cache with the chunk written).
 
@@ -192,7 +231,7 @@ class Gemma3Attention(nnx.Module):
         mixed = attend(
             query, new, cache, step.visible,
             self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping, context,
-            self.layer_type,
+            self.layer_type, dropout,
         )  # fmt: skip
         start = context.after(mixed, step.start)
         cache = update_layer(self.layer_type, cache, new, start, step.length, context.platform)
@@ -231,12 +270,22 @@ class Gemma3Attention(nnx.Module):
 
     def encode(
         self, x: Operand, rope: tuple[Array, Array], visible: Array, context: LoweringContext,
-        after: AddedNorm | None = None,
+        after: AddedNorm | None = None, dropout: Dropout | None = None,
     ) -> Array:  # fmt: skip
         """Without a cache: x [B,T,D], visible [B,T,T] bool -> [B,T,D] float32, `after` done."""
         query, new = self._project(x, rope, self.dtype, context)
         scale, cap = self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping
-        return self._output(attend_within(query, new, visible, scale, cap), context, after)
+        mixed = attend_within(query, new, visible, scale, cap, dropout)
+        return self._output(mixed, context, after)
+
+    def weights_within(
+        self, x: Operand, rope: tuple[Array, Array], visible: Array, context: LoweringContext
+    ) -> Array:
+        """What a token of `encode` with the same arguments gives to each: [B,N,T,T] float32."""
+        query, new = self._project(x, rope, self.dtype, context)
+        scale, cap = self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping
+        weights = weights_within(query, new, visible, scale, cap)
+        return weights.reshape(query.shape[0], query.shape[2], query.shape[1], -1)
 
     def _project(
         self, x: Operand, rope: tuple[Array, Array], dtype: jnp.dtype, context: LoweringContext
@@ -267,15 +316,19 @@ class Gemma3Attention(nnx.Module):
 
 
 class Gemma3DecoderLayer(nnx.Module):
-    """Attention and MLP, each between two norms, each on a residual."""
+    """Attention and MLP, each between two norms, each on a residual.
+
+    Called, it reads whole texts; `extend` and `encode` are what programs are made of.
+    """
 
     def __init__(
         self,
         config: Gemma3TextConfig,
-        layer_type: LayerType,
+        layer_type: LayerType | int,
         dtype: jnp.dtype,
         rngs: nnx.Rngs | None,
     ):
+        """As Gemma3Attention."""
         D, eps = config.hidden_size, config.rms_norm_eps
         self.self_attn = Gemma3Attention(config, layer_type, dtype, rngs)
         self.mlp = Gemma3MLP(config, dtype, rngs)
@@ -285,12 +338,29 @@ class Gemma3DecoderLayer(nnx.Module):
         self.post_feedforward_layernorm = Gemma3RMSNorm(D, eps, dtype, rngs)
 
     def __call__(
-        self, x: Array, step: LayerStep, cache: LayerCache, context: LoweringContext
-    ) -> tuple[Array, LayerCache]:
+        self, hidden_states: Array, attention_mask: Array | None = None,
+        position_ids: Array | None = None, token_type_ids: Array | None = None,
+        output_attentions: bool = False, rngs: nnx.Rngs | None = None,
+    ) -> DecoderLayerOutput:  # fmt: skip
+        """Read whole texts, hidden_states [B,T,D], without a cache; as Gemma3Attention."""
+        attention = self.self_attn
+        whole = WholeText.of(
+            attention.config, attention.layer_type, hidden_states.shape, attention_mask,
+            position_ids, token_type_ids,
+        )  # fmt: skip
+        x, dropout, weights = hidden_states.astype(jnp.float32), attention.own_dropout(rngs), None
+        if output_attentions:
+            weights = attention.weights_within(self.input_layernorm.before(x), *whole, here())
+        return DecoderLayerOutput(self.encode(x, *whole, here(), dropout), weights)
+
+    def extend(
+        self, x: Array, step: LayerStep, cache: LayerCache, context: LoweringContext,
+        dropout: Dropout | None = None,
+    ) -> tuple[Array, LayerCache]:  # fmt: skip
         """x [B,T,D] -> ([B,T,D], cache)."""
-        x, cache = self.self_attn(
+        x, cache = self.self_attn.extend(
             self.input_layernorm.before(x), step, cache, context,
-            self.post_attention_layernorm.onto(x),
+            self.post_attention_layernorm.onto(x), dropout,
         )  # fmt: skip
         return self._finish(x, context), cache
 
@@ -303,12 +373,13 @@ class Gemma3DecoderLayer(nnx.Module):
         return self.self_attn.weights(normed, step, cache, context, positions)
 
     def encode(
-        self, x: Array, rope: tuple[Array, Array], visible: Array, context: LoweringContext
-    ) -> Array:
+        self, x: Array, rope: tuple[Array, Array], visible: Array, context: LoweringContext,
+        dropout: Dropout | None = None,
+    ) -> Array:  # fmt: skip
         """Without a cache: x [B,T,D], visible [B,T,T] bool -> [B,T,D]."""
         x = self.self_attn.encode(
             self.input_layernorm.before(x), rope, visible, context,
-            self.post_attention_layernorm.onto(x),
+            self.post_attention_layernorm.onto(x), dropout,
         )  # fmt: skip
         return self._finish(x, context)
 
@@ -319,40 +390,3 @@ class Gemma3DecoderLayer(nnx.Module):
             self.post_feedforward_layernorm.onto(x),
         )  # fmt: skip
         return context.constrain(x, ("batch", "tokens", "norm"))
-
-
-class LayerStep(NamedTuple):
-    """What the layers of one kind share in one call: positions, masks and rope tables."""
-
-    start: Array
-    """[B] int32, position of each row's first token."""
-    length: Array | None
-    """[B] int32, valid tokens of each row; None is one token in every row."""
-    visible: Visibility
-    rope: tuple[Array, Array]
-
-
-def layer_steps(
-    config: Gemma3TextConfig, start: Array, length: Array | None, tokens: int, cache: KVCache,
-    context: LoweringContext, groups: Array | None = None, rotated: Array | None = None,
-) -> dict[LayerType, LayerStep]:  # fmt: skip
-    """For each kind of layer what a chunk of `tokens` tokens is to it.
-
-    `groups` [B,T] are the chunk's images, see image_groups; None where it has none. `rotated`
-    [B,T] are positions for the rotary embedding that are not on from `start`.
-    """
-    positions = start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]  # [B,T]
-    final = jnp.zeros_like(start) if length is None else last_place(length)
-    last = start if length is None else start + final
-    turned = positions
-    if rotated is not None:
-        turned, last = rotated, row_at(rotated, final)
-    steps: dict[LayerType, LayerStep] = {}
-    for kind, layer in zip(config.layer_types, cache, strict=True):
-        if kind in steps:
-            continue
-        slots, window = layer.key.shape[2], config.sliding_window
-        visible = Visibility.of(kind, slots, window, start, tokens, groups)
-        rope = context.made_once(*rope_tables(config, kind, turned, last), turned)
-        steps[kind] = LayerStep(start, length, visible, rope)
-    return steps

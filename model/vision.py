@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .context import LoweringContext
+from .context import LoweringContext, here
 from .forms import Platform
 from .text import Gemma3RMSNorm, parameter
 from .vision_config import Gemma3Config, SiglipVisionConfig
@@ -232,11 +232,11 @@ class SiglipVisionModel(nnx.Module):
         self.config = config
         self.vision_model = SiglipVisionTransformer(config, dtype, rngs)
 
-    def __call__(self, pixels: Array, context: LoweringContext) -> Array:
+    def __call__(self, pixels: Array, context: LoweringContext | None = None) -> Array:
         """pixels [N,C,image,image] float32 in -1..1 -> last hidden state [N,P,V] float32."""
         expected = (self.config.num_channels, self.config.image_size, self.config.image_size)
         assert pixels.shape[1:] == expected, f"pixels {pixels.shape}, expected N of {expected}"
-        return self.vision_model(pixels, context)
+        return self.vision_model(pixels, context or here())
 
 
 class Gemma3MultiModalProjector(nnx.Module):
@@ -251,13 +251,13 @@ class Gemma3MultiModalProjector(nnx.Module):
         self.mm_soft_emb_norm = Gemma3RMSNorm(V, vision.layer_norm_eps, dtype, rngs)
         self.tokens_per_side, self.pool = config.tokens_per_side, config.patches_per_token_side
 
-    def __call__(self, x: Array, context: LoweringContext) -> Array:
+    def __call__(self, x: Array, context: LoweringContext | None = None) -> Array:
         """x [N,P,V] -> soft tokens [N,M,D] float32, row by row."""
-        N, _, V = x.shape
+        x, (N, _, V) = x.astype(jnp.float32), x.shape
         side, pool = self.tokens_per_side, self.pool
         pooled = x.reshape(N, side, pool, side, pool, V).mean(axis=(2, 4)).reshape(N, -1, V)
         normed = self.mm_soft_emb_norm(pooled)
-        return context.product(
+        return (context or here()).product(
             normed, self.mm_input_projection_weight[...].T, "vision to soft tokens"
         )
 

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 from .config import PUBLISHED_SIZES, Gemma3TextConfig
-from .config_fields import MOST_LAYERS, ConfigError, is_count
+from .config_fields import (
+    MOST_LAYERS,
+    ConfigError,
+    is_count,
+    is_deviation,
+    is_dropout,
+    known_keywords,
+    set_defaults,
+    shown,
+)
 from .sharding import NAMED_AXES, PartitionRules, get_partition_rules
 
 
+@known_keywords()
 @dataclass(frozen=True)
 class SiglipVisionConfig:
     """The vision tower's architecture; fields and defaults are Hugging Face's.
 
     `vision_use_head` says that the checkpoint has a pooling head. Gemma 3 never reads it: image
-    features come from the last hidden state. Dropout is for training and applied nowhere here.
+    features come from the last hidden state. `attention_dropout` is written nowhere here: a model
+    that is told to drop refuses images where it is not 0. A field of None takes its default.
     """
 
     hidden_size: int = 768
@@ -35,6 +46,7 @@ class SiglipVisionConfig:
     model_type: ClassVar[str] = "siglip_vision_model"
 
     def __post_init__(self) -> None:
+        set_defaults(self)
         for name in (
             "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
             "num_channels", "image_size", "patch_size",
@@ -64,7 +76,17 @@ class SiglipVisionConfig:
         if self.hidden_act not in ("gelu_pytorch_tanh", "gelu_tanh"):
             raise ConfigError(
                 f"config.json vision_config.hidden_act: expected gelu_pytorch_tanh, "
-                f"got {self.hidden_act!r}"
+                f"got {shown(self.hidden_act)}"
+            )
+        if not is_dropout(self.attention_dropout):
+            raise ConfigError(
+                f"config.json vision_config.attention_dropout: expected a number of at least 0 "
+                f"and below 1, got {shown(self.attention_dropout)}"
+            )
+        if not isinstance(self.vision_use_head, bool):
+            raise ConfigError(
+                f"config.json vision_config.vision_use_head: expected true or false, "
+                f"got {shown(self.vision_use_head)}"
             )
 
     @property
@@ -92,16 +114,23 @@ class SiglipVisionConfig:
         return {"model_type": self.model_type, **dataclasses.asdict(self)}
 
 
+@known_keywords(
+    image_token_id="image_token_index", boi_token_id="boi_token_index",
+    eoi_token_id="eoi_token_index",
+)  # fmt: skip
 @dataclass(frozen=True)
 class Gemma3Config:
     """Text stack, vision tower and how an image stands among the tokens.
 
     An image in a prompt is `boi_token_index`, `mm_tokens_per_image` times `image_token_index`,
-    `eoi_token_index`. The two sections may be given as dictionaries; None is their defaults.
+    `eoi_token_index`; these may be given and read as `*_token_id` too. The two sections may be
+    given as dictionaries; None is their defaults, and so it is of any field. The two in the order
+    of transformers' own example, (vision_config, text_config), are put right. Raises ConfigError
+    for a section of another type and for a value that cannot be.
     """
 
-    text_config: Gemma3TextConfig = field(default_factory=Gemma3TextConfig)
-    vision_config: SiglipVisionConfig = field(default_factory=SiglipVisionConfig)
+    text_config: Gemma3TextConfig = cast(Gemma3TextConfig, None)
+    vision_config: SiglipVisionConfig = cast(SiglipVisionConfig, None)
     mm_tokens_per_image: int = 256
     boi_token_index: int = 255_999
     eoi_token_index: int = 256_000
@@ -115,19 +144,43 @@ class Gemma3Config:
     }
 
     def __post_init__(self) -> None:
+        set_defaults(self)
+        first, second = self.text_config, self.vision_config
+        rest = second is None or _is_of(Gemma3TextConfig, second)
+        if rest and _is_of(SiglipVisionConfig, first):
+            object.__setattr__(self, "text_config", second)
+            object.__setattr__(self, "vision_config", first)
         for name, kind in self.sub_configs.items():
-            section = getattr(self, name)
-            if section is None or isinstance(section, dict):
-                object.__setattr__(self, name, kind.from_dict(section or {}))
+            object.__setattr__(self, name, _as_section(name, kind, getattr(self, name)))
         for name in (
             "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index",
         ):  # fmt: skip
             _require_positive(name, getattr(self, name))
+        if not is_deviation(self.initializer_range):
+            raise ConfigError(
+                f"config.json initializer_range: expected a number of at least 0, "
+                f"got {shown(self.initializer_range)}"
+            )
         if self.tokens_per_side**2 != self.mm_tokens_per_image:
             raise ConfigError(
                 f"config.json mm_tokens_per_image: expected a square, "
                 f"got {self.mm_tokens_per_image}"
             )
+
+    @property
+    def image_token_id(self) -> int:
+        """image_token_index by transformers' newer name."""
+        return self.image_token_index
+
+    @property
+    def boi_token_id(self) -> int:
+        """boi_token_index by transformers' newer name."""
+        return self.boi_token_index
+
+    @property
+    def eoi_token_id(self) -> int:
+        """eoi_token_index by transformers' newer name."""
+        return self.eoi_token_index
 
     @property
     def tokens_per_side(self) -> int:
@@ -154,7 +207,10 @@ class Gemma3Config:
         return self.text_config
 
     def get_partition_rules(self, axis_names: tuple[str, ...] = NAMED_AXES) -> PartitionRules:
-        """(regular expression, PartitionSpec) pairs for every weight; see sharding.py."""
+        """(regular expression, PartitionSpec) pairs for every weight; see sharding.py.
+
+        `axis_names` are the axes of the mesh. Raises ValueError for what is no list of such names.
+        """
         return get_partition_rules(axis_names)
 
     @classmethod
@@ -192,6 +248,30 @@ def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     return section
 
 
+def _is_of(kind: type, section: object) -> bool:
+    """Whether a section is of `kind`, or a dictionary that says so."""
+    if isinstance(section, dict):
+        return section.get("model_type") == getattr(kind, "model_type")  # noqa: B009
+    return isinstance(section, kind)
+
+
+def _as_section(name: str, kind: Any, section: object) -> Any:
+    """A section of a Gemma3Config as its own class; ConfigError for what is none."""
+    if section is None or isinstance(section, dict):
+        says = (section or {}).get("model_type", kind.model_type)
+        if says != kind.model_type:
+            raise ConfigError(
+                f"config.json {name}: expected model_type {kind.model_type}, got {shown(says)}"
+            )
+        return kind.from_dict(section or {})
+    if not isinstance(section, kind):
+        raise ConfigError(
+            f"config.json {name}: expected a {kind.__name__}, a dictionary or None, "
+            f"got {type(section).__name__}"
+        )
+    return section
+
+
 def _known(cls: type, config: dict[str, Any]) -> dict[str, Any]:
     """The fields of `cls` that `config` gives a value."""
     names = {f.name for f in dataclasses.fields(cls)}
@@ -200,7 +280,7 @@ def _known(cls: type, config: dict[str, Any]) -> dict[str, Any]:
 
 def _require_positive(name: str, value: object) -> None:
     if not is_count(value):
-        raise ConfigError(f"config.json {name}: expected a positive integer, got {value!r}")
+        raise ConfigError(f"config.json {name}: expected a positive integer, got {shown(value)}")
 
 
 _PUBLISHED_VISION = SiglipVisionConfig(

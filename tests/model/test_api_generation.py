@@ -209,7 +209,7 @@ def test_calls_that_make_no_sense_are_refused(arguments: dict, message: str):
 
 def test_a_bidirectional_model_reads_both_ways_and_keeps_no_cache():
     config = small_config(use_bidirectional_attention=True)
-    model = Gemma3TextModel(config, jnp.dtype(jnp.float32), nnx.Rngs(params=3))
+    model = Gemma3TextModel(config, jnp.dtype(jnp.float32), rngs=nnx.Rngs(params=3))
     tokens, mask = left_padded(ROWS)
     run = compiled(model)
     output = run(tokens, attention_mask=mask)

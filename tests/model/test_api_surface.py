@@ -87,7 +87,7 @@ def test_sections_of_a_multimodal_config_may_be_dictionaries_or_left_out():
 
 def test_weights_begin_with_the_deviation_of_initializer_range_and_norms_at_one():
     config = small_config(initializer_range=0.05, hidden_size=256, vocab_size=512)
-    model = Gemma3ForCausalLM(config, FLOAT, nnx.Rngs(params=1))
+    model = Gemma3ForCausalLM(config, FLOAT, rngs=nnx.Rngs(params=1))
     assert float(jnp.std(model.model.embed_tokens.weight[...])) == pytest.approx(0.05, rel=0.02)
     assert not model.model.norm.weight[...].any()
     ones = Gemma3RMSNorm.kernel_init(jax.random.key(0), (3, 2), jnp.float32)

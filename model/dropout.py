@@ -1,0 +1,67 @@
+"""Dropout of attention probabilities, for training alone.
+
+A model drops where it was told to by flax.nnx's `model.train()` and config.attention_dropout is
+not 0; each call then takes its randomness from the stream `dropout` of the `rngs` it is given.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from .config import Gemma3TextConfig
+
+Array = jax.Array
+
+
+class Dropout(NamedTuple):
+    """What one layer drops in one call."""
+
+    rate: float
+    """The share of probabilities that become 0, below 1."""
+    key: Array
+
+    def drop(self, weights: Array, part: int) -> Array:
+        """weights [...] after the softmax, some 0 and the rest divided by 1 - rate.
+
+        `part` tells parts of one softmax from each other, which draw apart.
+        """
+        key = jax.random.fold_in(self.key, part)
+        kept = jax.random.bernoulli(key, 1.0 - self.rate, weights.shape)
+        return jnp.where(kept, weights / (1.0 - self.rate), 0.0)
+
+
+def dropped(weights: Array, dropout: Dropout | None, part: int = 0) -> Array:
+    """`dropout` applied to weights [...], where there is any."""
+    return weights if dropout is None else dropout.drop(weights, part)
+
+
+def dropout_key(
+    config: Gemma3TextConfig, deterministic: bool, rngs: nnx.Rngs | None
+) -> Array | None:
+    """The key of one call, None for a call that drops nothing.
+
+    Raises ValueError where the call is to drop and `rngs` has no stream for it.
+    """
+    if deterministic or config.attention_dropout == 0:
+        return None
+    stream = getattr(rngs, "dropout", None)
+    if stream is None:
+        raise ValueError(
+            f"attention_dropout of {config.attention_dropout} after train() needs random numbers: "
+            f"pass rngs=nnx.Rngs(dropout=SEED), or call eval() first"
+        )
+    return stream()
+
+
+def layer_dropout(config: Gemma3TextConfig, key: Array | None) -> Dropout | None:
+    """What a layer with a key of its own drops."""
+    return None if key is None else Dropout(config.attention_dropout, key)
+
+
+def layer_keys(key: Array | None, layers: int) -> list[Array | None]:
+    """A key for each layer, or None for each."""
+    return [None] * layers if key is None else list(jax.random.split(key, layers))

@@ -1,0 +1,54 @@
+"""What the layers of one kind share in one call: positions, masks and rope tables."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .attention import Visibility
+from .batch import last_place, row_at
+from .cache import KVCache
+from .config import Gemma3TextConfig, LayerType
+from .context import LoweringContext
+from .rope import rope_tables
+
+Array = jax.Array
+
+
+class LayerStep(NamedTuple):
+    """What the layers of one kind share in one call: positions, masks and rope tables."""
+
+    start: Array
+    """[B] int32, position of each row's first token."""
+    length: Array | None
+    """[B] int32, valid tokens of each row; None is one token in every row."""
+    visible: Visibility
+    rope: tuple[Array, Array]
+
+
+def layer_steps(
+    config: Gemma3TextConfig, start: Array, length: Array | None, tokens: int, cache: KVCache,
+    context: LoweringContext, groups: Array | None = None, rotated: Array | None = None,
+) -> dict[LayerType, LayerStep]:  # fmt: skip
+    """For each kind of layer what a chunk of `tokens` tokens is to it.
+
+    `groups` [B,T] are the chunk's images, see image_groups; None where it has none. `rotated`
+    [B,T] are positions for the rotary embedding that are not on from `start`.
+    """
+    positions = start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]  # [B,T]
+    final = jnp.zeros_like(start) if length is None else last_place(length)
+    last = start if length is None else start + final
+    turned = positions
+    if rotated is not None:
+        turned, last = rotated, row_at(rotated, final)
+    steps: dict[LayerType, LayerStep] = {}
+    for kind, layer in zip(config.layer_types, cache, strict=True):
+        if kind in steps:
+            continue
+        slots, window = layer.key.shape[2], config.sliding_window
+        visible = Visibility.of(kind, slots, window, start, tokens, groups)
+        rope = context.made_once(*rope_tables(config, kind, turned, last), turned)
+        steps[kind] = LayerStep(start, length, visible, rope)
+    return steps
