@@ -194,6 +194,9 @@ def run(options: Options) -> None:
     read_tokenizer_ahead(bundle)
     pictures = _read_images(options, bundle)
     if options.server is not None:
+        from .serving.command import check_flags
+
+        check_flags(options)
         prompts, stop_tokens = _read_prompts(options, bundle, pictures)
         _run_served(options, bundle, prompts, sampling, stop_tokens, pictures)
         return
@@ -226,7 +229,6 @@ def _run_served(
     from .serving import command as served
     from .serving import remote
 
-    served.check_flags(options)
     model, text = served.open_model(options, bundle), _prints_text(options)
     if options.score:
         tokenizer = open_tokenizer(bundle) if bundle.manifest.tokenizer is not None else None
