@@ -21,7 +21,6 @@ from .startup import (
     bundle_options,
     compile_ahead,
     import_jax,
-    interruptible,
     load_model,
     open_bundle,
 )
@@ -168,8 +167,7 @@ def command(**options: Any) -> None:
     One prompt streams its text to stdout. Several prompts run as one batch and print one JSON
     object a line, in order.
     """
-    with interruptible():
-        run(Options(**options))
+    run(Options(**options))
 
 
 def main() -> NoReturn:
