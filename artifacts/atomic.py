@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import UsageError
+from .interruption import making, unfinished
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -39,12 +40,15 @@ def check_free_space(path: Path, needed_bytes: int) -> None:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that appears at `path` when the block ends, whole, or not at all."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with unfinished(partial):
+        try:
+            with making():
+                file = partial.open("wb")
+            with file:
+                yield file
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def partial_folder(out: Path) -> Path:
@@ -61,13 +65,14 @@ def exclusive(out: Path) -> Iterator[None]:
     """
     path = out.parent / f".{out.name}.lock"
     descriptor = _lock(path, out)
-    try:
-        os.truncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+    with unfinished(path):
+        try:
+            os.truncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
 
 
 def _lock(path: Path, out: Path) -> int:

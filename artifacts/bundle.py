@@ -23,6 +23,7 @@ from .manifest import (
     Program,
     Weight,
 )
+from .not_a_bundle import refusal
 from .paths import MANIFEST, resolve_inside
 from .safetensors_header import check_header
 from .upgrade import past_versions, upgrade
@@ -190,16 +191,8 @@ def read_manifest(root: Path) -> Manifest:
         ArtifactError: see `Bundle.open`.
     """
     where = str(root / MANIFEST)
-    if not root.is_dir():
-        raise ArtifactError(
-            f"{root}: expected the folder of a bundle, got {_what(root)}; "
-            "name a folder that gemma3-export wrote"
-        )
-    if not (root / MANIFEST).exists():
-        raise ArtifactError(
-            f"{root}: expected a bundle, got a folder without {MANIFEST}; "
-            "name a folder that gemma3-export wrote"
-        )
+    if not root.is_dir() or not (root / MANIFEST).exists():
+        raise refusal(root)
     file = resolve_inside(root, MANIFEST)
     if file.stat().st_size > MAX_MANIFEST_BYTES:
         raise ArtifactError(f"{where}: expected at most {MAX_MANIFEST_BYTES} bytes; {REMEDY}")
@@ -232,10 +225,6 @@ def _check_size(root: Path, record: FileRecord) -> None:
             f"{root / record.path}: expected {record.bytes} bytes, got {size}; "
             "copy the bundle again or re-export it"
         )
-
-
-def _what(path: Path) -> str:
-    return "a file" if path.exists() else "nothing of that name"
 
 
 def _list(names: dict[Any, Any]) -> str:

@@ -22,6 +22,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .interruption import unfinished
+
 FOLDER = "compiled"
 INDEX = "index.json"
 INDEX_VERSION = 1
@@ -206,11 +208,12 @@ class CompiledStore:
 def _replace(path: Path, data: bytes) -> None:
     """Write a file that appears whole or not at all; the caller holds the lock of its folder."""
     partial = path.with_name(f"{_PARTIAL}{path.name}")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with unfinished(partial):
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+from .streams import OutputError, discard, guarded
 
 if TYPE_CHECKING:
     import click
@@ -35,31 +39,66 @@ def one_line(message: str) -> str:
 def run_command(command: click.Command, leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
     """Run a click command and end the process: 0 done, 2 the user's mistake, 1 anything else.
 
-    A UsageError, and whatever click finds wrong with the command line, becomes one line
-    `error: ...` on stderr. A reader that closed our stdout gets no message. Any other
-    exception keeps its traceback. Commands return None: click gives back the status of
-    `context.exit(status)` in the same way. A command that has done its work ends by `leave`.
+    A UsageError, whatever click finds wrong with the command line, and what the system refuses of
+    a file become one line `error: ...` on stderr. Output that cannot be written is one line and
+    status 1, or status 1 without a word where its reader has gone. Ctrl-C, SIGTERM and SIGHUP
+    end the command at once (see `interruption`). Any other exception keeps its traceback.
+    Commands return None: click gives back the status of `context.exit(status)` in the same way.
+    Unless there is a traceback to show, the process ends by `leave`.
     """
     import click  # here and not above: hosts that only read bundles need no command line
 
+    from .interruption import interruptible
+
+    status = 0
     try:
-        result = command.main(prog_name=Path(sys.argv[0]).name, standalone_mode=False)
-        sys.stdout.flush()
-    except UsageError as error:
-        _fail(str(error))
-    except click.ClickException as error:
-        _fail(_explain(error))
-    except click.Abort:
-        print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_FAILURE)
-    except PermissionError as error:
-        _fail(f"{error.filename}: permission denied; make it accessible to this user")
-    except BrokenPipeError:
-        # Python flushes stdout once more at exit; without this it would complain there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILURE)
-    sys.stderr.flush()
-    leave(result if isinstance(result, int) else 0)
+        with guarded():
+            try:
+                with interruptible():
+                    result = command.main(prog_name=Path(sys.argv[0]).name, standalone_mode=False)
+                sys.stdout.flush()
+                status = result if isinstance(result, int) else 0
+            except UsageError as error:
+                status = _fail(str(error))
+            except click.ClickException as error:
+                status = _fail(_explain(error))
+            except click.Abort:
+                status = _fail("interrupted", EXIT_FAILURE)
+            except OSError as error:
+                if isinstance(error, OutputError) or error.errno not in _REFUSALS:
+                    raise
+                status = _fail(_refusal(error))
+            sys.stderr.flush()
+    except OutputError as error:
+        status = EXIT_FAILURE
+        discard(error.descriptor)
+        if error.descriptor == 1 and not error.reader_gone:
+            with contextlib.suppress(OSError):
+                print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:  # a stream that the caller has put in place of our own
+        discard(sys.stdout.fileno())
+        status = EXIT_FAILURE
+    leave(status)
+
+
+# What a system says of a file, and what its user can do.
+_REFUSALS = {
+    errno.EACCES: "make it accessible to this user",
+    errno.EPERM: "make it accessible to this user",
+    errno.EROFS: "name one in a place that can be written",
+    errno.ENAMETOOLONG: "name a shorter one",
+    errno.ELOOP: "name one that links do not lead to in a circle",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "allow more open files",
+    errno.EIO: "check the disk",
+}
+
+
+def _refusal(error: OSError) -> str:
+    what = "the system" if error.filename is None else os.fsdecode(error.filename)
+    return f"{what}: {(error.strerror or '').lower()}; {_REFUSALS[error.errno or 0]}"
 
 
 def _explain(error: click.ClickException) -> str:
@@ -69,6 +108,10 @@ def _explain(error: click.ClickException) -> str:
     return error.format_message().rstrip(".?") + remedy
 
 
-def _fail(message: str) -> NoReturn:
-    print(f"error: {one_line(message)}", file=sys.stderr)
-    sys.exit(EXIT_USAGE)
+def _fail(message: str, status: int = EXIT_USAGE) -> int:
+    """Say in one line what is wrong, as far as stderr can be written; the status to end with."""
+    try:
+        print(f"error: {one_line(message)}", file=sys.stderr)
+    except OSError:
+        discard(2)
+    return status

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 Values = Mapping[str, np.ndarray]
 
@@ -40,6 +40,7 @@ _TYPES = {
     "uint32": _TensorType(22, "uint32_val"),
 }
 _NAMES = {kind.number: name for name, kind in _TYPES.items()}
+_MOST_VALUES = 2**26  # of a tensor in an answer: a few bytes can promise any number of values
 
 # Message: field, number, type, repeated. A type that is no scalar is another message.
 _MESSAGES: dict[str, tuple[tuple[str, int, str, bool], ...]] = {
@@ -73,10 +74,10 @@ def _classes() -> dict[str, Any]:
         name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto3"
     )
     for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
+        described = file.message_type.add(name=name)
         for field, number, kind, repeated in fields:
             label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
-            entry = message.field.add(name=field, number=number, label=label)
+            entry = described.field.add(name=field, number=number, label=label)
             if kind in _MESSAGES:
                 entry.type, entry.type_name = _FIELD.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
             else:
@@ -97,9 +98,9 @@ def encode_request(model: str, signature: str, inputs: Values) -> bytes:
 def decode_request(data: bytes) -> tuple[str, str, dict[str, np.ndarray]]:
     """Model, signature and inputs of a PredictRequest.
 
-    Raises ValueError for tensors that make no sense.
+    Raises ValueError for bytes that are no such message and tensors that make no sense.
     """
-    request = _classes()["Request"].FromString(data)
+    request = _parse("Request", data)
     spec = request.model_spec
     return spec.name, spec.signature_name, {e.key: _array(e.value) for e in request.inputs}
 
@@ -117,10 +118,17 @@ def encode_response(model: str, signature: str, outputs: Values) -> bytes:
 def decode_response(data: bytes) -> dict[str, np.ndarray]:
     """The outputs of a PredictResponse; strings are arrays of bytes objects.
 
-    Raises ValueError for tensors that make no sense.
+    Raises ValueError for bytes that are no such message and tensors that make no sense.
     """
-    response = _classes()["Response"].FromString(data)
+    response = _parse("Response", data)
     return {entry.key: _array(entry.value) for entry in response.outputs}
+
+
+def _parse(name: str, data: bytes) -> Any:
+    try:
+        return _classes()[name].FromString(data)
+    except message.DecodeError as error:
+        raise ValueError(f"bytes that are no {name} ({error})") from error
 
 
 class Fill(NamedTuple):
@@ -188,9 +196,12 @@ def _array(tensor: Any) -> np.ndarray:
     if tensor.tensor_content:
         return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
     values, count = list(getattr(tensor, _TYPES[name].field)), math.prod(shape)
-    if len(values) > count:
+    if len(values) > count or count > _MOST_VALUES:
         raise ValueError(f"tensor of shape {shape} with {len(values)} values")
-    last = values[-1:] or [b"" if name == "string" else 0]
     filled = np.empty(count, dtype)
-    filled[:] = values + last * (count - len(values))
+    try:
+        filled[: len(values)] = values
+        filled[len(values) :] = values[-1] if values else b"" if name == "string" else 0
+    except OverflowError as error:
+        raise ValueError(f"tensor of {name} with other values ({error})") from error
     return filled.reshape(shape)

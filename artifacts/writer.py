@@ -16,6 +16,7 @@ from .atomic import clear_leftovers, exclusive, partial_folder, put_in_place
 from .bundle import Bundle
 from .codec import encode, format_json, parse_json
 from .errors import ArtifactError, UsageError
+from .interruption import making, unfinished
 from .manifest import FileRecord, Manifest
 from .paths import MANIFEST, is_bundle_path
 
@@ -72,8 +73,10 @@ class BundleWriter:
                 self._stack.enter_context(exclusive(self.out))
                 clear_leftovers(self.out)
                 check_target(self.out, self._force)  # clearing may have brought one back
+                self._stack.enter_context(unfinished(self.root))
                 self._stack.callback(shutil.rmtree, self.root, ignore_errors=True)
-                self.root.mkdir()
+                with making():
+                    self.root.mkdir()
             except OSError as error:
                 if error.errno not in _UNWRITABLE:
                     raise
@@ -110,8 +113,10 @@ class BundleWriter:
         assert is_bundle_path(path), path
         assert path != MANIFEST, "commit writes the manifest"
         target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as raw:
+        with making():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            opened = target.open("xb")
+        with opened as raw:
             file = BundleFile(raw)
             yield file
             raw.flush()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ..artifacts.goldens import (
     format_goldens,
     parse_goldens,
 )
+from ..artifacts.interruption import run_child
 from ..artifacts.manifest import Manifest
 from ..artifacts.writer import BundleWriter
 
@@ -66,10 +66,9 @@ def _record(writer: BundleWriter, manifest: Manifest) -> Goldens:
     platform = "cpu" if "cpu" in manifest.platforms else manifest.platforms[0]
     environment = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
     with writer.draft(manifest) as folder:
-        run = subprocess.run(
-            [sys.executable, "-m", _RECORDER, str(folder), mesh, platform],
-            capture_output=True, env=environment, check=False,
-        )  # fmt: skip
+        run = run_child(
+            [sys.executable, "-m", _RECORDER, str(folder), mesh, platform], environment
+        )
     if run.returncode:
         lines = run.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         if run.returncode != EXIT_USAGE:

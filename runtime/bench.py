@@ -17,7 +17,7 @@ from ..artifacts.errors import UsageError, run_command
 from ..artifacts.memory import peak_rss_bytes
 from .buckets import Group, Shape
 from .sampling import SamplingParameters
-from .startup import bundle_options, compile_ahead, interruptible, load_model, open_bundle
+from .startup import bundle_options, compile_ahead, load_model, open_bundle
 from .stats import process_started_at
 from .terminal import StatusLine, print_table
 
@@ -74,8 +74,7 @@ def command(**options: Any) -> None:
     The first, cold run gives `load_s` and `first_token_s`, both from the start of the process.
     The repeats that follow give the medians of `prefill_tok_s` and `decode_tok_s`.
     """
-    with interruptible():
-        run(Options(**options))
+    run(Options(**options))
 
 
 def main() -> NoReturn:

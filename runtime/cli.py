@@ -21,7 +21,6 @@ from .startup import (
     bundle_options,
     compile_ahead,
     import_jax,
-    interruptible,
     load_model,
     open_bundle,
 )
@@ -168,8 +167,7 @@ def command(**options: Any) -> None:
     One prompt streams its text to stdout. Several prompts run as one batch and print one JSON
     object a line, in order.
     """
-    with interruptible():
-        run(Options(**options))
+    run(Options(**options))
 
 
 def main() -> NoReturn:
@@ -194,6 +192,9 @@ def run(options: Options) -> None:
     read_tokenizer_ahead(bundle)
     pictures = _read_images(options, bundle)
     if options.server is not None:
+        from .serving.command import check_flags
+
+        check_flags(options)
         prompts, stop_tokens = _read_prompts(options, bundle, pictures)
         _run_served(options, bundle, prompts, sampling, stop_tokens, pictures)
         return
@@ -226,7 +227,6 @@ def _run_served(
     from .serving import command as served
     from .serving import remote
 
-    served.check_flags(options)
     model, text = served.open_model(options, bundle), _prints_text(options)
     if options.score:
         tokenizer = open_tokenizer(bundle) if bundle.manifest.tokenizer is not None else None

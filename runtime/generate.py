@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from ..artifacts.bundle import Bundle
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import Bucket, ProgramName
 from .buckets import Group, Shape, pick
@@ -18,6 +20,7 @@ from .vision import Images, check_images, has_images
 
 # Tokens of one call of the device loop while somebody reads along or a stop text may end it.
 STREAM_TOKENS = 8
+MOST_NEW_TOKENS = 2**31 - 1  # programs count them in int32
 
 OnText = Callable[[int, str], None]
 """Told of new text: index of the prompt, text that continues what came before."""
@@ -96,7 +99,33 @@ def generate(
     return list(run_request(model, request, plan_request(model, request), on_text))
 
 
-def check_prompts(model: LoadedModel, prompts: Sequence[Sequence[int]]) -> None:
+class Vocabulary(Protocol):
+    """A model, loaded here or served elsewhere, as far as ids of tokens need it."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """Where it is from."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        ...
+
+
+def check_request(model: Vocabulary, request: Request) -> None:
+    """Raise UsageError for what no model can be asked for, whatever its buckets."""
+    check_prompts(model, request.prompts)
+    for token in request.stop_token_ids:
+        _check_token(model, token, "stop token")
+    if not 1 <= request.max_new_tokens <= MOST_NEW_TOKENS:
+        expected = "at least 1" if request.max_new_tokens < 1 else f"at most {MOST_NEW_TOKENS}"
+        raise UsageError(f"max new tokens: expected {expected}, got {request.max_new_tokens}")
+    if "" in request.stop_texts:
+        raise UsageError("stop text is empty: expected at least one character")
+
+
+def check_prompts(model: Vocabulary, prompts: Sequence[Sequence[int]]) -> None:
     """Raise UsageError for no prompt, an empty one, or a token id that the model does not have."""
     if not prompts:
         raise UsageError("no prompt: pass at least one")
@@ -117,17 +146,11 @@ def most_new_tokens(
 
 def plan_request(model: LoadedModel, request: Request) -> list[Group]:
     """The groups that serve a request; raises UsageError when the model cannot serve it."""
-    check_prompts(model, request.prompts)
-    for token in request.stop_token_ids:
-        _check_token(model, token, "stop token")
-    if request.max_new_tokens < 1:
-        raise UsageError(f"max new tokens: expected at least 1, got {request.max_new_tokens}")
+    check_request(model, request)
     if not 0 <= request.logprobs <= model.vocab_size:
         raise UsageError(
             f"logprobs: expected 0 to {model.vocab_size} (the vocabulary), got {request.logprobs}"
         )
-    if "" in request.stop_texts:
-        raise UsageError("stop text is empty: expected at least one character")
     if request.stop_texts:
         _ = model.tokenizer  # raises when the bundle has none to find stop texts with
     check_images(model, request.prompts, request.images)
@@ -269,7 +292,7 @@ def _usable_shapes(
     return shapes, what
 
 
-def _check_token(model: LoadedModel, token: int, what: str) -> None:
+def _check_token(model: Vocabulary, token: int, what: str) -> None:
     if not 0 <= token < model.vocab_size:
         raise UsageError(
             f"{what} is {token}: expected an id from 0 to {model.vocab_size - 1} "

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +18,6 @@ from .terminal import StatusLine
 
 if TYPE_CHECKING:
     from .model import LoadedModel
-
-EXIT_INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
 
 
 def bundle_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -117,23 +112,3 @@ def compile_ahead(model: LoadedModel, buckets: Iterable[Bucket], status: StatusL
         job.result()
         del waiting[job]
         status.say(f"compiling {', '.join(waiting.values())}" if waiting else "")
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """End the process at once on Ctrl-C, with the usual status and no traceback.
-
-    Not by KeyboardInterrupt: JAX's garbage collection hook swallows it when it strikes there, and
-    on its way out Python would wait for programs that are being compiled.
-    """
-
-    def leave(*_: object) -> None:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
-        os._exit(EXIT_INTERRUPTED)
-
-    before = signal.signal(signal.SIGINT, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

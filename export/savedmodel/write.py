@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from ...artifacts.errors import UsageError
+from ...artifacts.interruption import run_child
 from ...artifacts.manifest import Manifest, SavedModelRecord
 from ...artifacts.memory import return_freed_memory
 from ...artifacts.serving import FOLDER, PLATFORMS, VERSION_FOLDER, signatures
@@ -70,12 +71,11 @@ def _installed(library: str) -> bool:
 
 def run_builder(root: Path, slots: int) -> subprocess.CompletedProcess[bytes]:
     """Let a process of its own write the SavedModel of the bundle in folder `root`."""
-    return subprocess.run(
-        [sys.executable, "-m", _BUILDER, str(root), str(slots)], stdin=subprocess.DEVNULL,
-        capture_output=True, check=False,
+    return run_child(
+        [sys.executable, "-m", _BUILDER, str(root), str(slots)],
         # TensorFlow numbers things in the order of sets; the same bytes ask for the same order.
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-    )  # fmt: skip
+        {**os.environ, "PYTHONHASHSEED": "0"},
+    )
 
 
 def write_saved_model(writer: BundleWriter, manifest: Manifest, slots: int) -> SavedModelRecord:

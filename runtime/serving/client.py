@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,22 +15,31 @@ import numpy as np
 from ...artifacts.errors import ArtifactError, UsageError
 from ...artifacts.manifest import Signature
 from ...artifacts.serving import MODEL_NAME
+from .answers import Values, check_outputs
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _SECONDS = 600.0
-_UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-
-Values = Mapping[str, np.ndarray]
+_MOST_ANSWER_BYTES = 2**28  # a thousand times what any call here is answered with
+_LIMITS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", _MOST_ANSWER_BYTES),
+]
 
 
 class Client(Protocol):
     """A served model."""
+
+    @property
+    def target(self) -> str:
+        """The address, for messages."""
+        ...
 
     def predict(self, signature: Signature, inputs: Values) -> dict[str, np.ndarray]:
         """The outputs of one call.
 
         Raises:
             UsageError: the server cannot be reached, or refuses the request.
+            ArtifactError: its answer is not what the signature promises.
         """
         ...
 
@@ -87,8 +96,13 @@ class GrpcClient:
         self._messages = predict
         self._address = address
         self._error: type[Exception] = grpc.RpcError
-        self._channel = grpc.insecure_channel(address.target, options=_UNLIMITED)
+        self._channel = grpc.insecure_channel(address.target, options=_LIMITS)
         self._call = self._channel.unary_unary(_PREDICT)
+
+    @property
+    def target(self) -> str:
+        """See Client."""
+        return self._address.target
 
     def predict(self, signature: Signature, inputs: Values) -> dict[str, np.ndarray]:
         """See Client."""
@@ -101,11 +115,8 @@ class GrpcClient:
         try:
             outputs = self._messages.decode_response(data)
         except ValueError as error:
-            raise ArtifactError(
-                f"{self._address.target}: expected an answer of the protocol, got {error}; is it "
-                "TensorFlow Serving?"
-            ) from error
-        return _checked(self._address, signature, outputs)
+            raise _no_answer(self._address, str(error)) from error
+        return check_outputs(self._address.target, signature, outputs)
 
     def close(self) -> None:
         """End the connection."""
@@ -130,28 +141,71 @@ class RestClient:
         )
         try:
             with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-                found = json.load(answer)["outputs"]
+                data = answer.read(_MOST_ANSWER_BYTES + 1)
         except urllib.error.HTTPError as error:
             raise _refused(self._address, f"HTTP {error.code}", _error_text(error)) from error
-        except (OSError, ValueError, KeyError) as error:
-            raise _refused(self._address, "UNAVAILABLE", str(error)) from error
-        if len(signature.outputs) == 1:  # the server leaves out the name then
-            found = {signature.outputs[0].name: found}
-        arrays = {
-            array.name: np.asarray(
-                found[array.name], object if array.dtype == "string" else array.dtype
-            )
-            for array in signature.outputs
-            if array.name in found
-        }
-        return _checked(self._address, signature, arrays)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            raise _refused(self._address, "UNAVAILABLE", reason) from error
+        if len(data) > _MOST_ANSWER_BYTES:
+            raise _no_answer(self._address, f"more than {_MOST_ANSWER_BYTES} bytes")
+        outputs = _decode_json(self._address, signature, data)
+        return check_outputs(self._address.target, signature, outputs)
+
+    @property
+    def target(self) -> str:
+        """See Client."""
+        return self._address.target
+
+
+def _decode_json(address: Address, signature: Signature, data: bytes) -> dict[str, np.ndarray]:
+    """The outputs in a JSON answer, those of them that can be arrays of their dtypes."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _no_answer(address, f"no JSON ({error})") from error
+    if not isinstance(value, dict) or "outputs" not in value:
+        raise _no_answer(address, "JSON without outputs")
+    found = value["outputs"]
+    if len(signature.outputs) == 1:  # the server leaves out the name then
+        found = {signature.outputs[0].name: found}
+    if not isinstance(found, dict):
+        raise _no_answer(address, f"outputs without names for {signature.name}")
+    arrays = {}
+    for array in signature.outputs:
+        if array.name not in found:
+            continue
+        dtype = np.dtype(object if array.dtype == "string" else array.dtype)
+        try:
+            plain = np.asarray(found[array.name], None if dtype.kind in "iu" else dtype)
+            if dtype.kind in "iu" and plain.dtype.kind not in "iu":
+                raise ValueError("no whole numbers")  # else 2.7 would be the token 2
+            arrays[array.name] = _cast(plain, dtype)
+        except (ValueError, TypeError, OverflowError) as error:
+            reason = str(error).splitlines()[0]
+            raise _no_answer(
+                address, f"{array.name} that is no {array.dtype} ({reason})"
+            ) from error
+    return arrays
+
+
+def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The values in another dtype; ValueError where an integer does not fit."""
+    if dtype.kind in "iu" and values.size:
+        limits = np.iinfo(dtype)
+        if values.min() < limits.min or values.max() > limits.max:
+            raise ValueError("too large")
+    return values.astype(dtype)
 
 
 def _error_text(error: urllib.error.HTTPError) -> str:
-    text = error.read().decode(errors="replace")
+    try:
+        text = error.read(_MOST_ANSWER_BYTES).decode(errors="replace")
+    except (OSError, http.client.HTTPException) as broken:
+        return str(broken) or type(broken).__name__
     try:
         return str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return text
 
 
@@ -164,18 +218,10 @@ def _refused(address: Address, code: str, details: str) -> UsageError:
     return UsageError(f"--server {address.target}: {code}: {said}")
 
 
-def _checked(
-    address: Address, signature: Signature, outputs: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """The outputs, refused when they are not those that the bundle's manifest describes."""
-    for array in signature.outputs:
-        value = outputs.get(array.name)
-        kind = None if value is None else "string" if value.dtype == object else value.dtype.name
-        if value is None or kind != array.dtype or value.ndim != len(array.shape):
-            raise ArtifactError(
-                f"{address.target}: expected {array.dtype} of rank {len(array.shape)} for "
-                f"{array.name} of {signature.name}, got "
-                f"{'nothing' if value is None else f'{kind} of rank {value.ndim}'}; is it the "
-                "SavedModel of this bundle?"
-            )
-    return outputs
+def _no_answer(address: Address, got: str) -> ArtifactError:
+    """One line for an answer that is not of the protocol."""
+    said = " ".join(got.split())[:200]
+    return ArtifactError(
+        f"--server {address.target}: expected an answer of the protocol, got {said}; is it "
+        "TensorFlow Serving?"
+    )

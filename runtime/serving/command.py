@@ -31,15 +31,19 @@ def check_flags(options: Options) -> None:
     """
     assert options.server is not None
     parse_address(options.server)
-    for flag, given in (
-        ("--mesh", options.mesh is not None),
-        ("--platform", options.platform is not None),
+    device = "a served SavedModel is of one device, the server's"
+    scored = "a served model scores the texts themselves, with log-probabilities only"
+    for flag, given, reason in (
+        ("--mesh", options.mesh is not None, device),
+        ("--platform", options.platform is not None, device),
+        ("--no-cache", options.no_cache, "the server compiles the programs"),
+        ("--labels", bool(options.labels), scored),
+        ("--outputs-to", options.outputs_to is not None, scored),
+        ("--image with --score", bool(options.image) and options.score, scored),
+        ("--image with --classify", bool(options.image) and options.classify, "it takes text"),
     ):
         if given:
-            raise UsageError(
-                f"{flag} and --server exclude each other: a served SavedModel is of one device, "
-                "the server's"
-            )
+            raise UsageError(f"{flag} and --server exclude each other: {reason}")
     if options.logprobs is not None:
         raise UsageError(
             "--logprobs and --server exclude each other: a served model gives tokens only"

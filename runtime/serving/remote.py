@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,16 @@ import numpy as np
 from ...artifacts.bundle import Bundle
 from ...artifacts.convention import STOP_TOKENS
 from ...artifacts.errors import UsageError
-from ...artifacts.manifest import ProgramName, Signature
+from ...artifacts.manifest import Bucket, ProgramName, Signature
 from ...artifacts.serving import SAMPLING_NAMES, SignatureName, saved_model_programs
 from ..buckets import split_rows
-from ..generate import STREAM_TOKENS, Completion, Request, Timing
+from ..generate import STREAM_TOKENS, Completion, Request, Timing, check_prompts, check_request
 from ..opening import open_tokenizer
 from ..score import Score
 from ..text import TextStream
 from ..vision import has_images
-from .client import Client, Values
+from .answers import Answer, Values
+from .client import Client
 
 OnText = Callable[[int, str], None]
 Pieces = Generator[list[int], None, None]
@@ -57,8 +59,17 @@ class RemoteModel:
         return found[name]
 
     def call(self, name: str, inputs: Values) -> dict[str, np.ndarray]:
-        """One call of a signature."""
+        """One call of a signature: its outputs, of the dtypes and ranks that it promises."""
         return self.client.predict(self.signature(name), inputs)
+
+    def ask(self, name: str, inputs: Values) -> Answer:
+        """One call of a signature, for what its answer has to be held against."""
+        return Answer(self.client.target, name, self.call(name, inputs))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.bundle.manifest.model.vocab_size
 
     @property
     def slots(self) -> int:
@@ -67,7 +78,11 @@ class RemoteModel:
         return record.slots if record is not None else 0
 
     def most_rows(self, program: ProgramName) -> int:
-        """Rows of one call."""
+        """Rows of one call.
+
+        Raises:
+            UsageError: the bundle has no such program that could be served.
+        """
         return max(b.batch for b in self._buckets(program))
 
     def most_new_tokens(self, prompts: Sequence[Sequence[int]]) -> int:
@@ -76,9 +91,15 @@ class RemoteModel:
         longest = max(b.cache for b in self._buckets(ProgramName.GENERATE))
         return longest - max(map(len, prompts))
 
-    def _buckets(self, program: ProgramName):
+    def _buckets(self, program: ProgramName) -> list[Bucket]:
         programs = saved_model_programs(self.bundle.manifest)
-        return [p.bucket for p in programs if p.bucket.program is program]
+        found = [p.bucket for p in programs if p.bucket.program is program]
+        if not found:
+            raise UsageError(
+                f"--server: {self.bundle.root} has no {program} program of one device to be "
+                "served; export it again with --format savedmodel"
+            )
+        return found
 
 
 def run_remote(
@@ -92,6 +113,7 @@ def run_remote(
     """
     if request.logprobs:
         raise UsageError("--logprobs: a served model gives tokens only; leave out --server")
+    check_request(model, request)
     if has_images(request.images) or (on_text is None and not request.stop_texts):
         yield from _whole(model, request, on_text)
         return
@@ -152,14 +174,14 @@ def _whole(model: RemoteModel, request: Request, on_text: OnText | None) -> Iter
         if seeing:
             inputs["pixels"] = np.concatenate(list(request.images[first : first + count]))
         started = time.monotonic()
-        outputs = model.call(name, inputs)
+        answer = model.ask(name, inputs)
         ended = time.monotonic()
-        made = int(outputs["counts"].sum())
+        rows = _new_tokens(model, answer, inputs)
+        made = sum(map(len, rows))
         # One call tells nothing of its parts: all of its time stands under decode.
         timing = Timing(sum(map(len, prompts)), 0.0, made, ended - started, ended)
-        for row in range(count):
+        for row, tokens in enumerate(rows):
             text = _Text(model, request)
-            tokens = outputs["tokens"][row, : outputs["counts"][row]].tolist()
             shown = text.push(tokens) + text.close()
             if on_text is not None:
                 on_text(first + row, shown)
@@ -178,13 +200,12 @@ def _streamed(
         if new and on_text is not None:
             on_text(number, new)
 
-    source = pieces(model, request, prompt)
-    for tokens in source:
-        first_at = first_at or time.monotonic()
-        show(text.push(tokens))
-        if text.stopped:
-            break
-    source.close()  # gives a slot back
+    with contextlib.closing(pieces(model, request, prompt)) as source:  # gives a slot back
+        for tokens in source:
+            first_at = first_at or time.monotonic()
+            show(text.push(tokens))
+            if text.stopped:
+                break
     show(text.close())
     ended = time.monotonic()
     made = len(text.tokens)
@@ -195,28 +216,41 @@ def _streamed(
 
 def _slot_pieces(model: RemoteModel, request: Request, prompt: Sequence[int]) -> Pieces:
     """New tokens of a text whose cache stays in the server."""
-    sampling = _sampling(request, 1)
-    given = model.call(
+    sampling, most = _sampling(request, 1), np.iinfo(np.int64)
+    given = model.ask(
         SignatureName.PREFILL_SLOT,
         {"slot": np.array([-1], np.int32), **_texts([prompt]), **sampling},
     )
-    mine = {"slot": given["slot"], "owner": given["owner"]}
-    try:
-        yield [int(given["token"][0])]
+    mine = {
+        "slot": np.array([given.number("slot", 0, model.slots - 1)], np.int32),
+        "owner": np.array([given.number("owner", most.min, most.max)], np.int64),
+    }
+    with _released(model, mine):
+        yield [given.number("token", 0, model.vocab_size - 1)]
         left = request.max_new_tokens - 1
         while left > 0:
-            outputs = model.call(
-                SignatureName.DECODE_SLOT,
-                {
-                    **mine, **sampling, "stop_tokens": _stop_rows(model, request, 1),
-                    "max_new_tokens": np.array([min(left, STREAM_TOKENS)], np.int32),
-                },
-            )  # fmt: skip
-            count = int(outputs["counts"][0])
-            yield outputs["tokens"][0, :count].tolist()
-            left -= count
-    finally:
-        model.call(SignatureName.RELEASE_SLOT, mine)
+            inputs = {
+                **mine, **sampling, "stop_tokens": _stop_rows(model, request, 1),
+                "max_new_tokens": np.array([min(left, STREAM_TOKENS)], np.int32),
+            }  # fmt: skip
+            (tokens,) = _new_tokens(model, model.ask(SignatureName.DECODE_SLOT, inputs), inputs)
+            yield tokens
+            left -= len(tokens)
+
+
+@contextlib.contextmanager
+def _released(model: RemoteModel, slot: Values) -> Iterator[None]:
+    """Give a slot back in the end, whatever ends it."""
+    try:
+        yield
+    except UsageError:
+        with contextlib.suppress(UsageError):  # what went wrong first is what is told
+            model.call(SignatureName.RELEASE_SLOT, slot)
+        raise
+    except GeneratorExit:  # the text is long enough
+        model.call(SignatureName.RELEASE_SLOT, slot)
+        raise
+    model.call(SignatureName.RELEASE_SLOT, slot)
 
 
 def _repeated_pieces(model: RemoteModel, request: Request, prompt: Sequence[int]) -> Pieces:
@@ -224,11 +258,16 @@ def _repeated_pieces(model: RemoteModel, request: Request, prompt: Sequence[int]
     known, left = list(prompt), request.max_new_tokens
     while left > 0:
         inputs = _generate_inputs(model, request, [known], min(left, STREAM_TOKENS))
-        outputs = model.call(SignatureName.GENERATE, inputs)
-        tokens = outputs["tokens"][0, : outputs["counts"][0]].tolist()
+        (tokens,) = _new_tokens(model, model.ask(SignatureName.GENERATE, inputs), inputs)
         yield tokens
         known += tokens
         left -= len(tokens)
+
+
+def _new_tokens(model: RemoteModel, answer: Answer, inputs: Values) -> list[list[int]]:
+    """The tokens of an answer to a call that makes tokens: at least one a row."""
+    limits = inputs["max_new_tokens"].tolist()
+    return answer.new_tokens(limits, inputs["stop_tokens"][0].tolist(), model.vocab_size)
 
 
 def _generate_inputs(
@@ -263,12 +302,15 @@ def _stop_rows(model: RemoteModel, request: Request, rows: int) -> np.ndarray:
 
 def score_remote(model: RemoteModel, texts: Sequence[Sequence[int]]) -> list[Score]:
     """Scores of texts given as token ids."""
+    check_prompts(model, texts)
     found = []
     for rows in _groups(model, ProgramName.SCORE, SignatureName.SCORE, texts):
-        outputs = model.call(SignatureName.SCORE, _texts(rows))
-        for row, text in enumerate(rows):
-            logprobs = outputs["logprobs"][row, : len(text) - 1].tolist()
-            found.append(Score(logprobs, float(outputs["loss"][row])))
+        inputs = _texts(rows)
+        answer = model.ask(SignatureName.SCORE, inputs)
+        logprobs = answer.rows("logprobs", len(rows), inputs["tokens"].shape[1])
+        losses = answer.rows("loss", len(rows))
+        for text, row, loss in zip(rows, logprobs.tolist(), losses.tolist(), strict=True):
+            found.append(Score(row[: len(text) - 1], loss))
     return found
 
 
@@ -287,8 +329,11 @@ def _numbers(
     texts: Sequence[Sequence[int]],
 ) -> list[list[float]]:  # fmt: skip
     """What `output` of a signature has for each text."""
-    groups = _groups(model, program, name, texts)
-    return [row for rows in groups for row in model.call(name, _texts(rows))[output].tolist()]
+    check_prompts(model, texts)
+    found = []
+    for rows in _groups(model, program, name, texts):
+        found += model.ask(name, _texts(rows)).rows(output, len(rows)).tolist()
+    return found
 
 
 def _groups(

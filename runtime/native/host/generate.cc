@@ -5,6 +5,7 @@
 #endif
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <exception>
 #include <limits>
@@ -131,7 +132,7 @@ std::string variant_of(const gemma3_model* model) {
 
 void put(std::string_view text) {
   const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
-  if (!written || std::fflush(stdout) != 0) throw OutputClosed();
+  if (!written || std::fflush(stdout) != 0) throw OutputClosed{errno};
 }
 
 void generate(gemma3_model* model, const Options& options, const Bundle& bundle,

@@ -14,8 +14,10 @@
 
 namespace gemma3::host {
 
-// The reader of our stdout is gone.
-struct OutputClosed {};
+// What we print cannot be written: `error` is an errno, EPIPE where the reader is gone.
+struct OutputClosed {
+  int error;
+};
 
 // Writes to stdout at once; throws OutputClosed.
 void put(std::string_view text);

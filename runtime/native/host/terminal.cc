@@ -10,13 +10,13 @@
 namespace gemma3::host {
 namespace {
 
-constexpr int kInterrupted = 130;  // what a shell reports for a process that Ctrl-C ended
+constexpr char kClearLine[] = "\r\x1b[K";
 
-void leave(int) {
+void leave(int number) {
   if (isatty(STDERR_FILENO)) {
-    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, "\n", 1);
+    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kClearLine, sizeof kClearLine - 1);
   }
-  _exit(kInterrupted);
+  _exit(128 + number);  // what a shell reports for a process that a signal ended
 }
 
 }  // namespace
@@ -35,6 +35,11 @@ void StatusLine::warn(const std::string& message) {
   std::fprintf(stderr, "warning: %s\n", one_line(message).c_str());
 }
 
-void leave_on_interrupt() { std::signal(SIGINT, leave); }
+void leave_on_interrupt() {
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    // One that is ignored already, as under nohup, stays ignored.
+    if (std::signal(number, leave) == SIG_IGN) std::signal(number, SIG_IGN);
+  }
+}
 
 }  // namespace gemma3::host

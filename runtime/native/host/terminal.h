@@ -25,7 +25,7 @@ class StatusLine {
   std::string shown_;
 };
 
-// Ends the process at once on Ctrl-C, with status 130 and no message.
+// Ends the process at once on Ctrl-C, SIGTERM and SIGHUP, with status 130, 143 or 129 and no word.
 void leave_on_interrupt();
 
 }  // namespace gemma3::host

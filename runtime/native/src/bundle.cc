@@ -6,6 +6,7 @@
 #include "error.h"
 #include "files.h"
 #include "json.h"
+#include "not_a_bundle.h"
 #include "sha256.h"
 
 namespace gemma3 {
@@ -104,17 +105,11 @@ Json buckets_info(const Manifest &manifest) {
 
 Bundle::Bundle(const std::string &root) : root_(root) {
   std::error_code error;
-  if (!fs::is_directory(root_, error)) {
-    const char *what = fs::exists(root_, error) ? "a file" : "nothing of that name";
-    refuse(root_ + ": expected the folder of a bundle, got " + what +
-           "; name a folder that gemma3-export wrote");
+  if (!fs::is_directory(root_, error) || !fs::exists(fs::path(root_) / kManifest, error)) {
+    refuse(not_a_bundle(root_));
   }
   real_root_ = fs::canonical(root_, error);
   if (error) refuse(root_ + ": " + error.message());
-  if (!fs::exists(real_root_ / kManifest, error)) {
-    refuse(root_ + ": expected a bundle, got a folder without " + kManifest +
-           "; name a folder that gemma3-export wrote");
-  }
   const std::string where = (fs::path(root_) / kManifest).string();
   const File file(resolve_inside(real_root_, kManifest));
   if (file.size() > kMaxManifestBytes) {

@@ -184,8 +184,7 @@ bool CompiledCache::write(const std::string &name, std::string_view bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (key_.empty()) key_ = make_user_key(user_);
   if (key_.empty()) {
-    remark_on("compiled programs cannot be kept: expected a key in " + (user_ / "key").string() +
-              " of 32 bytes that only you can read; remove that file to have another made");
+    remark_on("compiled programs cannot be kept: " + why_no_key(user_));
     return false;
   }
   for (Folder &folder : folders_) {

@@ -78,4 +78,17 @@ std::string make_user_key(const fs::path &folder) {
   return read_user_key(folder);
 }
 
+std::string why_no_key(const fs::path &folder) {
+  if (folder.empty()) {
+    return "this user has no home folder; set XDG_CACHE_HOME to a folder for caches";
+  }
+  std::error_code error;
+  if (fs::exists(folder / kName, error)) {
+    return "expected a key in " + (folder / kName).string() +
+           " of 32 bytes that only you can read; remove that file to have another made";
+  }
+  return "no key can be made in " + folder.string() +
+         "; set XDG_CACHE_HOME to a folder that you can write";
+}
+
 }  // namespace gemma3

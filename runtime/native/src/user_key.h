@@ -19,6 +19,9 @@ std::string read_user_key(const std::filesystem::path &folder);
 // The same, made first where there is none.
 std::string make_user_key(const std::filesystem::path &folder);
 
+// What is in the way where that gives none, and what to do about it.
+std::string why_no_key(const std::filesystem::path &folder);
+
 }  // namespace gemma3
 
 #endif  // GEMMA3_SRC_USER_KEY_H_
