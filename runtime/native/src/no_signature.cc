@@ -2,12 +2,12 @@
 #include "error.h"
 #include "signature.h"
 
-namespace gemma3::host {
+namespace gemma3 {
 
-void require_signature(const std::filesystem::path&, const std::filesystem::path& key) {
-  throw UsageError("--require-signature: this gemma3-host was built without OpenSSL; check the "
-                   "bundle with gemma3-bundle verify --key " + key.string() +
-                   ", or build again with libssl-dev");
+void verify_signature(const Bundle &, const std::string &key, bool, const Between &) {
+  refuse("require_signature: this libgemma3 was built without OpenSSL and verifies no signature; "
+         "check the bundle with gemma3-bundle verify --key " + key +
+         ", or build again with libssl-dev");
 }
 
-}  // namespace gemma3::host
+}  // namespace gemma3
