@@ -29,6 +29,7 @@ INDEX = "index.json"
 INDEX_VERSION = 1
 KEY_BYTES = 32
 _PARTIAL = ".partial-"
+_MAX_INDEX_BYTES = 2**24
 _OWNER_ONLY = 0o600
 _LOG = logging.getLogger(__name__)
 
@@ -173,7 +174,11 @@ class CompiledStore:
         try:
             if not stat.S_ISREG(path.lstat().st_mode):
                 return None
-            value = json.loads(path.read_bytes())
+            with path.open("rb") as file:
+                data = file.read(_MAX_INDEX_BYTES + 1)
+            if len(data) > _MAX_INDEX_BYTES:
+                raise ValueError("too large")
+            value = json.loads(data)
             if value["owner"] != self._owner or value["version"] != INDEX_VERSION:
                 return None
             entries = {name: Entry(**entry) for name, entry in value["entries"].items()}
@@ -183,7 +188,7 @@ class CompiledStore:
             return {}
         except OSError:
             return None
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             pass  # not an index at all
         self._report(path)
         return {}

@@ -17,7 +17,7 @@ from .manifest import Manifest
 GOLDENS_VERSION = 1
 GOLDENS = "goldens.json"
 """Its usual path in a bundle; the manifest says."""
-MAX_GOLDENS_BYTES = 2**26
+MAX_GOLDENS_BYTES = 2**24
 MAX_TOKENS = 1 << 20
 
 

@@ -22,8 +22,8 @@ SAFETENSORS_DTYPES = {
     "float32": "F32", "bfloat16": "BF16", "float16": "F16", "int32": "I32", "uint32": "U32",
     "int8": "I8", "uint8": "U8", "float8_e4m3fn": "F8_E4M3", "bool": "BOOL",
 }  # fmt: skip
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors library."""
+MAX_HEADER_BYTES = 2**24
+"""As of manifests, which say the same of each tensor; the safetensors library takes 100 MB."""
 PADDING = "__padding__."
 """Names of the tensors that fill what would be holes start like this; their dtype is U8."""
 

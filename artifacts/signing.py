@@ -28,7 +28,7 @@ SIGNATURE = "model.sig"
 """Where the signature stands in the bundle, beside manifest.json."""
 UNSIGNED = (SIGNATURE, "compiled")
 """What is never signed: the signature itself, and code compiled after the export."""
-_MAX_SIGNATURE_BYTES = 2**28
+_MAX_SIGNATURE_BYTES = 2**24
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .atomic import clear_leftovers, exclusive, partial_folder, put_in_place
-from .bundle import Bundle
+from .bundle import MAX_MANIFEST_BYTES, Bundle
 from .codec import encode, format_json, parse_json
 from .errors import ArtifactError, UsageError
 from .interruption import making, unfinished
@@ -131,7 +131,7 @@ class BundleWriter:
         """
         files = tuple(self._records[path] for path in sorted(self._records))
         draft = self.root / MANIFEST
-        draft.write_text(format_json(encode(dataclasses.replace(manifest, files=files))))
+        draft.write_bytes(_manifest_bytes(dataclasses.replace(manifest, files=files)))
         try:
             yield self.root
         finally:
@@ -141,12 +141,15 @@ class BundleWriter:
         """Write `manifest` with the records of all files, last, and put the bundle in place.
 
         Returns the manifest as written.
+
+        Raises:
+            UsageError: it would be larger than readers take.
         """
         assert not manifest.files, "commit fills in the files"
         files = tuple(self._records[path] for path in sorted(self._records))
         manifest = dataclasses.replace(manifest, files=files)
         with (self.root / MANIFEST).open("xb") as file:
-            file.write(format_json(encode(manifest)).encode())
+            file.write(_manifest_bytes(manifest))
             file.flush()
             os.fsync(file.fileno())
         try:
@@ -156,6 +159,17 @@ class BundleWriter:
         assert written == manifest
         put_in_place(self.root, self.out)
         return manifest
+
+
+def _manifest_bytes(manifest: Manifest) -> bytes:
+    data = format_json(encode(manifest)).encode()
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise UsageError(
+            f"the manifest would have {len(data)} bytes: expected at most {MAX_MANIFEST_BYTES}; "
+            f"it describes {len(manifest.programs)} programs: export fewer meshes, platforms, "
+            "batches, prefill sizes or cache lengths into one bundle"
+        )
+    return data
 
 
 def check_target(out: Path, force: bool) -> None:

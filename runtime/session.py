@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from ..artifacts.convention import STOP_TOKENS
+from ..artifacts.errors import UsageError
 from ..artifacts.manifest import Bucket, ProgramName
 from .buckets import Shape, pick
 from .model import LoadedModel
@@ -33,8 +35,12 @@ class Step:
 class Session:
     """Rows that are generated together, each at its own position.
 
-    Call `prefill` once, then iterate over `generate`. The state between calls is the cache on
-    the devices, and for each row its last token, not yet in the cache, with its position.
+    Call `prefill`, then iterate over `generate`; `prefill` again for the next turn of a
+    conversation. The state between calls is the cache on the devices, and for each row its last
+    token, not yet in the cache, with its position. libgemma3's sessions do the same.
+
+    The cache is given away to each call of a program. So a session whose call failed, or was
+    interrupted, is at an end: whatever is asked of it later raises RuntimeError.
     Not for use by several threads at once.
     """
 
@@ -59,7 +65,7 @@ class Session:
         self._stop_inputs[:, : len(stop_tokens)] = list(stop_tokens)[:STOP_TOKENS]  # [B,8]
         self._logprobs = logprobs
         self._generate_sizes = model.grid.tokens(ProgramName.GENERATE, shape)
-        self._cache = model.new_cache(shape)
+        self._cache: Arrays | None = model.new_cache(shape)
         self._tokens = np.zeros(shape.batch, np.int32)
         self._positions = np.zeros(shape.batch, np.int32)
         self._remaining = np.zeros(shape.batch, np.int32)
@@ -69,30 +75,31 @@ class Session:
     ) -> Step:
         """Take in one prompt per row and draw the first token of each.
 
-        Rows beyond the prompts stay idle. `new_tokens` is the most tokens each row is to get,
-        this first one included. `images` has for each prompt the pixels of its images, or is
-        empty; `vision.check_images` says whether they suit the prompts.
+        A row that has text already goes on from there: the token drawn last is fed first, then
+        the prompt. An empty prompt leaves its row as it is, as do rows beyond the prompts; to
+        begin a row afresh, `reset` it. `new_tokens` is the most tokens each row with a prompt is
+        to get, this first one included, in place of what it was still to get. `images` has for
+        each prompt the pixels of its images, or is empty; `vision.check_images` says whether they
+        suit the prompts.
+
+        Raises UsageError, with the session as it was, for more prompts than rows, no token at
+        all, or a row that would outgrow the cache.
         """
-        rows, lengths = len(prompts), [len(prompt) for prompt in prompts]
-        soft = encode_prompts(self._model, prompts, images) if has_images(images) else None
-        calls = plan_calls(self._model, self._shape, prompts, images, PREFILL)
-        ends = []  # (rows whose prompt ends in a call, the outputs of that call)
-        for call in calls:
-            outputs = self._feed(prompts, call, soft)
-            ended = [
-                row
-                for row, (start, length) in enumerate(call.rows)
-                if length and start + length == lengths[row]
-            ]
-            if ended:  # else the logits, a vocabulary for each row, are dropped at once
-                ends.append((ended, outputs))
-        tops: list[list[TopTokens]] = [[] for _ in prompts]
-        for ended, (tokens, logits) in ends:
-            self._tokens[ended] = np.asarray(tokens)[ended]
-            self._add_top(tops, logits, ended)
-        self._positions[:rows] = lengths
-        self._remaining[:rows] = new_tokens
-        return self._account([[int(token)] for token in self._tokens[:rows]], tops)
+        texts = self._texts(prompts, new_tokens)
+        soft = encode_prompts(self._model, texts, images) if has_images(images) else None
+        calls = plan_calls(self._model, self._shape, texts, images, PREFILL)
+        fed = [row for row, text in enumerate(texts) if text]
+        tops: list[list[TopTokens]] = [[] for _ in texts]
+        with self._at_an_end_if_it_fails():
+            # New arrays: devices that lag behind may still be reading those of an earlier call.
+            self._tokens, self._positions = self._tokens.copy(), self._positions.copy()
+            for ended, (tokens, logits) in self._feed_all(texts, calls, soft):
+                self._tokens[ended] = np.asarray(tokens)[ended]
+                self._add_top(tops, logits, ended)
+        self._positions[fed] += np.array([len(texts[row]) for row in fed], np.int32)
+        self._remaining[fed] = new_tokens
+        new = [[int(self._tokens[row])] if text else [] for row, text in enumerate(texts)]
+        return self._account(new, tops)
 
     def generate(self, chunk: int | None = None) -> Iterator[Step]:
         """Go on until every row has its tokens, has met a stop token or was finished.
@@ -100,20 +107,90 @@ class Session:
         A step brings up to `chunk` tokens of each row, by default as many as the program gives.
         """
         while self._remaining.any():
-            if self._logprobs or not self._generate_sizes:
-                yield self._decode_one()
-            else:
-                yield self._generate_some(chunk)
+            with self._at_an_end_if_it_fails():
+                if self._logprobs or not self._generate_sizes:
+                    step = self._decode_one()
+                else:
+                    step = self._generate_some(chunk)
+            yield step
 
     def finish(self, row: int) -> None:
         """Ask for no more tokens of `row`."""
         self._remaining[row] = 0
 
+    def reset(self, row: int) -> None:
+        """Make `row` empty: its next prompt begins a text of its own.
+
+        Raises IndexError when the session has no such row.
+        """
+        if not 0 <= row < self._shape.batch:
+            raise IndexError(f"row: expected 0 to {self._shape.batch - 1}, got {row}")
+        others = np.arange(self._shape.batch) != row
+        self._tokens, self._positions, self._remaining = (
+            np.where(others, values, np.int32(0))
+            for values in (self._tokens, self._positions, self._remaining)
+        )
+
+    @contextlib.contextmanager
+    def _at_an_end_if_it_fails(self) -> Iterator[None]:
+        """Let go of the cache when the block fails: nobody knows what is in it by then."""
+        if self._cache is None:
+            raise RuntimeError(
+                "the session is at an end: an earlier call of it failed or was interrupted, and "
+                "its cache is lost; begin a new session"
+            )
+        try:
+            yield
+        except BaseException:
+            self._cache = None
+            raise
+
+    def _texts(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
+        """What each row is to be fed; raises UsageError where it has no room for it."""
+        if len(prompts) > self._shape.batch or not any(prompts):
+            raise UsageError(
+                f"prompts: expected at least one token for one of the {self._shape.batch} rows of "
+                f"the session, got {len(prompts)} prompts of {sum(map(len, prompts))} tokens"
+            )
+        texts = []
+        for row, prompt in enumerate(prompts):
+            position = int(self._positions[row])
+            last = [int(self._tokens[row])] if prompt and position else []
+            texts.append([*last, *prompt])
+            needed = position + len(texts[row]) + new_tokens
+            if prompt and needed > self._shape.cache:
+                raise UsageError(
+                    f"row {row}: {len(texts[row])} tokens and {new_tokens} new ones do not fit "
+                    f"after {position}: the session has room for {self._shape.cache}; take a "
+                    "larger cache, or reset the row"
+                )
+        return texts
+
+    def _feed_all(
+        self, texts: Sequence[Sequence[int]], calls: Sequence[Call], soft: SoftPrompts | None
+    ) -> list[tuple[list[int], Arrays]]:
+        """Run prefill calls; of each in which texts end their rows and its outputs."""
+        ends = []
+        for call in calls:
+            outputs = self._feed(texts, call, soft)
+            ended = [
+                row
+                for row, (start, length) in enumerate(call.rows)
+                if length and start + length == len(texts[row])
+            ]
+            if ended:  # else the logits, a vocabulary for each row, are dropped at once
+                ends.append((ended, outputs))
+        return ends
+
     def _feed(
-        self, prompts: Sequence[Sequence[int]], call: Call, soft: SoftPrompts | None
+        self, texts: Sequence[Sequence[int]], call: Call, soft: SoftPrompts | None
     ) -> Arrays:
-        """Run one prefill call; outputs token [B] and logits [B,V], still on the devices."""
-        inputs = chunk_inputs(call, prompts, self._shape.batch, soft)
+        """Run one prefill call; outputs token [B] and logits [B,V], still on the devices.
+
+        Texts begin at the positions of their rows.
+        """
+        tokens, starts, *rest = chunk_inputs(call, texts, self._shape.batch, soft)
+        inputs = (tokens, starts + self._positions, *rest)
         return self._run(call.program, call.size, (*inputs, *self._sampling))
 
     def _generate_some(self, chunk: int | None) -> Step:
@@ -156,6 +233,7 @@ class Session:
 
     def _run(self, program: ProgramName, tokens: int, inputs: Inputs) -> Arrays:
         """Call a program of this session's shape; its outputs. The cache changes in place."""
+        assert self._cache is not None, "checked on entering _at_an_end_if_it_fails"
         bucket = Bucket(program, self._shape.batch, tokens, self._shape.cache)
         outputs, self._cache = self._model.program(bucket)(inputs, self._cache)
         return outputs

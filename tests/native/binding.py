@@ -7,8 +7,10 @@ process reads one JSON request from stdin (see `serve`) and writes one JSON repl
 from __future__ import annotations
 
 import ctypes as c
+import hashlib
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ class Options(c.Structure):
         ("size", c.c_size_t), ("bundle", c.c_char_p), ("plugin", c.c_char_p), ("mesh", c.c_char_p),
         ("platform", c.c_char_p), ("cache_dir", c.c_char_p), ("client_options", c.c_char_p),
         ("kernels", c.c_char_p), ("log", Log), ("log_user", c.c_void_p), ("flags", c.c_uint64),
+        ("manifest_sha256", c.c_char_p), ("require_signature", c.c_char_p),
+        ("opened", c.c_void_p), ("cancel", c.c_void_p),
     ]  # fmt: skip
 
 
@@ -101,7 +105,9 @@ class Library:
         self.lib.gemma3_version.restype = c.c_char_p
         self.logged: list[str] = []
         self.log = Log(lambda _user, _level, message: self.logged.append(message.decode()))
-        self.model = c.c_void_p()
+        self.lib.gemma3_cancel_new.restype = c.c_void_p
+        self.model, self.bundle = c.c_void_p(), c.c_void_p()
+        self.cancel = c.c_void_p(self.lib.gemma3_cancel_new())
 
     def call(self, name: str, *arguments: Any) -> None:
         error = Error()
@@ -119,9 +125,13 @@ class Library:
         return value
 
     def options(self, values: dict[str, Any]) -> Options:
-        flags = values.pop("flags", 0)
+        """Texts as named; `opened` takes the bundle of `open_bundle`, `cancel` the shared cancel."""
+        size = values.pop("size", c.sizeof(Options))
+        flags, opened = values.pop("flags", 0), values.pop("opened", False)
+        cancel = self.cancel if values.pop("cancel", False) else None
         texts = {name: value.encode() for name, value in values.items()}
-        return Options(size=c.sizeof(Options), log=self.log, flags=flags, **texts)
+        bundle = self.bundle if opened else None
+        return Options(size, log=self.log, flags=flags, opened=bundle, cancel=cancel, **texts)
 
     def check(self, **values: Any) -> Any:
         report, error = c.c_void_p(), Error()
@@ -138,6 +148,42 @@ class Library:
     def close(self) -> Any:
         self.lib.gemma3_close(self.model)
         self.model = c.c_void_p()
+
+    def open_bundle(self, path: str) -> Any:
+        self.call("gemma3_bundle_open", path.encode(), c.byref(self.bundle))
+
+    def close_bundle(self) -> Any:
+        self.lib.gemma3_bundle_close(self.bundle)
+        self.bundle = c.c_void_p()
+
+    def verify_signature(self, key: str) -> Any:
+        self.call("gemma3_bundle_verify_signature", self.bundle, key.encode())
+
+    def bundle_file(self, path: str) -> Any:
+        """The SHA-256 of a file of the bundle that `open_bundle` opened."""
+        found, count = c.c_void_p(), c.c_size_t()
+        self.call(
+            "gemma3_bundle_file", self.bundle, path.encode(), c.byref(found), c.byref(count)
+        )
+        contents = c.string_at(found, count.value)
+        self.lib.gemma3_free(found)
+        return hashlib.sha256(contents).hexdigest()
+
+    def rename(self, source: str, target: str) -> Any:
+        """Between calls of the library, as somebody else might: `source` takes the place of it."""
+        Path(source).rename(target)
+
+    def write_over(self, source: str, target: str) -> Any:
+        """The bytes of `source` are written into file `target`, which then is as long as they."""
+        data = Path(source).read_bytes()
+        with Path(target).open("r+b") as file:
+            file.write(data)
+            file.truncate()
+
+    def set_cancel(self, wanted: bool) -> Any:
+        self.lib.gemma3_cancel_set(self.cancel) if wanted else self.lib.gemma3_cancel_clear(
+            self.cancel
+        )
 
     def info(self) -> Any:
         return self.text("gemma3_model_info", self.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -9,6 +10,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from gemma3_export.artifacts.safetensors_header import SAFETENSORS_DTYPES
 
 Path_ = tuple[Any, ...]
 
@@ -169,3 +172,28 @@ def _swap_files(folder: Path, chance: random.Random) -> None:
 _KINDS: list[Callable[[Path, random.Random], None]] = [
     _change_manifest, _spoil_text, _cut, _flip, _spoil_header, _relink, _swap_files,
 ]  # fmt: skip
+
+
+def redeclare_weight(bundle: Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
+    """Another shape and dtype of a weight, of as many bytes, in the manifest and the weight file.
+
+    Digests are made right again: as somebody would who writes the whole bundle.
+    """
+    file = bundle / "weights" / "model.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header[name] |= {"shape": list(shape), "dtype": SAFETENSORS_DTYPES[dtype]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    assert len(text) <= length, "offsets are to stay as they are"
+    changed = data[:8] + text.ljust(length) + data[8 + length :]
+    _rewrite(file, changed)
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for weight in manifest["weights"]:
+        if weight["name"] == name:
+            weight |= {"shape": list(shape), "dtype": dtype}
+    for record in manifest["files"]:
+        if record["path"] == "weights/model.safetensors":
+            record["sha256"] = hashlib.sha256(changed).hexdigest()
+    _rewrite(path, json.dumps(manifest).encode())

@@ -82,14 +82,14 @@ def change(bundle: Path, name: str) -> str:
 def remove_program(bundle: Path) -> str:
     path = next(bundle.glob("programs/1x1/cpu/generate*.mlirbc"))
     path.unlink()
-    return f"{path.relative_to(bundle)} is missing"
+    return f"expected file {path.relative_to(bundle)} of the bundle, got: No such file"
 
 
-def link_tokenizer(bundle: Path) -> str:
-    path = bundle / "tokenizer" / "tokenizer.model"
+def link(bundle: Path, name: str) -> str:
+    path = bundle / name
     path.rename(path.with_name("real"))
     path.symlink_to("real")
-    return "tokenizer/tokenizer.model is not a file that can be read"
+    return f"{name} is not a file that can be read"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,8 @@ def link_tokenizer(bundle: Path) -> str:
     [
         lambda bundle: change(bundle, "weights/model.safetensors"),
         lambda bundle: change(bundle, "tokenizer/tokenizer.model"),
-        remove_program, link_tokenizer,
+        lambda bundle: link(bundle, "weights/model.safetensors"),
+        lambda bundle: link(bundle, "tokenizer/tokenizer.model"),
     ],
 )  # fmt: skip
 def test_whatever_changed_since_is_refused_and_named(
@@ -109,6 +110,30 @@ def test_whatever_changed_since_is_refused_and_named(
         check(gemma3_host, bundle, key),
         f"{bundle}/model.sig: not a signature of this bundle by {key}: {message}; ",
     )
+
+
+def test_a_file_that_is_missing_is_refused_and_named(
+    signed: tuple[Path, Path], gemma3_host: Host
+):
+    bundle, key = signed
+    message = remove_program(bundle)
+    refused(check(gemma3_host, bundle, key), message)
+
+
+def test_a_signed_file_that_the_manifest_does_not_name_must_be_there_too(
+    unsigned: Path, gemma3_host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bundle = Path(shutil.copytree(unsigned, tmp_path / "toy"))
+    (bundle / "notes.txt").write_text("signed as well")
+    private, public = write_key(tmp_path, "ours")
+    with monkeypatch.context() as patch:
+        patch.setattr(signing, "_refuse_strangers", lambda bundle: None)
+        sign(Bundle.open(bundle), private, None, ())
+    assert check(gemma3_host, bundle, public).status == 0
+    (bundle / "notes.txt").write_text("something else")
+    refused(check(gemma3_host, bundle, public), "notes.txt is not what was signed")
+    (bundle / "notes.txt").unlink()
+    refused(check(gemma3_host, bundle, public), "notes.txt is missing")
 
 
 def test_a_manifest_that_changed_is_refused(signed: tuple[Path, Path], gemma3_host: Host):
@@ -144,7 +169,7 @@ def test_a_statement_that_changed_is_refused(signed: tuple[Path, Path], gemma3_h
     edit_statement(bundle, lambda statement: statement.update(note="x"))
     refused(check(gemma3_host, bundle, key), "the signature is not valid")
     edit_statement(bundle, lambda s: s["predicate"]["resources"][0].update(name="../etc"))
-    refused(check(gemma3_host, bundle, key), "expected paths inside the bundle, got ../etc")
+    refused(check(gemma3_host, bundle, key), 'expected paths inside the bundle, got "../etc"')
 
 
 def test_a_signature_that_leaves_a_file_out_is_refused(
@@ -168,12 +193,20 @@ def test_a_file_that_is_no_signature_is_refused(
     refused(check(gemma3_host, bundle, key), "expected a signature by model-signing")
 
 
+def test_a_signature_of_more_than_16_mib_is_not_parsed(
+    signed: tuple[Path, Path], gemma3_host: Host
+):
+    bundle, key = signed
+    (bundle / "model.sig").write_text("[" + "[]," * (2**24 // 3) + "[]]")
+    refused(check(gemma3_host, bundle, key), "by model-signing of at most 16777216 bytes")
+
+
 def test_no_signature_no_key_or_a_certificate_is_refused(
     unsigned: Path, signed: tuple[Path, Path], gemma3_host: Host, tmp_path: Path
 ):
     bundle, key = signed
     refused(check(gemma3_host, unsigned, key), "model.sig: expected a signature, got none")
-    refused(check(gemma3_host, tmp_path / "none", key), "expected the manifest of a bundle")
+    refused(check(gemma3_host, tmp_path / "none", key), "expected the folder of a bundle")
     refused(check(gemma3_host, bundle, tmp_path / "none.pub"), "it cannot be read; expected a PEM")
     (tmp_path / "text.pub").write_text("no key")
     refused(check(gemma3_host, bundle, tmp_path / "text.pub"), "it holds no public key")
@@ -182,8 +215,8 @@ def test_no_signature_no_key_or_a_certificate_is_refused(
     private, certificate, root = write_certificates(tmp_path, "theirs")
     (bundle / "model.sig").unlink()
     sign(Bundle.open(bundle), private, certificate, ())
-    refused(check(gemma3_host, bundle, root), "is a certificate, and gemma3-host verifies with")
-    refused(check(gemma3_host, bundle, key), "got one with a certificate, which gemma3-host does")
+    refused(check(gemma3_host, bundle, root), "is a certificate, and libgemma3 verifies with")
+    refused(check(gemma3_host, bundle, key), "got one with a certificate, which libgemma3 does")
 
 
 def test_compiled_programs_are_not_part_of_what_is_signed(
@@ -198,7 +231,7 @@ def test_compiled_programs_are_not_part_of_what_is_signed(
 
 
 def test_built_without_openssl_it_says_so(tmp_path: Path):
-    disabled = "-DCMAKE_DISABLE_FIND_PACKAGE_OpenSSL=ON"
+    disabled = "-DGEMMA3_SIGNATURES=OFF"
     subprocess.run(
         [BIN / "cmake", "-S", ROOT / "runtime" / "native", "-B", tmp_path / "build", "-G", "Ninja",
          f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}", f"-DPython3_EXECUTABLE={sys.executable}",
@@ -211,19 +244,21 @@ def test_built_without_openssl_it_says_so(tmp_path: Path):
     assert "libcrypto" not in rules
     source = tmp_path / "main.cc"
     source.write_text(
-        '#include "signature.h"\n#include <cstdio>\n#include <exception>\n'
-        'int main() try { gemma3::host::require_signature("b", "k.pub"); }\n'
+        '#include "signature.h"\n#include <cstdio>\n'
+        "namespace gemma3 { class Bundle {}; }\n"
+        'int main() try { gemma3::verify_signature({}, "k.pub", true); }\n'
         "catch (const std::exception &error) { std::puts(error.what()); return 2; }\n"
     )
-    host = ROOT / "runtime" / "native" / "host"
+    native = ROOT / "runtime" / "native"
     program = tmp_path / "main"
     subprocess.run(
-        ["g++", "-std=c++17", f"-I{host}", source, host / "no_signature.cc", "-o", program],
+        ["g++", "-std=c++17", f"-I{native / 'src'}", f"-I{native / 'include'}", source,
+         native / "src" / "no_signature.cc", "-o", program],
         check=True,
-    )
+    )  # fmt: skip
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == (
-        "--require-signature: this gemma3-host was built without OpenSSL; check the bundle with "
-        "gemma3-bundle verify --key k.pub, or build again with libssl-dev\n"
+        "require_signature: this libgemma3 was built without OpenSSL and verifies no signature; "
+        "check the bundle with gemma3-bundle verify --key k.pub, or build again with libssl-dev\n"
     )

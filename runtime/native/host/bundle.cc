@@ -14,11 +14,16 @@ void check(gemma3_status status, const gemma3_error& error) {
   throw std::runtime_error(error.message);
 }
 
-Bundle::Bundle(const std::string& path) : path_(path), handle_(nullptr, gemma3_bundle_close) {
+BundleHandle open_bundle(const std::string& path) {
   gemma3_error error;
   gemma3_bundle* handle = nullptr;
   check(gemma3_bundle_open(path.c_str(), &handle, &error), error);
-  handle_.reset(handle);
+  return BundleHandle(handle, gemma3_bundle_close);
+}
+
+Bundle::Bundle(const gemma3_bundle* handle, const std::string& path)
+    : path_(path), handle_(handle) {
+  gemma3_error error;
   char* json = nullptr;
   check(gemma3_bundle_info(handle, &json, &error), error);
   read(given(json).get());
@@ -55,7 +60,7 @@ std::string Bundle::file(const std::string& name) const {
   gemma3_error error;
   uint8_t* bytes = nullptr;
   size_t count = 0;
-  check(gemma3_bundle_file(handle_.get(), name.c_str(), &bytes, &count, &error), error);
+  check(gemma3_bundle_file(handle_, name.c_str(), &bytes, &count, &error), error);
   const auto held = given(bytes);
   return std::string(reinterpret_cast<const char*>(bytes), count);
 }

@@ -49,11 +49,16 @@ struct ModelSizes {
   int64_t layers = 0, width = 0, heads = 0;
 };
 
-// An open bundle and what its manifest says.
+// An open bundle; closed at the end.
+using BundleHandle = std::unique_ptr<gemma3_bundle, void (*)(gemma3_bundle*)>;
+// Throws UsageError for a folder that holds no sound bundle.
+BundleHandle open_bundle(const std::string& path);
+
+// What the manifest of an open bundle says, and its files.
 class Bundle {
  public:
-  // Throws UsageError for a folder that holds no sound bundle, or one without weights.
-  explicit Bundle(const std::string& path);
+  // `handle` outlives it. Throws UsageError for a bundle without weights.
+  Bundle(const gemma3_bundle* handle, const std::string& path);
 
   const std::string& path() const { return path_; }
   const std::vector<BucketInfo>& buckets() const { return buckets_; }
@@ -81,7 +86,7 @@ class Bundle {
   void read(const std::string& json);
 
   std::string path_;
-  std::unique_ptr<gemma3_bundle, void (*)(gemma3_bundle*)> handle_;
+  const gemma3_bundle* handle_;
   std::vector<BucketInfo> buckets_;
   std::optional<VisionInfo> vision_;
   std::optional<TokenizerInfo> tokenizer_;

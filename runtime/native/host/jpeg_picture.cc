@@ -12,6 +12,10 @@
 namespace gemma3::host {
 namespace {
 
+// Encoders write about ten scans of a progressive picture. Each takes as long as the whole picture is
+// large, whatever little it holds: a small file of many would take hours.
+constexpr int kMostScans = 100;
+
 struct Failure {
   jpeg_error_mgr manager;
   std::jmp_buf back;
@@ -21,7 +25,9 @@ struct Failure {
 struct Jpeg {
   jpeg_decompress_struct info{};
   Failure failure{};
+  jpeg_progress_mgr progress{};
   Jpeg() {
+    progress.progress_monitor = watch;
     info.err = jpeg_std_error(&failure.manager);
     failure.manager.error_exit = fail;
     failure.manager.emit_message = emit;
@@ -35,6 +41,14 @@ struct Jpeg {
     common->err->format_message(common, failure->reason);
     std::longjmp(failure->back, 1);
   }
+  // Told of progress while scans are read.
+  static void watch(j_common_ptr common) {
+    if (!common->is_decompressor) return;
+    if (reinterpret_cast<j_decompress_ptr>(common)->input_scan_number <= kMostScans) return;
+    auto* failure = reinterpret_cast<Failure*>(common->err);
+    std::snprintf(failure->reason, sizeof failure->reason, "more than %d scans", kMostScans);
+    std::longjmp(failure->back, 1);
+  }
   // libjpeg would paint the rest of a file that was cut short in grey.
   static void emit(j_common_ptr common, int level) {
     if (level < 0 && common->err->msg_code == JWRN_JPEG_EOF) fail(common);
@@ -45,6 +59,7 @@ struct Jpeg {
 bool read_header(Jpeg& jpeg, const std::vector<uint8_t>& file) {
   if (setjmp(jpeg.failure.back)) return false;
   jpeg_create_decompress(&jpeg.info);
+  jpeg.info.progress = &jpeg.progress;
   jpeg_mem_src(&jpeg.info, file.data(), file.size());
   jpeg_save_markers(&jpeg.info, JPEG_APP0 + 1, 0xFFFF);
   jpeg_read_header(&jpeg.info, TRUE);

@@ -126,6 +126,8 @@ std::vector<Flag> host_flags(Options& o) {
       text("--cache-dir", "DIR", o.cache_dir,
            "Where compiled programs are kept; in the bundle by default."),
       toggle("--no-cache", o.no_cache, "Neither use nor keep compiled programs."),
+      toggle("--copy-weights", o.copy_weights,
+             "Copy the weights into memory instead of mapping them, safe from later writes."),
       text("--server", "HOST:PORT", o.server, "Refused: gemma3-run --server asks a server."),
       toggle("--version", o.version, "Show the version and exit."),
       toggle("--help", o.help, "Show this message and exit."),

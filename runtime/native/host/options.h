@@ -42,6 +42,7 @@ struct Options {
   std::optional<std::string> cache_dir;
   std::optional<std::string> kernels;
   bool no_cache = false;
+  bool copy_weights = false;
   bool check = false;
   bool compile = false;
 

@@ -2,8 +2,11 @@
 #include <png.h>
 
 #include <csetjmp>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
+#include <stdexcept>
 
 #include "picture.h"
 
@@ -14,12 +17,7 @@ struct Source {
   const std::vector<uint8_t>& file;
   size_t at = 0;
   std::string error;
-};
-
-// What libpng fills before it can fail: kept out of the frame that longjmp returns to.
-struct Rows {
-  std::vector<uint8_t> bytes;
-  std::vector<png_bytep> begin;
+  bool returnable = false;  // a frame that failures may return to is there
 };
 
 struct Png {
@@ -29,8 +27,25 @@ struct Png {
 };
 
 void fail(png_structp png, png_const_charp message) {
-  static_cast<Source*>(png_get_error_ptr(png))->error = message;
+  auto* source = static_cast<Source*>(png_get_error_ptr(png));
+  if (!source->returnable) std::abort();  // a call outside attempt(): not to be jumped out of
+  source->error = message;
   png_longjmp(png, 1);
+}
+
+// Runs calls of libpng, which may end in fail(): false when it gave up. No object with a destructor
+// may be made in `calls`, and every call that can fail belongs into one of them: the frame that
+// longjmp returns to is gone when this returns.
+template <typename Calls>
+bool attempt(const Png& png, Source& source, Calls calls) {
+  if (setjmp(png_jmpbuf(png.read))) {
+    source.returnable = false;
+    return false;
+  }
+  source.returnable = true;
+  calls();
+  source.returnable = false;
+  return true;
 }
 
 void ignore(png_structp, png_const_charp) {}
@@ -42,30 +57,38 @@ void take(png_structp png, png_bytep out, size_t count) {
   source->at += count;
 }
 
-// 16-bit channels keep their upper byte; packed bits become bytes, not yet scaled.
-void prepare(const Png& png) {
-  png_set_strip_16(png.read);
-  png_set_packing(png.read);
-  png_set_interlace_handling(png.read);
-  png_read_update_info(png.read, png.info);
-}
-
-// Reads the header, then the rows; false when libpng gave up. No object with a destructor may be
-// made in here.
 bool read_header(const Png& png, Source& source) {
-  if (setjmp(png_jmpbuf(png.read))) return false;
-  png_set_read_fn(png.read, &source, take);
-  png_set_user_limits(png.read, 0x7FFFFFFF, 0x7FFFFFFF);
-  png_set_crc_action(png.read, PNG_CRC_ERROR_QUIT, PNG_CRC_QUIET_USE);
-  png_read_info(png.read, png.info);
-  return true;
+  return attempt(png, source, [&] {
+    png_set_read_fn(png.read, &source, take);
+    png_set_user_limits(png.read, 0x7FFFFFFF, 0x7FFFFFFF);
+    png_set_crc_action(png.read, PNG_CRC_ERROR_QUIT, PNG_CRC_QUIET_USE);
+    png_read_info(png.read, png.info);
+  });
 }
 
-bool read_rows(const Png& png, Rows& rows) {
-  if (setjmp(png_jmpbuf(png.read))) return false;
-  png_read_image(png.read, rows.begin.data());
-  png_read_end(png.read, png.info);
-  return true;
+// 16-bit channels keep their upper byte; packed bits become bytes, not yet scaled.
+bool prepare(const Png& png, Source& source) {
+  return attempt(png, source, [&] {
+    png_set_strip_16(png.read);
+    png_set_packing(png.read);
+    png_set_interlace_handling(png.read);
+    png_read_update_info(png.read, png.info);
+  });
+}
+
+bool read_rows(const Png& png, Source& source, std::vector<png_bytep>& rows) {
+  return attempt(png, source, [&] {
+    png_read_image(png.read, rows.data());
+    png_read_end(png.read, png.info);
+  });
+}
+
+// Throws for a picture that libpng gave up on.
+[[noreturn]] void refuse(const Source& source, const std::string& name) {
+  if (source.error.find("emory") != source.error.npos) {  // "Out of memory", and its like
+    throw std::runtime_error(name + ": not enough memory for the picture (" + source.error + ")");
+  }
+  refuse_damaged(name, source.error);
 }
 
 // Turns pixels of one PNG into RGBA.
@@ -161,28 +184,29 @@ int orientation_of(const Png& png) {
 }  // namespace
 
 Decoded decode_png(const std::vector<uint8_t>& file, const std::string& name) {
-  Source source{file, 0, {}};
+  Source source{file, 0, {}, false};
   Png png;
   png.read = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source, fail, ignore);
   png.info = png.read ? png_create_info_struct(png.read) : nullptr;
   if (!png.info) throw std::bad_alloc();
-  if (!read_header(png, source)) refuse_damaged(name, source.error);
+  if (!read_header(png, source)) refuse(source, name);
   Decoded picture;
   picture.width = static_cast<int>(png_get_image_width(png.read, png.info));
   picture.height = static_cast<int>(png_get_image_height(png.read, png.info));
   check_picture_size(picture.width, picture.height, name);
   const int depth = png_get_bit_depth(png.read, png.info);
   const Colors colors(png, depth);
-  prepare(png);
+  if (!prepare(png, source)) refuse(source, name);
   const size_t stride = png_get_rowbytes(png.read, png.info);
   const int channels = png_get_channels(png.read, png.info);
-  Rows rows{std::vector<uint8_t>(stride * picture.height), {}};
-  for (int y = 0; y < picture.height; ++y) rows.begin.push_back(&rows.bytes[stride * y]);
-  if (!read_rows(png, rows)) refuse_damaged(name, source.error);
+  std::vector<uint8_t> bytes(stride * picture.height);
+  std::vector<png_bytep> rows;
+  for (int y = 0; y < picture.height; ++y) rows.push_back(&bytes[stride * y]);
+  if (!read_rows(png, source, rows)) refuse(source, name);
   picture.rgba.resize(size_t{4} * picture.width * picture.height);
   for (int y = 0; y < picture.height; ++y) {
     for (int x = 0; x < picture.width; ++x) {
-      colors.rgba(rows.begin[y] + size_t{1} * channels * x,
+      colors.rgba(rows[y] + size_t{1} * channels * x,
                   &picture.rgba[size_t{4} * picture.width * y + size_t{4} * x]);
     }
   }

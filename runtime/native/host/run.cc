@@ -9,7 +9,6 @@
 #include "generate.h"
 #include "prompts.h"
 #include "score.h"
-#include "signature.h"
 #include "terminal.h"
 
 namespace gemma3::host {
@@ -30,11 +29,16 @@ void log(void* user, int32_t level, const char* message) {
   }
 }
 
-// Points into `options`.
-gemma3_options library_options(const Options& options, StatusLine& status) {
+// Points into `options`. `bundle` is what was opened already, or null.
+gemma3_options library_options(const Options& options, const gemma3_bundle* bundle,
+                               StatusLine& status) {
   gemma3_options result{};
   result.size = sizeof result;
-  result.bundle = options.bundle.c_str();
+  if (bundle != nullptr) {
+    result.opened = bundle;
+  } else {
+    result.bundle = options.bundle.c_str();
+  }
   result.plugin = text_or_null(options.plugin);
   result.mesh = text_or_null(options.mesh);
   result.platform = text_or_null(options.platform);
@@ -44,12 +48,13 @@ gemma3_options library_options(const Options& options, StatusLine& status) {
   result.log = log;
   result.log_user = &status;
   result.flags = options.no_cache ? GEMMA3_NO_CACHE : 0;
+  if (options.copy_weights) result.flags |= GEMMA3_COPY_WEIGHTS;
   return result;
 }
 
-Model open_model(const Options& options, StatusLine& status) {
+Model open_model(const Options& options, const gemma3_bundle* bundle, StatusLine& status) {
   status.say("starting the plugin");
-  const gemma3_options opening = library_options(options, status);
+  const gemma3_options opening = library_options(options, bundle, status);
   gemma3_error error;
   gemma3_model* model = nullptr;
   check(gemma3_open(&opening, &model, &error), error);
@@ -108,10 +113,10 @@ std::string check_lines(const nlohmann::json& report) {
   return lines;
 }
 
-int run_check(const Options& options) {
+int run_check(const Options& options, const gemma3_bundle* bundle) {
   StatusLine status;
   status.say("checking");
-  const gemma3_options opening = library_options(options, status);
+  const gemma3_options opening = library_options(options, bundle, status);
   gemma3_error error;
   char* text = nullptr;
   const gemma3_status answer = gemma3_check(&opening, &text, &error);
@@ -125,9 +130,9 @@ int run_check(const Options& options) {
   return 0;
 }
 
-int run_compile(const Options& options) {
+int run_compile(const Options& options, const gemma3_bundle* bundle) {
   StatusLine status;
-  const Model model = open_model(options, status);
+  const Model model = open_model(options, bundle, status);
   status.say("compiling all programs");
   gemma3_error error;
   check(gemma3_compile(model.get(), nullptr, &error), error);
@@ -207,16 +212,24 @@ int run(const Options& options) {
   if (options.version) {
     return put(std::string("gemma3-host, version ") + gemma3_version() + "\n"), 0;
   }
-  if (options.require_signature) require_signature(options.bundle, *options.require_signature);
-  if (options.check) return run_check(options);
-  if (options.compile) return run_compile(options);
-  const Bundle bundle(options.bundle);
+  // A check reports what is wrong with the bundle too.
+  if (options.check && !options.require_signature) return run_check(options, nullptr);
+  // Opened once: what was verified is what the tokenizer and the weights are taken from.
+  const BundleHandle opened = open_bundle(options.bundle);
+  if (options.require_signature) {
+    gemma3_error error;
+    check(gemma3_bundle_verify_signature(opened.get(), options.require_signature->c_str(), &error),
+          error);
+  }
+  if (options.check) return run_check(options, opened.get());
+  if (options.compile) return run_compile(options, opened.get());
+  const Bundle bundle(opened.get(), options.bundle);
   refuse_impossible(options, bundle);
   StatusLine status;
   // The tokenizer is read while the plugin starts.
   std::future<Prompts> reading =
       std::async(std::launch::async, read_prompts, std::cref(options), std::cref(bundle));
-  const Model model = open_model(options, status);
+  const Model model = open_model(options, opened.get(), status);
   const Prompts prompts = reading.get();
   if (options.score) {
     score(model.get(), options, bundle, prompts, status);

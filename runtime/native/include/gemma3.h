@@ -20,7 +20,8 @@
  *   to zero before filling in. Members beyond `size`, and zero members, have their defaults.
  * - Every function that can fail returns a gemma3_status and, unless `error` is NULL, fills
  *   *error. There is no global or per-thread state to ask for. Nothing is thrown across the
- *   interface. Outputs are untouched when a call fails, unless it says otherwise.
+ *   interface. Outputs are untouched when a call fails, but for arrays of numbers, parts of which
+ *   may be filled by then.
  * - A gemma3_bundle and a gemma3_model may be used by several threads at once. A gemma3_session
  *   is for one thread at a time; only gemma3_session_cancel may be called from another one. Many
  *   sessions may share a model. Handles may be closed in any order: a model lives on inside until
@@ -54,7 +55,7 @@ extern "C" {
 /* ---------------------------------------------------------------- versions and errors */
 
 /* Grows when a function or struct member is added; the high half grows when one changes. */
-#define GEMMA3_ABI_VERSION 0x00010001u
+#define GEMMA3_ABI_VERSION 0x00010002u
 
 /* The version of the library, for example "0.1.0"; a constant, not to be freed. */
 GEMMA3_API const char *gemma3_version(void);
@@ -80,9 +81,29 @@ typedef struct gemma3_error {
 /* Frees a string or bytes that a function of this library gave; NULL is allowed. */
 GEMMA3_API void gemma3_free(void *memory);
 
+/*
+ * Something to end calls with, from any thread; calls may share it. It is looked at between two
+ * programs that are compiled or run, and between pieces of files: so a call ends, with
+ * GEMMA3_CANCELLED, when the program that runs is done. It stays set until it is cleared.
+ */
+typedef struct gemma3_cancel gemma3_cancel;
+GEMMA3_API gemma3_cancel *gemma3_cancel_new(void); /* NULL: out of memory */
+GEMMA3_API void gemma3_cancel_set(gemma3_cancel *cancel);
+GEMMA3_API void gemma3_cancel_clear(gemma3_cancel *cancel);
+GEMMA3_API void gemma3_cancel_free(gemma3_cancel *cancel); /* not while a call or model has it */
+
 /* ---------------------------------------------------------------- bundles, before anything is loaded */
 
-/* An open bundle: its manifest, file sizes and weight headers have been checked. */
+/*
+ * An open bundle: its manifest, file sizes and weight headers have been checked.
+ *
+ * What was checked is what is used. The folder and the weight files are opened once and kept open;
+ * every other file is read whole, and nothing of it is used unless its bytes have the digest that
+ * the manifest, as it was read at first, gives. Files of the folder may be renamed, replaced or
+ * removed meanwhile. Two things remain to somebody who can write into a weight file itself while a
+ * model has it mapped: what is written shows in the results, and shortening the file ends the
+ * process with SIGBUS. GEMMA3_COPY_WEIGHTS is safe from both.
+ */
 typedef struct gemma3_bundle gemma3_bundle;
 
 /* Opens the bundle in folder `path`. Reads the manifest and the headers of the weight files. */
@@ -112,6 +133,16 @@ GEMMA3_API gemma3_status gemma3_bundle_info(const gemma3_bundle *bundle, char **
 GEMMA3_API gemma3_status gemma3_bundle_file(const gemma3_bundle *bundle, const char *path,
                                             uint8_t **bytes, size_t *count, gemma3_error *error);
 
+/*
+ * GEMMA3_OK when the owner of the public key in PEM file `key` (an elliptic curve: P-256, P-384 or
+ * P-521) signed the bundle as it is (gemma3-bundle sign): the manifest that was opened, and every
+ * file. Reads all of them. GEMMA3_USAGE, saying why, when not, for a signature with a certificate,
+ * and where the library was built without OpenSSL.
+ */
+GEMMA3_API gemma3_status gemma3_bundle_verify_signature(const gemma3_bundle *bundle,
+                                                        const char *key, gemma3_error *error);
+
+/* Closes a bundle; NULL is allowed. Models that were opened with it keep what they need. */
 GEMMA3_API void gemma3_bundle_close(gemma3_bundle *bundle);
 
 /* ---------------------------------------------------------------- opening a model */
@@ -127,12 +158,16 @@ enum {
   GEMMA3_NO_CACHE = 1,        /* neither read nor write compiled programs */
   GEMMA3_CACHE_READ_ONLY = 2, /* read compiled programs, but write none on first use */
   GEMMA3_VERIFY = 4,          /* compare the SHA-256 of every file of the bundle first */
+  GEMMA3_COPY_WEIGHTS = 8,    /* copy the weights into memory of the process instead of mapping the
+                                 files, which nobody can change then; with GEMMA3_VERIFY or a
+                                 signature the digest is that of the copy. Takes as much memory as
+                                 the files, where mapped pages are shared and can be given back */
 };
 
 /* How to open a model. */
 typedef struct gemma3_options {
   size_t size;
-  const char *bundle;         /* folder of the bundle; must be there */
+  const char *bundle;         /* folder of the bundle; NULL when `opened` has it */
   const char *plugin;         /* path of a PJRT plugin; NULL: gemma3_find_plugin */
   const char *mesh;           /* a mesh of the bundle, for example "2x4"; NULL: its first */
   const char *platform;       /* "cpu", "cuda" or "tpu"; NULL: the plugin's */
@@ -149,6 +184,18 @@ typedef struct gemma3_options {
   gemma3_log_fn log;          /* NULL: no remarks */
   void *log_user;
   uint64_t flags;             /* GEMMA3_NO_CACHE, ... */
+  /* Since 1.2: */
+  const char *manifest_sha256; /* 64 hexadecimal digits that the bytes of manifest.json must have,
+                                  compared before they are parsed; NULL: any. With GEMMA3_VERIFY they
+                                  vouch for every file, without it for all but the weights */
+  const char *require_signature; /* PEM file of the public key whose owner must have signed the
+                                  bundle as it is, as in gemma3_bundle_verify_signature; NULL: none.
+                                  Reads every file, as GEMMA3_VERIFY does */
+  const gemma3_bundle *opened; /* the bundle, already open, in place of `bundle`: what was verified
+                                  of it, and its tokenizer, are then those of the model. It may be
+                                  closed before the model */
+  gemma3_cancel *cancel;      /* ends opening, and every later call of the model and its sessions,
+                                  while it is set; NULL: nothing does. Must outlive the model */
 } gemma3_options;
 
 /*
@@ -264,7 +311,9 @@ enum {
   GEMMA3_CONTINUE = 0,
   GEMMA3_FINISH_ROW = 1, /* no more tokens of this row: for stop texts. Those drawn by the same
                             call on the device are not told, though they are in the cache. */
-  GEMMA3_CANCEL = 2,     /* end the call with GEMMA3_CANCELLED */
+  GEMMA3_CANCEL = 2,     /* end the call with GEMMA3_CANCELLED, once the callback has been told of
+                            what the same call on the device drew: so what is in the cache of a
+                            session has been told, unless its row was finished */
 };
 
 /*
@@ -272,13 +321,6 @@ enum {
  * functions of the model but none of the session that it is called for.
  */
 typedef int32_t (*gemma3_token_fn)(void *user, const gemma3_token *token);
-
-/* Something to cancel requests with, from any thread; may be shared by requests. */
-typedef struct gemma3_cancel gemma3_cancel;
-GEMMA3_API gemma3_cancel *gemma3_cancel_new(void); /* NULL: out of memory */
-GEMMA3_API void gemma3_cancel_set(gemma3_cancel *cancel);
-GEMMA3_API void gemma3_cancel_clear(gemma3_cancel *cancel);
-GEMMA3_API void gemma3_cancel_free(gemma3_cancel *cancel); /* not while a request has it */
 
 /* What to do with the prompts of a request; for gemma3_prepare and gemma3_check_request. */
 enum {
@@ -310,7 +352,7 @@ typedef struct gemma3_request {
                      gives. Small: the callback is told earlier, and can cancel earlier. */
   int32_t task;   /* GEMMA3_TASK_...; gemma3_prepare and gemma3_check_request look at it */
   uint64_t flags; /* GEMMA3_IGNORE_EOS */
-  gemma3_cancel *cancel; /* NULL: cannot be cancelled from outside */
+  gemma3_cancel *cancel; /* looked at by gemma3_generate and gemma3_prepare; NULL: none */
 } gemma3_request;
 
 /* Work of the group of rows that a prompt ran in. */
@@ -372,6 +414,7 @@ typedef struct gemma3_scoring {
                                   what each layer but the last gives, the last after its norm */
   float *const *attentions;    /* [prompt_count] of [layers,heads,count,count], or NULL: what the
                                   token of a row gives to that of a column */
+  gemma3_cancel *cancel;       /* NULL: none. Since 1.2 */
 } gemma3_scoring;
 
 /*
@@ -428,7 +471,8 @@ GEMMA3_API void gemma3_session_close(gemma3_session *session);
  * Takes in prompts[r] for row r and draws its next token, of which `on_token` (NULL: nobody) is
  * told. `count` is at most `rows`. A prompt of no tokens leaves its row as it is. A row that has
  * text already goes on from there: its last token is fed first, then the prompt. `max_new_tokens`,
- * this first one included, replaces what the row was still to get.
+ * this first one included, replaces what the row was still to get. When the call fails or is
+ * cancelled after it began to feed the prompts, their rows are empty; the others are as before.
  */
 GEMMA3_API gemma3_status gemma3_session_prefill(gemma3_session *session,
                                                 const gemma3_prompt *prompts, size_t count,
@@ -445,7 +489,8 @@ GEMMA3_API gemma3_status gemma3_session_decode(gemma3_session *session, const in
 
 /*
  * Goes on until every row has its max_new_tokens, met a stop token or was finished. `chunk` as in
- * gemma3_request. After GEMMA3_CANCELLED the session can go on where it was.
+ * gemma3_request. After GEMMA3_CANCELLED the session can go on where it was: the tokens told before
+ * and after are those of a call that nobody cancelled.
  */
 GEMMA3_API gemma3_status gemma3_session_generate(gemma3_session *session, uint32_t chunk,
                                                  gemma3_token_fn on_token, void *user,

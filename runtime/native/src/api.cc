@@ -3,9 +3,11 @@
 #include "handles.h"
 #include "json.h"
 #include "prompts.h"
+#include "signature.h"
 
 using gemma3::give;
 using gemma3::guarded;
+using gemma3::refuse;
 using gemma3::required;
 using gemma3::text_or_empty;
 using gemma3::to_text;
@@ -13,10 +15,22 @@ using gemma3::versioned;
 
 namespace {
 
+// A text that may be left out, but not be empty: it would ask for nothing where something was meant.
+std::string not_empty(const char *text, const char *name) {
+  if (text != nullptr && *text == '\0') refuse(std::string(name) + ": expected a text, got none");
+  return text_or_empty(text);
+}
+
 gemma3::OpenOptions options_of(const gemma3_options *given) {
   const gemma3_options options = versioned(given, "options");
   gemma3::OpenOptions known;
-  known.bundle = required(options.bundle, "options.bundle") != '\0' ? options.bundle : ".";
+  if (options.opened != nullptr) {
+    known.opened = options.opened->bundle;
+    known.bundle = known.opened->root();
+    if (options.bundle != nullptr) refuse("options: expected `bundle` or `opened`, got both");
+  } else {
+    known.bundle = required(options.bundle, "options.bundle") != '\0' ? options.bundle : ".";
+  }
   known.plugin = text_or_empty(options.plugin);
   known.mesh = text_or_empty(options.mesh);
   known.platform = text_or_empty(options.platform);
@@ -26,6 +40,12 @@ gemma3::OpenOptions options_of(const gemma3_options *given) {
   known.log = options.log;
   known.log_user = options.log_user;
   known.flags = options.flags;
+  constexpr uint64_t kKnown =
+      GEMMA3_NO_CACHE | GEMMA3_CACHE_READ_ONLY | GEMMA3_VERIFY | GEMMA3_COPY_WEIGHTS;
+  if ((known.flags & ~kKnown) != 0) refuse("options.flags: has flags that this library lacks");
+  known.manifest_sha256 = not_empty(options.manifest_sha256, "manifest_sha256");
+  known.key = not_empty(options.require_signature, "require_signature");
+  known.cancel = options.cancel;
   return known;
 }
 
@@ -65,14 +85,22 @@ gemma3_status gemma3_bundle_open(const char *path, gemma3_bundle **bundle, gemma
   return guarded(error, [&] {
     required(bundle, "bundle");
     required(path, "path");
-    *bundle = new gemma3_bundle{gemma3::Bundle(path)};
+    *bundle = new gemma3_bundle{std::make_shared<const gemma3::Bundle>(path)};
+  });
+}
+
+gemma3_status gemma3_bundle_verify_signature(const gemma3_bundle *bundle, const char *key,
+                                             gemma3_error *error) {
+  return guarded(error, [&] {
+    required(key, "key");
+    gemma3::verify_signature(*required(bundle, "bundle").bundle, key, true);
   });
 }
 
 gemma3_status gemma3_bundle_info(const gemma3_bundle *bundle, char **json, gemma3_error *error) {
   return guarded(error, [&] {
     required(json, "json");
-    *json = give(to_text(bundle_info(required(bundle, "bundle").bundle)));
+    *json = give(to_text(bundle_info(*required(bundle, "bundle").bundle)));
   });
 }
 
@@ -82,7 +110,7 @@ gemma3_status gemma3_bundle_file(const gemma3_bundle *bundle, const char *path, 
     required(bytes, "bytes");
     required(count, "count");
     required(path, "path");
-    const std::string contents = required(bundle, "bundle").bundle.read(path);
+    const std::string contents = required(bundle, "bundle").bundle->read(path);
     *bytes = reinterpret_cast<uint8_t *>(give(contents));
     *count = contents.size();
   });
@@ -161,7 +189,7 @@ gemma3_status gemma3_prepare(gemma3_model *model, const gemma3_request *request,
   return guarded(error, [&] {
     const gemma3_request known = versioned(request, "request");
     const auto &own = required(model, "model").model;
-    own->prepare(request_buckets(own, known));
+    own->prepare(request_buckets(own, known), [&] { gemma3::throw_if_set(known.cancel); });
   });
 }
 
@@ -170,9 +198,7 @@ gemma3_status gemma3_generate(gemma3_model *model, const gemma3_request *request
                               gemma3_error *error) {
   return guarded(error, [&] {
     const gemma3_request known = versioned(request, "request");
-    const std::atomic<bool> *cancel =
-        known.cancel == nullptr ? nullptr : &known.cancel->requested;
-    generate(required(model, "model").model, known, on_token, user, timings, cancel);
+    generate(required(model, "model").model, known, on_token, user, timings);
   });
 }
 
@@ -218,7 +244,7 @@ gemma3_status gemma3_encode_images(gemma3_model *model, const float *pixels, siz
   return guarded(error, [&] {
     required(soft_tokens, "soft_tokens");
     required(pixels, "pixels");
-    if (images < 1 || images > INT32_MAX) gemma3::refuse("images: expected at least 1");
+    if (images < 1 || images > INT32_MAX) refuse("images: expected at least 1");
     const std::vector<float> found = gemma3::encode_images(*required(model, "model").model, pixels,
                                                            static_cast<int64_t>(images));
     std::copy(found.begin(), found.end(), soft_tokens);

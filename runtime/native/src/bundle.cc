@@ -1,10 +1,12 @@
 #include "bundle.h"
 
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
 #include <map>
 #include <system_error>
 
 #include "error.h"
-#include "files.h"
 #include "json.h"
 #include "not_a_bundle.h"
 #include "sha256.h"
@@ -15,27 +17,14 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kManifest[] = "manifest.json";
-constexpr int64_t kMaxManifestBytes = int64_t{1} << 28;
+// Real ones are below 1 MiB; what is parsed takes some 25 times its size in memory.
+constexpr int64_t kMaxManifestBytes = int64_t{1} << 24;
 
-// The regular file `path` of the bundle at `root`, links followed; refused when it is outside.
-fs::path resolve_inside(const fs::path &root, const std::string &path) {
+// The folder `root`, refused with what is wrong when it cannot be that of a bundle.
+const std::string &checked_root(const std::string &root) {
   std::error_code error;
-  const fs::path real = fs::canonical(root / path, error);
-  if (error) {
-    refuse(root.string() + ": expected file " + path + " of the bundle, got: " + error.message() +
-           "; copy the bundle again or re-export it");
-  }
-  const auto [end, rest] = std::mismatch(root.begin(), root.end(), real.begin(), real.end());
-  (void)rest;
-  if (end != root.end()) {
-    refuse(root.string() + ": expected " + path + " inside the bundle, got a link out of it; " +
-           "copy the file itself into the bundle");
-  }
-  if (!fs::is_regular_file(real, error)) {
-    refuse(root.string() + ": expected " + path +
-           " to be a regular file, got something else; copy the bundle again or re-export it");
-  }
-  return real;
+  if (fs::is_directory(root, error)) return root;
+  refuse(not_a_bundle(root));
 }
 
 std::string joined(const std::vector<std::string> &names) {
@@ -103,41 +92,55 @@ Json buckets_info(const Manifest &manifest) {
 
 }  // namespace
 
-Bundle::Bundle(const std::string &root) : root_(root) {
-  std::error_code error;
-  if (!fs::is_directory(root_, error) || !fs::exists(fs::path(root_) / kManifest, error)) {
-    refuse(not_a_bundle(root_));
-  }
-  real_root_ = fs::canonical(root_, error);
-  if (error) refuse(root_ + ": " + error.message());
+Bundle::Bundle(const std::string &root, const std::string &pin)
+    : root_(root), folder_(checked_root(root)) {
+  int error = 0;
   const std::string where = (fs::path(root_) / kManifest).string();
-  const File file(resolve_inside(real_root_, kManifest));
-  if (file.size() > kMaxManifestBytes) {
-    refuse(where + ": expected at most " + std::to_string(kMaxManifestBytes) +
-           " bytes; the file is damaged: copy the bundle again or re-export it");
+  if (folder_.find(kManifest, error) == nullptr && error == ENOENT) refuse(not_a_bundle(root_));
+  const std::shared_ptr<const File> file = folder_.open(kManifest);
+  if (file->size() > kMaxManifestBytes) {
+    refuse(where + ": expected at most " + std::to_string(kMaxManifestBytes) + " bytes, got " +
+           std::to_string(file->size()) +
+           "; the file is damaged: copy the bundle again or re-export it");
   }
-  const std::string text = file.read(0, static_cast<size_t>(file.size()));
+  const std::string text = file->read(0, static_cast<size_t>(file->size()));
   digest_ = sha256_hex(text);
+  if (!pin.empty()) check_pin(pin);
   manifest_ = parse_manifest(text, where);
   for (const Weight &weight : manifest_.weights) weights_[weight.name] = &weight;
-  for (const FileRecord &record : manifest_.files) {
-    records_[record.path] = &record;
-    check_size(record);
-  }
-  if (manifest_.abstract) return;
-  std::map<std::string, std::vector<const Weight *>> by_file;
-  for (const Weight &weight : manifest_.weights) by_file[weight.file].push_back(&weight);
-  for (const auto &[name, weights] : by_file) check_header(resolve(name), weights);
+  for (const FileRecord &record : manifest_.files) records_[record.path] = &record;
+  open_files();
 }
 
-void Bundle::check_size(const FileRecord &record) const {
-  std::error_code error;
-  const auto size = fs::file_size(resolve(record.path), error);
-  if (error || size != static_cast<uintmax_t>(record.bytes)) {
-    refuse((fs::path(root_) / record.path).string() + ": expected " +
-           std::to_string(record.bytes) + " bytes, got " + std::to_string(size) +
-           "; copy the bundle again or re-export it");
+void Bundle::check_pin(const std::string &pin) const {
+  std::string digits = pin;
+  for (char &digit : digits) {
+    if (digit >= 'A' && digit <= 'F') digit = static_cast<char>(digit - 'A' + 'a');
   }
+  if (digits.size() != 64 || digits.find_first_not_of("0123456789abcdef") != std::string::npos) {
+    refuse("manifest_sha256: expected 64 hexadecimal digits, got " +
+           to_text(Json(pin.substr(0, 80))));
+  }
+  if (digits == digest_) return;
+  refuse((fs::path(root_) / kManifest).string() + ": expected SHA-256 " + digits + ", got " +
+         digest_ + "; take the bundle again from whoever gave the digest");
+}
+
+// Looks at the size of every file, and keeps those of weights open.
+void Bundle::open_files() {
+  std::map<std::string, std::vector<const Weight *>> by_file;
+  if (!manifest_.abstract) {
+    for (const Weight &weight : manifest_.weights) by_file[weight.file].push_back(&weight);
+  }
+  for (const FileRecord &record : manifest_.files) {
+    const std::shared_ptr<const File> file = folder_.open(record.path);
+    if (file->size() != record.bytes) {
+      refuse(file->name() + ": expected " + std::to_string(record.bytes) + " bytes, got " +
+             std::to_string(file->size()) + "; copy the bundle again or re-export it");
+    }
+    if (by_file.count(record.path) > 0) kept_[record.path] = file;
+  }
+  for (const auto &[name, weights] : by_file) check_header(weight_file(name), weights);
 }
 
 const MeshRecord &Bundle::mesh(const std::string &name) const {
@@ -169,38 +172,48 @@ std::vector<const Program *> Bundle::programs_for(const std::string &mesh_name,
   return chosen;
 }
 
-const FileRecord &Bundle::record(const std::string &path) const {
+const FileRecord *Bundle::find_record(const std::string &path) const {
   const auto found = records_.find(path);
-  if (found == records_.end()) {
-    refuse(root_ + ": expected a file of the manifest, got " + to_text(Json(path)) +
-           "; gemma3-bundle inspect lists them");
-  }
-  return *found->second;
+  return found == records_.end() ? nullptr : found->second;
 }
 
-fs::path Bundle::resolve(const std::string &path) const {
-  return resolve_inside(real_root_, record(path).path);
+const FileRecord &Bundle::record(const std::string &path) const {
+  if (const FileRecord *found = find_record(path)) return *found;
+  refuse(root_ + ": expected a file of the manifest, got " + to_text(Json(path)) +
+         "; gemma3-bundle inspect lists them");
+}
+
+std::shared_ptr<const File> Bundle::find(const std::string &path, int &error) const {
+  const auto found = kept_.find(path);
+  error = 0;
+  return found == kept_.end() ? folder_.find(path, error) : found->second;
 }
 
 std::string Bundle::read(const std::string &path) const {
   const FileRecord &expected = record(path);
-  const File file(resolve(path));
-  const std::string bytes = file.read(0, static_cast<size_t>(expected.bytes));
+  const auto kept = kept_.find(path);
+  const std::shared_ptr<const File> file =
+      kept == kept_.end() ? folder_.open(expected.path) : kept->second;
+  const std::string bytes = file->read(0, static_cast<size_t>(expected.bytes));
   const std::string digest = sha256_hex(bytes);
-  if (digest != expected.sha256 || file.size() != expected.bytes) {
-    refuse((fs::path(root_) / path).string() + ": contents changed: expected SHA-256 " +
-           expected.sha256 + ", got " + digest + "; copy the bundle again or re-export it");
-  }
+  if (digest != expected.sha256 || file->size() != expected.bytes) refuse_digest(expected, digest);
   return bytes;
 }
 
-void Bundle::verify() const {
+void Bundle::verify(bool weights, const Between &between) const {
   for (const FileRecord &expected : manifest_.files) {
-    const std::string digest = file_digest(File(resolve(expected.path)));
-    if (digest == expected.sha256) continue;
-    refuse((fs::path(root_) / expected.path).string() + ": contents changed: expected SHA-256 " +
-           expected.sha256 + ", got " + digest + "; copy the bundle again or re-export it");
+    const auto kept = kept_.find(expected.path);
+    if (kept != kept_.end() && !weights) continue;
+    const std::shared_ptr<const File> file =
+        kept == kept_.end() ? folder_.open(expected.path) : kept->second;
+    const std::string digest = file_digest(*file, between);
+    if (digest != expected.sha256) refuse_digest(expected, digest);
   }
+}
+
+void Bundle::refuse_digest(const FileRecord &expected, const std::string &got) const {
+  refuse((fs::path(root_) / expected.path).string() + ": contents changed: expected SHA-256 " +
+         expected.sha256 + ", got " + got + "; copy the bundle again or re-export it");
 }
 
 int64_t Bundle::weights_bytes() const {

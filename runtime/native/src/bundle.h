@@ -2,22 +2,31 @@
 #ifndef GEMMA3_SRC_BUNDLE_H_
 #define GEMMA3_SRC_BUNDLE_H_
 
-#include <filesystem>
+#include <atomic>
+#include <map>
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "cancel.h"
+#include "files.h"
+#include "folder.h"
 #include "json_fwd.h"
 #include "manifest.h"
 
 namespace gemma3 {
 
 // A bundle whose manifest, file sizes and weight headers have been checked. Digests have not:
-// `read` compares that of the file it reads, `verify` those of all. Immutable.
+// `read` compares that of the file it reads, `verify` those of all. Immutable, and so is what it
+// stands for: the folder and the weight files stay those that were opened, and of other files
+// nothing is used but bytes that have the digest of the manifest. Only who writes into a weight
+// file can still change what was verified; copies (Mapping::copy) are safe from that too.
 class Bundle {
  public:
-  // Throws Error (GEMMA3_USAGE) for whatever artifacts/bundle.py refuses.
-  explicit Bundle(const std::string &root);
+  // Throws Error (GEMMA3_USAGE) for whatever artifacts/bundle.py refuses, and for a manifest of
+  // another SHA-256 than `pin`, 64 hexadecimal digits, unless that is empty.
+  explicit Bundle(const std::string &root, const std::string &pin = "");
   Bundle(const Bundle &) = delete;
   Bundle &operator=(const Bundle &) = delete;
 
@@ -25,6 +34,8 @@ class Bundle {
   const Manifest &manifest() const { return manifest_; }
   // Of the bytes of manifest.json: what tells bundles apart.
   const std::string &digest() const { return digest_; }
+  // Refuses it when its manifest has another SHA-256.
+  void check_pin(const std::string &pin) const;
 
   const MeshRecord &mesh(const std::string &name) const;
   // The programs of a mesh and platform, every variant. Throws Error when there are none.
@@ -32,24 +43,37 @@ class Bundle {
                                             const std::string &platform) const;
   const Weight &weight(const std::string &name) const { return *weights_.at(name); }
   const FileRecord &record(const std::string &path) const;
+  const FileRecord *find_record(const std::string &path) const;  // null: not of the manifest
 
   // The contents of a file of the manifest, once its digest has been compared.
   std::string read(const std::string &path) const;
-  // Where a file of the manifest really lies, links followed.
-  std::filesystem::path resolve(const std::string &path) const;
-  // Compares the digest of every file.
-  void verify() const;
+  // File `path` of the folder, of the manifest or not: a weight file as it was opened first. Null
+  // with an errno when there is none (Folder::find).
+  std::shared_ptr<const File> find(const std::string &path, int &error) const;
+  // The weight file `path`, as it was opened first; `keeps`: whether there is one.
+  const File &weight_file(const std::string &path) const { return *kept_.at(path); }
+  bool keeps(const std::string &path) const { return kept_.count(path) > 0; }
+  // Compares the digest of every file, those of weights only with `weights`; `between` as in
+  // file_digest.
+  void verify(bool weights, const Between &between = {}) const;
+  // What `read` and `verify` refuse a file of another digest with.
+  [[noreturn]] void refuse_digest(const FileRecord &expected, const std::string &got) const;
   int64_t weights_bytes() const;
+  // Somebody has vouched for the digests of the manifest, so that copies must have them.
+  void vouch() const { vouched_.store(true); }
+  bool vouched() const { return vouched_.load(); }
 
  private:
-  void check_size(const FileRecord &record) const;
+  void open_files();
 
   std::string root_;
-  std::filesystem::path real_root_;
+  Folder folder_;
+  std::map<std::string, std::shared_ptr<const File>> kept_;  // weight files
   Manifest manifest_;
   std::string digest_;
   std::unordered_map<std::string, const Weight *> weights_;
   std::unordered_map<std::string, const FileRecord *> records_;
+  mutable std::atomic<bool> vouched_{false};
 };
 
 // What gemma3_bundle_info tells.
@@ -57,7 +81,7 @@ Json bundle_info(const Bundle &bundle);
 
 // Compares the header of a weight file with what the manifest says of it
 // (artifacts/safetensors_header.py).
-void check_header(const std::filesystem::path &path, const std::vector<const Weight *> &weights);
+void check_header(const File &file, const std::vector<const Weight *> &weights);
 
 }  // namespace gemma3
 

@@ -245,6 +245,13 @@ Event Client::download(const Buffer &buffer, void *out, size_t bytes, size_t ran
   return Event(*plugin_, args.event);
 }
 
+void Client::wait(const Buffer &buffer) const {
+  GEMMA3_ARGS(Buffer_ReadyEvent, args);
+  args.buffer = buffer.get();
+  GEMMA3_CALL(*plugin_, Buffer_ReadyEvent, args);
+  await(*plugin_, Event(*plugin_, args.event), "running a program");
+}
+
 uintptr_t Client::address(const Buffer &buffer) const {
   if (!on_cpu() || !plugin_->has(&PJRT_Api::PJRT_Buffer_UnsafePointer)) return 0;
   GEMMA3_ARGS(Buffer_UnsafePointer, args);

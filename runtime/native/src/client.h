@@ -55,6 +55,8 @@ class Client {
                 Handover how) const;
   // Starts copying a buffer to `out`, which is row-major and of `bytes` bytes.
   Event download(const Buffer &buffer, void *out, size_t bytes, size_t rank) const;
+  // Waits until a buffer is there; throws Error when the program that was to make it failed.
+  void wait(const Buffer &buffer) const;
   // Held while a program of several devices runs.
   std::mutex &launches() const { return launches_; }
   // The address of a buffer, 0 where the plugin does not tell.

@@ -9,24 +9,46 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <new>
+#include <utility>
+#include <vector>
 
 #include "error.h"
 #include "sha256.h"
 
 namespace gemma3 {
 
+namespace {
+
+constexpr size_t kPiece = size_t{1} << 20;  // read or hashed at a time
+
+}  // namespace
+
 File::File(const std::filesystem::path &path) : name_(path.string()) {
   descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor_ < 0) refuse(name_ + ": cannot be read: " + std::strerror(errno));
-  struct stat status {};
-  if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
-    ::close(descriptor_);
-    refuse(name_ + ": expected a regular file, got something else");
-  }
-  size_ = status.st_size;
+  if (measure()) return;
+  ::close(descriptor_);
+  refuse(name_ + ": expected a regular file, got something else");
+}
+
+File::File(std::string name, int descriptor, bool through_link)
+    : name_(std::move(name)), descriptor_(descriptor), through_link_(through_link) {}
+
+std::shared_ptr<const File> File::adopt(int descriptor, std::string name, bool through_link) {
+  const std::shared_ptr<File> file(new File(std::move(name), descriptor, through_link));
+  return file->measure() ? file : nullptr;
 }
 
 File::~File() { ::close(descriptor_); }
+
+// Whether it is a regular file, whose size is then known.
+bool File::measure() {
+  struct stat status {};
+  if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) return false;
+  size_ = status.st_size;
+  return true;
+}
 
 std::string File::read(int64_t offset, size_t count) const {
   if (offset < 0 || offset > size_ || count > static_cast<size_t>(size_ - offset)) {
@@ -34,14 +56,18 @@ std::string File::read(int64_t offset, size_t count) const {
            ", got a file of " + std::to_string(size_) + "; copy the bundle again or re-export it");
   }
   std::string bytes(count, '\0');
+  read_into(bytes.data(), offset, count);
+  return bytes;
+}
+
+void File::read_into(void *out, int64_t offset, size_t count) const {
   for (size_t done = 0; done < count;) {
-    const ssize_t got = ::pread(descriptor_, bytes.data() + done, count - done,
+    const ssize_t got = ::pread(descriptor_, static_cast<char *>(out) + done, count - done,
                                 static_cast<off_t>(offset) + static_cast<off_t>(done));
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) refuse(name_ + ": cannot be read: it became shorter or the disk fails");
     done += static_cast<size_t>(got);
   }
-  return bytes;
 }
 
 Mapping::Mapping(const File &file) : data_(nullptr), size_(static_cast<size_t>(file.size())) {
@@ -50,17 +76,34 @@ Mapping::Mapping(const File &file) : data_(nullptr), size_(static_cast<size_t>(f
   if (data_ == MAP_FAILED) fail(std::string("cannot map a weight file: ") + std::strerror(errno));
 }
 
+std::unique_ptr<Mapping> Mapping::copy(const File &file, const Piece &piece) {
+  const auto size = static_cast<size_t>(file.size());
+  if (size == 0) return std::unique_ptr<Mapping>(new Mapping(nullptr, 0));
+  void *data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) throw std::bad_alloc();
+  std::unique_ptr<Mapping> mapping(new Mapping(data, size));
+  ::madvise(data, size, MADV_HUGEPAGE);  // where the system has such pages; no harm where not
+  for (size_t at = 0; at < size; at += kPiece) {
+    const size_t count = std::min(kPiece, size - at);
+    file.read_into(static_cast<uint8_t *>(data) + at, static_cast<int64_t>(at), count);
+    piece(static_cast<uint8_t *>(data) + at, count);
+  }
+  ::mprotect(data, size, PROT_READ);
+  return mapping;
+}
+
 Mapping::~Mapping() {
   if (data_ != nullptr) ::munmap(data_, size_);
 }
 
-std::string file_digest(const File &file) {
-  constexpr int64_t kPiece = 1 << 20;
+std::string file_digest(const File &file, const Between &between) {
   Sha256 digest;
-  for (int64_t at = 0; at < file.size(); at += kPiece) {
-    const std::string piece =
-        file.read(at, static_cast<size_t>(std::min(kPiece, file.size() - at)));
-    digest.update(piece.data(), piece.size());
+  std::vector<uint8_t> piece(std::min(kPiece, static_cast<size_t>(file.size())));
+  for (size_t at = 0; at < static_cast<size_t>(file.size()); at += kPiece) {
+    if (between) between();
+    const size_t count = std::min(kPiece, static_cast<size_t>(file.size()) - at);
+    file.read_into(piece.data(), static_cast<int64_t>(at), count);
+    digest.update(piece.data(), count);
   }
   return digest.hex();
 }

@@ -2,7 +2,6 @@
 #ifndef GEMMA3_SRC_HANDLES_H_
 #define GEMMA3_SRC_HANDLES_H_
 
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -10,17 +9,14 @@
 #include <string>
 
 #include "bundle.h"
+#include "cancel.h"
 #include "error.h"
 #include "gemma3.h"
 #include "session.h"
 #include "tasks.h"
 
-struct gemma3_cancel {
-  std::atomic<bool> requested{false};
-};
-
 struct gemma3_bundle {
-  gemma3::Bundle bundle;
+  std::shared_ptr<const gemma3::Bundle> bundle;  // models that were opened with it have it too
 };
 
 struct gemma3_model {

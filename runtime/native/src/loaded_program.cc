@@ -1,11 +1,11 @@
 #include "loaded_program.h"
 
+#include <algorithm>
 #include <exception>
 #include <mutex>
 #include <set>
 #include <utility>
 
-#include "hlo_signature.h"
 #include "sharding.h"
 
 namespace gemma3 {
@@ -26,21 +26,21 @@ HostArray::HostArray(std::string dtype, Shape shape)
 
 LoadedProgram::LoadedProgram(const Client &client, const Mesh &mesh, const Program &record,
                              Executable executable, std::vector<const Shards *> weights,
-                             bool checked)
+                             std::vector<DevicePort> weight_ports, bool checked)
     : client_(client),
       mesh_(mesh),
       record_(record),
       executable_(std::move(executable)),
       weights_(std::move(weights)),
       devices_(static_cast<size_t>(mesh.devices())) {
-  if (!checked) check_signature();
+  if (!checked) check_signature(std::move(weight_ports));
 }
 
 // PJRT compares bytes only, so another program of equal sizes would run and give nonsense.
-void LoadedProgram::check_signature() const {
+void LoadedProgram::check_signature(std::vector<DevicePort> parameters) const {
   const auto found = signature_of(client_.plugin(), executable_);
   if (!found) return;
-  std::vector<DevicePort> parameters, results;
+  std::vector<DevicePort> results;
   const auto add = [&](std::vector<DevicePort> &ports, const std::vector<Tensor> &tensors) {
     for (const Tensor &tensor : tensors) {
       ports.push_back({tensor.dtype, shard_shape(tensor.shape, tensor.spec, mesh_)});
@@ -51,21 +51,20 @@ void LoadedProgram::check_signature() const {
   add(results, record_.outputs);
   add(results, record_.cache);
   const auto compare = [&](const std::vector<DevicePort> &expected,
-                           const std::vector<DevicePort> &got, size_t skipped, const char *what) {
-    for (size_t i = 0; i < expected.size(); ++i) {
-      if (expected.size() + skipped == got.size() && got[i + skipped] == expected[i]) continue;
-      const std::string there = i + skipped < got.size()
-                                    ? show(got[i + skipped].dtype, got[i + skipped].shape)
-                                    : "none";
+                           const std::vector<DevicePort> &got, const char *what) {
+    for (size_t i = 0; i < std::max(expected.size(), got.size()); ++i) {
+      const auto shown = [&](const std::vector<DevicePort> &ports) {
+        return i < ports.size() ? show(ports[i].dtype, ports[i].shape) : "none";
+      };
+      if (i < expected.size() && i < got.size() && got[i] == expected[i]) continue;
       refuse("program " + record_.stablehlo + " does not match its manifest entry: " + what + " " +
-             std::to_string(i + skipped) + " is " + there + ", expected " +
-             show(expected[i].dtype, expected[i].shape) + " (and " +
-             std::to_string(expected.size() + skipped) + " in all, got " +
-             std::to_string(got.size()) + "): export the bundle again");
+             std::to_string(i) + " is " + shown(got) + ", expected " + shown(expected) + " (of " +
+             std::to_string(expected.size()) + ", got " + std::to_string(got.size()) +
+             "): export the bundle again");
     }
   };
-  compare(parameters, found->parameters, weights_.size(), "argument");
-  compare(results, found->results, 0, "result");
+  compare(parameters, found->parameters, "argument");
+  compare(results, found->results, "result");
 }
 
 void LoadedProgram::check_inputs(const HostArrays &inputs) const {
@@ -134,6 +133,10 @@ void LoadedProgram::execute(const std::vector<std::vector<PJRT_Buffer *>> &argum
   std::vector<Event> events;
   for (PJRT_Event *event : completions) events.emplace_back(client_.plugin(), event);
   for (const Event &event : events) await(client_.plugin(), event, "running a program");
+}
+
+void LoadedProgram::wait(const std::vector<Shards> &outputs) const {
+  for (const Buffer &buffer : outputs.at(0)) client_.wait(buffer);
 }
 
 HostArray LoadedProgram::fetch(const std::vector<Shards> &outputs, size_t index) const {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "client.h"
+#include "hlo_signature.h"
 #include "manifest.h"
 
 namespace gemma3 {
@@ -37,10 +38,11 @@ using HostArrays = std::vector<HostArray>;
 class LoadedProgram {
  public:
   // `weights` in the order of the program's weight set; they outlive the program. Throws Error when
-  // the executable takes or gives other tensors than the manifest says (`checked` skips it: it was
-  // found right when it was compiled).
+  // the executable takes or gives other tensors than the manifest says, of weights `weight_ports`
+  // (`checked` skips it: it was found right when it was compiled).
   LoadedProgram(const Client &client, const Mesh &mesh, const Program &record,
-                Executable executable, std::vector<const Shards *> weights, bool checked);
+                Executable executable, std::vector<const Shards *> weights,
+                std::vector<DevicePort> weight_ports, bool checked);
 
   const Program &record() const { return record_; }
   const Executable &executable() const { return executable_; }
@@ -49,11 +51,13 @@ class LoadedProgram {
   // call fails it is empty. Throws Error.
   std::vector<Shards> run(const HostArrays &inputs, std::vector<Shards> &cache) const;
 
+  // Waits until a run that gave these outputs is done; throws Error when it failed.
+  void wait(const std::vector<Shards> &outputs) const;
   // Output `index` of a run as a whole tensor in the memory of the host; waits for it.
   HostArray fetch(const std::vector<Shards> &outputs, size_t index) const;
 
  private:
-  void check_signature() const;
+  void check_signature(std::vector<DevicePort> parameters) const;
   void check_inputs(const HostArrays &inputs) const;
   void execute(const std::vector<std::vector<PJRT_Buffer *>> &arguments,
                std::vector<std::vector<PJRT_Buffer *>> &results) const;

@@ -92,7 +92,11 @@ Model::Model(const OpenOptions &options) : options_(options) {
     buckets.insert(program->bucket);
   }
   load_kernels(options, opening.kernels);
-  weights_ = std::make_unique<WeightStore>(*bundle_, *client_, *record_);
+  const bool copy = (options.flags & GEMMA3_COPY_WEIGHTS) != 0;
+  const bool digests = (options.flags & GEMMA3_VERIFY) != 0 || bundle_->vouched();
+  weights_ = std::make_unique<WeightStore>(
+      *bundle_, *client_, *record_,
+      WeightStore::Source{copy, digests, [this] { throw_if_cancelled(); }});
   for (const auto &[bucket, slot] : slots_) {
     // What only images need waits for the first one.
     if (bucket.program == ProgramName::kEncodeImage) continue;
@@ -141,7 +145,8 @@ void Model::load(Slot &here) {
   if (const auto bytes = compiled_->read(entry_of(record))) {
     try {
       here.program = std::make_unique<LoadedProgram>(
-          *client_, mesh(), record, client_->deserialize(*bytes), weights_of(record), true);
+          *client_, mesh(), record, client_->deserialize(*bytes), weights_of(record),
+          std::vector<DevicePort>(), true);
       if (record.variant == kKernels) with_kernels_ = true;
       return_freed_memory(client_->plugin());
       loaded_count_ += 1;
@@ -157,7 +162,7 @@ void Model::load(Slot &here) {
   try {
     here.program = std::make_unique<LoadedProgram>(
         *client_, mesh(), record, client_->compile(code, mesh().devices()), weights_of(record),
-        false);
+        weight_ports(record), false);
   } catch (const Error &error) {
     if (here.record != here.portable) {
       log(GEMMA3_LOG_WARNING, "program " + record.stablehlo + ": " + error.what() +
@@ -194,7 +199,7 @@ bool Model::keep(const Slot &here) {
   return false;
 }
 
-void Model::prepare(const std::set<Bucket> &buckets) {
+void Model::prepare(const std::set<Bucket> &buckets, const Between &between) {
   std::deque<Bucket> waiting(buckets.begin(), buckets.end());
   std::mutex mutex;
   std::exception_ptr failure;
@@ -208,6 +213,8 @@ void Model::prepare(const std::set<Bucket> &buckets) {
         waiting.pop_front();
       }
       try {
+        throw_if_cancelled();
+        if (between) between();
         program(bucket);
       } catch (...) {
         const std::lock_guard<std::mutex> lock(mutex);
@@ -231,6 +238,7 @@ uint32_t Model::compile_all() {
   prepare(grid_.buckets());
   uint32_t written = 0;
   for (auto &[bucket, here] : slots_) {
+    throw_if_cancelled();
     const std::lock_guard<std::mutex> lock(here.mutex);
     written += keep(here) ? 1 : 0;
     if (!compiled_->has(entry_of(*here.record))) {
@@ -242,6 +250,17 @@ uint32_t Model::compile_all() {
 
 std::vector<const Shards *> Model::weights_of(const Program &program) const {
   return weights_->take(manifest().weight_sets.at(program.weights));
+}
+
+// The weights of a program as its devices must take them.
+std::vector<DevicePort> Model::weight_ports(const Program &program) const {
+  std::vector<DevicePort> ports;
+  for (const std::string &name : manifest().weight_sets.at(program.weights)) {
+    const Weight &weight = bundle_->weight(name);
+    ports.push_back(
+        {weight.dtype, shard_shape(weight.shape, record_->weight_specs.at(name), mesh())});
+  }
+  return ports;
 }
 
 const std::vector<Tensor> &Model::cache_of(GroupShape shape) const {

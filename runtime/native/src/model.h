@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bundle.h"
+#include "cancel.h"
 #include "client.h"
 #include "compiled_cache.h"
 #include "grid.h"
@@ -22,6 +23,9 @@ namespace gemma3 {
 // gemma3_options, with what was left out empty.
 struct OpenOptions {
   std::string bundle, plugin, mesh, platform, cache_dir, client_options, kernels;
+  std::string manifest_sha256, key;
+  std::shared_ptr<const Bundle> opened;  // null: `bundle` is to be opened
+  const gemma3_cancel *cancel = nullptr;
   gemma3_log_fn log = nullptr;
   void *log_user = nullptr;
   uint64_t flags = 0;
@@ -32,7 +36,7 @@ struct OpenOptions {
 struct Opening {
   Opening(const OpenOptions &options, Json &report);
 
-  std::unique_ptr<Bundle> bundle;
+  std::shared_ptr<const Bundle> bundle;
   const MeshRecord *record = nullptr;
   std::unique_ptr<Client> client;
   std::vector<const Program *> programs;  // portable ones of the mesh and platform
@@ -55,8 +59,8 @@ class Model {
 
   // The program of a bucket of the grid, compiled or loaded when first asked for. Throws Error.
   const LoadedProgram &program(const Bucket &bucket);
-  // Several at once, as many as there are cores.
-  void prepare(const std::set<Bucket> &buckets);
+  // Several at once, as many as there are cores. `between` is called on those threads.
+  void prepare(const std::set<Bucket> &buckets, const Between &between = {});
   // All of them, and keeps what is not kept yet; the number of files written.
   uint32_t compile_all();
 
@@ -67,6 +71,8 @@ class Model {
   Json info() const;
   Json stats() const;
   void count_call(bool in_place);
+  // Throws Error (GEMMA3_CANCELLED) when the cancel of the options is set.
+  void throw_if_cancelled() const { throw_if_set(options_.cancel); }
 
  private:
   struct Slot {
@@ -81,13 +87,14 @@ class Model {
   void load(Slot &slot);
   bool keep(const Slot &slot);
   std::vector<const Shards *> weights_of(const Program &program) const;
+  std::vector<DevicePort> weight_ports(const Program &program) const;
   std::string entry_of(const Program &program) const;
   void log(int32_t level, const std::string &message);
   void log_remark();
 
   OpenOptions options_;
   double open_s_ = 0;
-  std::unique_ptr<Bundle> bundle_;
+  std::shared_ptr<const Bundle> bundle_;
   const MeshRecord *record_;
   std::unique_ptr<Client> client_;
   std::unique_ptr<CompiledCache> compiled_;

@@ -4,11 +4,12 @@
 #include <array>
 #include <cstdio>
 
+#include "cancel.h"
 #include "compiled_cache.h"
 #include "error.h"
-#include "files.h"
 #include "json.h"
 #include "model.h"
+#include "signature.h"
 
 namespace gemma3 {
 namespace {
@@ -26,8 +27,7 @@ std::optional<Version> parse_version(const std::string &text) {
 // The version a program was serialised for, out of its first bytes ("ML\xefR", a number, "StableHLO_v"
 // and the version, a NUL); empty when it is not portable StableHLO.
 std::string program_version(const Bundle &bundle, const Program &program) {
-  const File file(bundle.resolve(program.stablehlo));
-  const std::string start = file.read(0, static_cast<size_t>(std::min<int64_t>(64, file.size())));
+  const std::string start = bundle.read(program.stablehlo).substr(0, 64);
   constexpr char kProducer[] = "StableHLO_v";
   const size_t at = start.find(kProducer);
   if (start.compare(0, 4, "ML\xefR") != 0 || at == std::string::npos) return "";
@@ -80,12 +80,27 @@ int64_t cache_row_bytes(const Manifest &manifest) {
   return bytes;
 }
 
+// Compares digests as the options ask for, and with a key who made them. Those of weights that will
+// be copied are left to the copying, so that what is used is what was compared.
+void check_contents(const Bundle &bundle, const OpenOptions &options) {
+  const bool weights = (options.flags & GEMMA3_COPY_WEIGHTS) == 0;
+  const auto between = [&] { throw_if_set(options.cancel); };
+  if (!options.key.empty()) {
+    verify_signature(bundle, options.key, weights, between);
+  } else if ((options.flags & GEMMA3_VERIFY) != 0) {
+    bundle.verify(weights, between);
+  }
+}
+
 }  // namespace
 
 Opening::Opening(const OpenOptions &options, Json &report) {
   report["bundle"] = options.bundle;
-  bundle = std::make_unique<Bundle>(options.bundle);
-  if ((options.flags & GEMMA3_VERIFY) != 0) bundle->verify();
+  bundle = options.opened != nullptr
+               ? options.opened
+               : std::make_shared<const Bundle>(options.bundle, options.manifest_sha256);
+  if (!options.manifest_sha256.empty()) bundle->check_pin(options.manifest_sha256);
+  check_contents(*bundle, options);
   if (bundle->manifest().abstract) {
     refuse(options.bundle + ": expected a bundle with weights, got one that was exported with "
                             "--abstract; export it from a checkpoint");

@@ -159,9 +159,12 @@ std::vector<std::pair<Bucket, int64_t>> plan_encoding(const Model &model, int64_
   return calls;
 }
 
-std::vector<float> encode_images(Model &model, const float *pixels, int64_t count) {
+std::vector<float> encode_images(Model &model, const float *pixels, int64_t count,
+                                 const Between &between) {
   std::vector<float> found;
   for (const auto &[bucket, used] : plan_encoding(model, count)) {
+    model.throw_if_cancelled();
+    if (between) between();
     const VisionRecord &vision = *model.manifest().vision;
     const LoadedProgram &program = model.program(bucket);
     const Tensor &input = program.record().inputs[0];

@@ -42,8 +42,9 @@ std::vector<PrefillCall> plan_images(const std::vector<Tokens> &texts, int64_t s
 
 // The calls that encode `count` images: bucket, and images that are in it.
 std::vector<std::pair<Bucket, int64_t>> plan_encoding(const Model &model, int64_t count);
-// Soft tokens [count,M,D] of pixels [count,3,I,I].
-std::vector<float> encode_images(Model &model, const float *pixels, int64_t count);
+// Soft tokens [count,M,D] of pixels [count,3,I,I]. `between` may throw, to end the call.
+std::vector<float> encode_images(Model &model, const float *pixels, int64_t count,
+                                 const Between &between = {});
 
 }  // namespace gemma3
 

@@ -13,7 +13,7 @@
 namespace gemma3 {
 namespace {
 
-constexpr int64_t kMaxHeaderBytes = 100'000'000;  // the limit of the safetensors library
+constexpr int64_t kMaxHeaderBytes = int64_t{1} << 24;  // as of manifests, which say the same
 constexpr char kPadding[] = "__padding__.";
 
 constexpr std::pair<const char *, const char *> kDtypes[] = {
@@ -90,9 +90,8 @@ Entry expected_entry(const Weight &weight, int64_t start) {
 
 }  // namespace
 
-void check_header(const std::filesystem::path &path, const std::vector<const Weight *> &weights) {
-  const std::string where = path.string();
-  const File file(path);
+void check_header(const File &file, const std::vector<const Weight *> &weights) {
+  const std::string &where = file.name();
   const auto [entries, start] = read_header(file, where);
   for (const Weight *weight : weights) {
     const auto found = entries.find(weight->name);

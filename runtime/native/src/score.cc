@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cancel.h"
 #include "convention.h"
 #include "error.h"
 #include "tasks.h"
@@ -137,7 +138,8 @@ void score_group(Model &model, const gemma3_scoring &scoring, const Group &group
                       scoring.attentions + group.first);
     }
   };
-  read_texts(model, kScoring, group, prompts, texts, labels_of(scoring, group), take);
+  read_texts(model, kScoring, group, prompts, texts, labels_of(scoring, group), take,
+             [&] { throw_if_set(scoring.cancel); });
 }
 
 // The mean of the negative log-probabilities of the labels that count; zeros the others.
@@ -161,7 +163,8 @@ void score(Model &model, const gemma3_scoring &scoring) {
   const std::vector<Group> groups = plan_score(model, scoring.prompts, scoring.prompt_count);
   check_labels(model, scoring);
   check_outputs(model, scoring);
-  model.prepare(text_buckets(model, GEMMA3_TASK_SCORE, scoring.prompts, scoring.prompt_count));
+  model.prepare(text_buckets(model, GEMMA3_TASK_SCORE, scoring.prompts, scoring.prompt_count),
+                [&] { throw_if_set(scoring.cancel); });
   float *logprobs = scoring.logprobs;
   for (const Group &group : groups) {
     score_group(model, scoring, group, logprobs);

@@ -48,6 +48,8 @@ gemma3_row Session::row(size_t index) const { return rows_[index]; }
 
 void Session::throw_if_cancelled() {
   if (cancel_.exchange(false)) cancelled();
+  throw_if_set(settings_.cancel);
+  model_->throw_if_cancelled();
 }
 
 bool Session::running() const {
@@ -120,17 +122,19 @@ Step Session::prefill(const gemma3_prompt *prompts, size_t count, int64_t new_to
     for (size_t row = 0; row < count; ++row) pictures += static_cast<int64_t>(prompts[row].images);
     for (const auto &[bucket, used] : plan_encoding(*model_, pictures)) needed.insert(bucket);
   }
-  model_->prepare(needed);
+  const auto between = [this] { throw_if_cancelled(); };
+  model_->prepare(needed, between);
   const double begun = seconds();
   SoftTokens soft;
-  if (images) soft = SoftTokens::encode(*model_, prompts, count, texts);
+  if (images) soft = SoftTokens::encode(*model_, prompts, count, texts, between);
   Step step{std::vector<Tokens>(batch()), std::vector<std::vector<TopTokens>>(batch())};
   throw_if_cancelled();
+  const uint64_t calls = stats_.calls;
   try {
     take_in(texts, plan(texts, images), images ? &soft : nullptr, step);
   } catch (const Error &) {
     // A chunk has taken the place of what the row began with, so it cannot be fed again.
-    for (size_t row = 0; row < count; ++row) {
+    for (size_t row = 0; row < count && stats_.calls > calls; ++row) {
       if (!texts[row].empty()) reset(row);
     }
     throw;
@@ -159,8 +163,12 @@ void Session::take_in(const std::vector<Tokens> &texts, const std::vector<Prefil
     }
     Outputs outputs;
     const LoadedProgram &program = feed(texts, call, soft, outputs);
-    // Of the others nothing is fetched, so that the next call is on its way at once.
-    if (ended.empty()) continue;
+    // Of the others nothing is fetched. They are waited for all the same: calls that queue up on the
+    // device could not be cancelled.
+    if (ended.empty()) {
+      program.wait(outputs);
+      continue;
+    }
     const HostArray tokens = program.fetch(outputs, 0);
     after_call();
     for (size_t row : ended) rows_[row].token = tokens.data<int32_t>()[row];

@@ -23,6 +23,7 @@ struct SessionSettings {
   std::vector<int32_t> stop_tokens;
   uint32_t logprobs = 0;  // likeliest tokens with each token; above 0: one call for each token
   bool images = false;
+  const gemma3_cancel *cancel = nullptr;  // of the request that the session is for
 };
 
 // What one call of a program brought: for each row its new tokens and, when asked for, the likeliest
@@ -67,7 +68,8 @@ class Session {
   bool is_stop(int32_t token) const { return stops_.count(token) > 0; }
 
   void cancel() { cancel_.store(true); }
-  // Throws Error (GEMMA3_CANCELLED) once for each time somebody cancelled.
+  // Throws Error (GEMMA3_CANCELLED) once for each time somebody cancelled the session, and while
+  // the request or the model is cancelled.
   void throw_if_cancelled();
 
   std::string save();

@@ -5,7 +5,7 @@
 namespace gemma3 {
 
 SoftTokens SoftTokens::encode(Model &model, const gemma3_prompt *prompts, size_t count,
-                              const std::vector<Tokens> &texts) {
+                              const std::vector<Tokens> &texts, const Between &between) {
   const VisionRecord &vision = *model.manifest().vision;
   SoftTokens soft;
   soft.size = vision.soft_token_size;
@@ -17,7 +17,7 @@ SoftTokens SoftTokens::encode(Model &model, const gemma3_prompt *prompts, size_t
     if (numbers > 0) pixels.insert(pixels.end(), prompts[row].pixels, prompts[row].pixels + numbers);
     images += static_cast<int64_t>(prompts[row].images);
   }
-  soft.values = encode_images(model, pixels.data(), images);
+  soft.values = encode_images(model, pixels.data(), images, between);
   int64_t next = 0;  // as in transformers, the images fill the places in order
   for (const Tokens &text : texts) {
     std::vector<int64_t> index;

@@ -16,7 +16,7 @@ struct SoftTokens {
 
   // Encodes the images of `prompts`, whose places are among `texts`.
   static SoftTokens encode(Model &model, const gemma3_prompt *prompts, size_t count,
-                           const std::vector<Tokens> &texts);
+                           const std::vector<Tokens> &texts, const Between &between = {});
   // Adds soft_tokens [B*T,D] and soft_index [B,T] of a call: only what it needs.
   void add_inputs(const PrefillCall &call, int64_t batch, HostArrays &inputs) const;
 };

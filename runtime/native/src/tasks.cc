@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cancel.h"
 #include "error.h"
 #include "soft_tokens.h"
 #include "texts.h"
@@ -27,6 +28,7 @@ SessionSettings settings_of(const Model &model, const Request &request, const Gr
                                         request.stop_tokens, request.stop_count);
   settings.logprobs = request.logprobs;
   settings.images = has_images(request.prompts + group.first, group.count);
+  settings.cancel = request.cancel;
   return settings;
 }
 
@@ -119,6 +121,7 @@ std::set<Bucket> request_buckets(const std::shared_ptr<Model> &model, const Requ
 }
 
 void Teller::tell(Session &session, const Step &step, gemma3_token_fn callback, void *user) {
+  bool cancel = false;
   for (size_t row = 0; row < counts_.size(); ++row) {
     const Tokens &tokens = step.tokens[row];
     for (size_t i = 0; i < tokens.size(); ++i) {
@@ -139,12 +142,13 @@ void Teller::tell(Session &session, const Step &step, gemma3_token_fn callback, 
         event.top_logprobs = top.logprobs.data();
       }
       const int32_t answer = callback(user, &event);
-      if (answer == GEMMA3_CANCEL) cancelled();
+      cancel = cancel || answer == GEMMA3_CANCEL;
       if (answer != GEMMA3_FINISH_ROW) continue;
       session.finish(row);
       break;
     }
   }
+  if (cancel) cancelled();
 }
 
 uint64_t Teller::after_first() const {
@@ -154,14 +158,11 @@ uint64_t Teller::after_first() const {
 }
 
 void generate(const std::shared_ptr<Model> &model, const Request &request, gemma3_token_fn on_token,
-              void *user, gemma3_timing *timings, const std::atomic<bool> *cancel) {
-  const auto throw_if_cancelled = [&] {
-    if (cancel != nullptr && cancel->load()) cancelled();
-  };
+              void *user, gemma3_timing *timings) {
   Request generating = request;
   generating.task = GEMMA3_TASK_GENERATE;
   for (const Group &group : plan_request(*model, generating)) {
-    throw_if_cancelled();
+    throw_if_set(generating.cancel);
     Session session(model, settings_of(*model, generating, group));
     Teller teller(group.first, group.count);
     const Step first = session.prefill(generating.prompts + group.first, group.count,
@@ -169,7 +170,6 @@ void generate(const std::shared_ptr<Model> &model, const Request &request, gemma
     const double first_at = seconds();
     teller.tell(session, first, on_token, user);
     while (session.running()) {
-      throw_if_cancelled();
       teller.tell(session, session.advance(generating.chunk), on_token, user);
     }
     if (timings == nullptr) continue;

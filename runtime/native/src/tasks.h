@@ -3,7 +3,6 @@
 #ifndef GEMMA3_SRC_TASKS_H_
 #define GEMMA3_SRC_TASKS_H_
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -25,8 +24,9 @@ std::set<Bucket> request_buckets(const std::shared_ptr<Model> &model, const Requ
 class Teller {
  public:
   Teller(size_t first, size_t rows) : first_(first), counts_(rows) {}
-  // Throws Error (GEMMA3_CANCELLED) when the callback, which may be null, asks for it. Rows it has
-  // enough of are finished.
+  // Rows that the callback, which may be null, has enough of are finished. When it asks to cancel,
+  // the rest of the step is told all the same, since it is in the cache, and then Error
+  // (GEMMA3_CANCELLED) is thrown.
   void tell(Session &session, const Step &step, gemma3_token_fn callback, void *user);
   // The next token told of a row is its first.
   void begin(size_t row) { counts_[row] = 0; }
@@ -38,7 +38,7 @@ class Teller {
 };
 
 void generate(const std::shared_ptr<Model> &model, const Request &request, gemma3_token_fn on_token,
-              void *user, gemma3_timing *timings, const std::atomic<bool> *cancel);
+              void *user, gemma3_timing *timings);
 
 // gemma3_scoring of the size the library knows.
 void score(Model &model, const gemma3_scoring &scoring);

@@ -101,14 +101,17 @@ std::vector<Tokens> texts_of(const gemma3_prompt *texts, size_t first, size_t co
 
 void read_texts(Model &model, const Reading &reading, const Group &group,
                 const gemma3_prompt *prompts, const std::vector<Tokens> &texts,
-                const std::vector<Tokens> &wanted, const TextVisitor &visit) {
+                const std::vector<Tokens> &wanted, const TextVisitor &visit,
+                const Between &between) {
   const auto [batch, length] = group.shape;
   const bool images = has_images(prompts, texts.size());
-  model.prepare(call_buckets(model, reading, group, texts, images));
+  model.prepare(call_buckets(model, reading, group, texts, images), between);
   SoftTokens soft;
-  if (images) soft = SoftTokens::encode(model, prompts, texts.size(), texts);
+  if (images) soft = SoftTokens::encode(model, prompts, texts.size(), texts, between);
   std::vector<Shards> cache = model.new_cache(group.shape);
   for (const PrefillCall &call : plan_calls(model, reading, group.shape, texts, images)) {
+    model.throw_if_cancelled();
+    if (between) between();
     HostArray labels("int32", {batch, call.size});
     HostArrays inputs = chunk_inputs(call, batch, texts, wanted, labels);
     if (call.images) soft.add_inputs(call, batch, inputs);
@@ -209,6 +212,7 @@ void classify(Model &model, const gemma3_prompt *prompts, size_t count, float *s
 
 void embed(Model &model, const gemma3_prompt *prompts, size_t count, float *vectors) {
   for (const EmbedGroup &group : plan_embed(model, prompts, count)) {
+    model.throw_if_cancelled();
     const auto [name, batch, size, length] = group.bucket;
     HostArrays inputs{HostArray("int32", {batch, size}), HostArray("int32", {batch})};
     for (size_t row = 0; row < group.count; ++row) {

@@ -43,10 +43,11 @@ using TextVisitor = std::function<void(const LoadedProgram &, const std::vector<
                                        const PrefillCall &)>;
 
 // Reads the texts of a group call by call; `wanted` has a label for each token, of which programs
-// that score take the next at each place.
+// that score take the next at each place. `between` may throw, to end the call.
 void read_texts(Model &model, const Reading &reading, const Group &group,
                 const gemma3_prompt *prompts, const std::vector<Tokens> &texts,
-                const std::vector<Tokens> &wanted, const TextVisitor &visit);
+                const std::vector<Tokens> &wanted, const TextVisitor &visit,
+                const Between &between = {});
 
 }  // namespace gemma3
 

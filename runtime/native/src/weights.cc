@@ -4,6 +4,7 @@
 #include <new>
 #include <utility>
 
+#include "sha256.h"
 #include "sharding.h"
 
 namespace gemma3 {
@@ -25,7 +26,9 @@ WeightStore::Memory WeightStore::aligned(size_t bytes) {
 std::vector<const Shards *> WeightStore::take(const std::vector<std::string> &names) {
   const std::lock_guard<std::mutex> lock(mutex_);
   for (const std::string &name : names) {
-    if (weights_.count(name) == 0) place(bundle_.weight(name));
+    if (weights_.count(name) > 0) continue;
+    if (source_.between) source_.between();
+    place(bundle_.weight(name));
   }
   if (!client_.on_cpu()) {
     for (const Event &event : done_) await(client_.plugin(), event, "copying weights to a device");
@@ -63,13 +66,22 @@ WeightStore::~WeightStore() {
 const Mapping &WeightStore::map(const std::string &file) {
   auto &mapping = mappings_[file];
   if (mapping == nullptr) {
-    const File opened(bundle_.resolve(file));
-    if (opened.size() != bundle_.record(file).bytes) {
-      refuse(bundle_.root() + "/" + file + ": the file changed while it was opened");
-    }
-    mapping = std::make_unique<Mapping>(opened);
+    mapping = source_.copy ? copy(file) : std::make_unique<Mapping>(bundle_.weight_file(file));
   }
   return *mapping;
+}
+
+std::unique_ptr<Mapping> WeightStore::copy(const std::string &file) const {
+  Sha256 digest;
+  auto copied = Mapping::copy(bundle_.weight_file(file), [&](const void *data, size_t count) {
+    if (source_.between) source_.between();
+    if (source_.digests) digest.update(data, count);
+  });
+  const FileRecord &expected = bundle_.record(file);
+  if (!source_.digests) return copied;
+  const std::string got = digest.hex();
+  if (got != expected.sha256) bundle_.refuse_digest(expected, got);
+  return copied;
 }
 
 void WeightStore::place(const Weight &weight) {
@@ -86,7 +98,7 @@ void WeightStore::place(const Weight &weight) {
     const bool mapped = is_contiguous(weight.shape, block) &&
                         reinterpret_cast<uintptr_t>(part) % kAlignment == 0;
     const auto [copy, fresh] = copies.emplace(block.offset, part);
-    if (fresh) (mapped ? mapped_ : copied_) += bytes;
+    if (fresh) (mapped && !source_.copy ? mapped_ : copied_) += bytes;
     if (fresh && !mapped) {
       copies_.push_back(aligned(static_cast<size_t>(bytes)));
       copy_out(whole, weight.shape, block, item, copies_.back().get());

@@ -6,9 +6,11 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bundle.h"
+#include "cancel.h"
 #include "client.h"
 #include "files.h"
 
@@ -19,8 +21,15 @@ namespace gemma3 {
 // devices that replicate it. Other devices get copies, and the file is let go.
 class WeightStore {
  public:
-  WeightStore(const Bundle &bundle, const Client &client, const MeshRecord &record)
-      : bundle_(bundle), client_(client), record_(record) {}
+  // With `copy` a copy in memory takes the place of the mapped file, and with `digests` too, the
+  // digest of what was copied is compared. `between` may throw, to end a call.
+  struct Source {
+    bool copy = false, digests = false;
+    Between between;
+  };
+
+  WeightStore(const Bundle &bundle, const Client &client, const MeshRecord &record, Source source)
+      : bundle_(bundle), client_(client), record_(record), source_(std::move(source)) {}
   ~WeightStore();
   WeightStore(const WeightStore &) = delete;
   WeightStore &operator=(const WeightStore &) = delete;
@@ -39,11 +48,13 @@ class WeightStore {
 
   void place(const Weight &weight);
   const Mapping &map(const std::string &file);
+  std::unique_ptr<Mapping> copy(const std::string &file) const;
   static Memory aligned(size_t bytes);
 
   const Bundle &bundle_;
   const Client &client_;
   const MeshRecord &record_;
+  const Source source_;
   mutable std::mutex mutex_;
   // In order of need: buffers go first, then what they are made of.
   std::map<std::string, std::unique_ptr<Mapping>> mappings_;
