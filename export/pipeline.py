@@ -30,6 +30,7 @@ from ..artifacts.manifest import (
     Versions,
     Weight,
 )
+from ..artifacts.prompts import PROMPTS, format_prompts
 from ..artifacts.store import store_bytes
 from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
@@ -221,7 +222,7 @@ def _check_request(
     check_wanted(options.goldens, source.checkpoint is None)
     if options.stablehlo_version is not None:
         check_stablehlo(options.stablehlo_version)
-    notes = []
+    notes = [] if source.checkpoint is None else list(source.checkpoint.notes)
     if options.outputs and not isinstance(source.purpose, Generating):
         raise UsageError(
             f"--outputs {','.join(options.outputs)}: {source.name} is a "
@@ -299,6 +300,8 @@ def _write_tokenizer(writer: BundleWriter, checkpoint: Checkpoint | None) -> Tok
     if checkpoint is None or checkpoint.tokenizer is None:
         return None
     writer.add_file(TOKENIZER_PATH, checkpoint.tokenizer)
+    if checkpoint.prompts is not None:
+        writer.add_file(PROMPTS, format_prompts(checkpoint.prompts))
     if checkpoint.chat_template is None:
         return TokenizerRecord(TOKENIZER_PATH, add_eos=checkpoint.add_eos)
     writer.add_file(CHAT_TEMPLATE_PATH, checkpoint.chat_template.encode())
@@ -349,7 +352,7 @@ def _manifest(
 def _keys_seen(source: _Source) -> int:
     """Keys a local layer sees; both ways, those less than W // 2 + 1 away on either side."""
     window = source.config.sliding_window
-    return window // 2 * 2 + 1 if isinstance(source.purpose, Embedding) else window
+    return window // 2 * 2 + 1 if source.config.use_bidirectional_attention else window
 
 
 def _cache_layouts(source: _Source, options: ExportOptions) -> tuple[CacheLayout, ...]:

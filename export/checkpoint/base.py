@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...artifacts.errors import ArtifactError
+from ...artifacts.prompts import TaskPrompts
+from ...model.embedding import EmbeddingHead
 from .tensors import TensorSource
 
 MODEL_TYPES = ("gemma3", "gemma3_text")
@@ -28,11 +30,14 @@ class Checkpoint:
         tensors: by canonical name. Text tensors have text-only names whatever the layout of
             the files; vision tensors begin with `vision_tower.vision_model.` and
             `multi_modal_projector.`; those of sentence-transformers' Dense layers with
-            `dense.0.` and `dense.1.`.
+            `dense.0.`, `dense.1.`, ...
         tokenizer: a serialised SentencePiece ModelProto, or None if the checkpoint has none.
         chat_template: Jinja source, or None.
         generation_config: content of generation_config.json, or {}.
         add_eos: whether its tokenizer ends a text with the end token.
+        head: how a text becomes a vector, where the files say so.
+        prompts: what stands before a text of each task of an embedding model, or None.
+        notes: what was left out or assumed, for people.
     """
 
     path: Path
@@ -43,6 +48,9 @@ class Checkpoint:
     chat_template: str | None
     generation_config: dict[str, Any]
     add_eos: bool = False
+    head: EmbeddingHead | None = None
+    prompts: TaskPrompts | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from ...artifacts.errors import ArtifactError
 from .base import MODEL_TYPES, Checkpoint, read_bytes, read_json
 from .names import canonical_name
 from .safetensors_header import check_dtype, read_safetensors
-from .sentence_transformers import dense_tensors
+from .sentence_transformers import Embedder, read_embedder
 from .tensors import TensorSource
 from .tokenizer import check_sentencepiece
 from .tokenizer_json import sentencepiece_from_tokenizer_json
@@ -17,6 +17,8 @@ from .tokenizer_json import sentencepiece_from_tokenizer_json
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_HIDDEN_SIZE = 2304
+"""Where a config does not say, as in transformers."""
 _LONGEST_NAME = 200
 """Characters; asking the system for a longer name is an error of its own."""
 
@@ -36,18 +38,30 @@ def open_huggingface(folder: Path) -> Checkpoint:
     config = read_json(folder / CONFIG)
     _check_architecture(folder / CONFIG, config)
     generation = folder / "generation_config.json"
+    embedder = _embedder(folder, config)
     return Checkpoint(
         path=folder,
         name=folder.resolve().name,
         config=config,
-        tensors=_canonical(
-            folder, _stored_tensors(folder) | dense_tensors(folder), _is_tied(config)
-        ),
+        tensors=_canonical(folder, _stored_tensors(folder) | embedder.tensors, _is_tied(config)),
         tokenizer=_tokenizer(folder),
         chat_template=_chat_template(folder),
         generation_config=read_json(generation) if generation.is_file() else {},
         add_eos=_adds_eos(folder),
+        head=embedder.head,
+        prompts=embedder.prompts,
+        notes=embedder.notes,
     )
+
+
+def _embedder(folder: Path, config: dict[str, Any]) -> Embedder:
+    """What makes vectors of the model's hidden states, for a model that is not a classifier."""
+    names = config.get("architectures") or []
+    if isinstance(names, list) and any("Classification" in str(name) for name in names):
+        return Embedder()
+    text = config.get("text_config") or config
+    both_ways = text.get("use_bidirectional_attention") is True
+    return read_embedder(folder, text.get("hidden_size", _HIDDEN_SIZE), assumed=both_ways)
 
 
 def _check_architecture(path: Path, config: dict[str, Any]) -> None:
