@@ -35,6 +35,7 @@ class Checkpoint:
         chat_template: Jinja source, or None.
         generation_config: content of generation_config.json, or {}.
         add_eos: whether its tokenizer ends a text with the end token.
+        add_bos: whether its tokenizer begins a text with the start token.
         head: how a text becomes a vector, where the files say so.
         prompts: what stands before a text of each task of an embedding model, or None.
         notes: what was left out or assumed, for people.
@@ -48,6 +49,7 @@ class Checkpoint:
     chat_template: str | None
     generation_config: dict[str, Any]
     add_eos: bool = False
+    add_bos: bool = True
     head: EmbeddingHead | None = None
     prompts: TaskPrompts | None = None
     notes: tuple[str, ...] = ()
