@@ -17,6 +17,8 @@ MAX_PROMPTS_BYTES = 2**20
 MAX_PROMPTS = 1000
 MAX_NAME = 200
 """Characters in the name of a task."""
+NAMES_LISTED = 20
+"""In an error."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,17 @@ class TaskPrompts:
         if name is None:
             return ""
         if name not in self.prompts:
-            names = ", ".join(self.prompts) or "none"
             raise UsageError(
-                f"--task: expected a task of {where} ({names}), got {name[:MAX_NAME]!r}"
+                f"--task: expected a task of {where} ({_listed(self.prompts)}), got {name!r}; "
+                "pass one of them, or leave --task out"
             )
         return self.prompts[name]
+
+
+def _listed(names: Mapping[str, str]) -> str:
+    shown = ", ".join(sorted(names)[:NAMES_LISTED]) or "none"
+    more = len(names) - NAMES_LISTED
+    return f"{shown}, and {more} more" if more > 0 else shown
 
 
 def format_prompts(prompts: TaskPrompts) -> bytes:
@@ -77,7 +85,7 @@ def check_prompts(value: object, where: str, remedy: str) -> TaskPrompts:
         if not isinstance(text, str):
             refuse(where, f"prompts.{name}", "a string", show(text), remedy)
     if default is not None and (not isinstance(default, str) or default not in prompts):
-        refuse(where, "default", f"null or one of {', '.join(prompts)[:200]}", show(default),
+        refuse(where, "default", f"null or one of {_listed(prompts)}", show(default),
                remedy)  # fmt: skip
     return TaskPrompts(dict(prompts), default)
 
