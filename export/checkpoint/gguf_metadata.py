@@ -49,12 +49,14 @@ class Metadata:
 
     def one_of(self, *keys: str) -> float | None:
         """The number that several keys are names of; None where none is given."""
-        given = {key: self.number(key) for key in keys if self.get(key) is not None}
-        first = next(iter(given), None)
-        for key, value in given.items():
-            if value != given[first]:
-                raise self.wrong(key, value, f"{given[first]}, as in {self.prefix}{first}")
-        return None if first is None else given[first]
+        first, found = "", None
+        for key in keys:
+            value = self.number(key)
+            if None not in (value, found) and value != found:
+                raise self.wrong(key, value, f"{found}, as in {self.prefix}{first}")
+            if found is None:
+                first, found = key, value
+        return found
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
