@@ -143,8 +143,8 @@ def _theta(text: Mapping[str, Any], kind: str, section: dict[str, Any]) -> float
     inside, top = section.pop("rope_theta", None), text.get(_OLD_THETA[kind])
     if inside is not None and top is not None and inside != top:
         raise ConfigError(
-            f"config.json {_OLD_THETA[kind]}: {top} contradicts the rope_theta of {kind}, {inside}: "
-            "expected one of them"
+            f"config.json {_OLD_THETA[kind]}: {top} contradicts the rope_theta of {kind}, "
+            f"{inside}: expected one of them"
         )
     values = (value for value in (inside, top) if value is not None)
     return next(values, _DEFAULT_THETA[kind])

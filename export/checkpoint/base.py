@@ -129,8 +129,7 @@ def left_out(unused: Sequence[str]) -> tuple[str, ...]:
         notes.append(f"not in the bundle: {brief(names)}")
     if scales:
         notes.append(
-            "scales left over from quantisation are not read, as in transformers: "
-            f"{brief(scales)}"
+            f"scales left over from quantisation are not read, as in transformers: {brief(scales)}"
         )
     return tuple(notes)
 
@@ -143,7 +142,9 @@ def is_leftover(name: str) -> bool:
 def _may_be_left_out(name: str, expected: Mapping[str, tuple[int, ...]]) -> bool:
     if name == "lm_head.weight":  # a classifier or an embedder keeps that of the generator it was
         return True
-    return is_leftover(name) or name.startswith(("vision_tower.", "multi_modal_projector.", "dense."))
+    return is_leftover(name) or name.startswith(
+        ("vision_tower.", "multi_modal_projector.", "dense.")
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

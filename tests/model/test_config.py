@@ -12,7 +12,6 @@ from gemma3_export.model.config import (
     ConfigError,
     Gemma3TextConfig,
     LayerType,
-    RopeType,
 )
 
 from ..goldens.tiny import TINY

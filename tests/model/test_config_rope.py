@@ -23,14 +23,17 @@ def rope_of(config: Gemma3TextConfig) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-# By convert_rope_params_to_dict and standardize_rope_params of transformers 5.23, read and followed.
+# By convert_rope_params_to_dict and standardize_rope_params of transformers 5.23.
 UNDERSTOOD: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
     "nothing": ({}, (1e6, None, 1e4, None)),
     "old": (
         {"rope_theta": 5e5, "rope_local_base_freq": 2e4, "rope_scaling": LINEAR},
         (5e5, LINEAR, 2e4, None),
     ),
-    "old, its base inside": ({"rope_scaling": LINEAR | {"rope_theta": 7.0}}, (7.0, LINEAR, 1e4, None)),
+    "old, its base inside": (
+        {"rope_scaling": LINEAR | {"rope_theta": 7.0}},
+        (7.0, LINEAR, 1e4, None),
+    ),
     "new": (
         {
             "rope_parameters": {
@@ -41,14 +44,22 @@ UNDERSTOOD: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
         (5e5, LINEAR, 2e4, None),
     ),
     "sliding alone is scaled": (
-        {"rope_parameters": {FULL: {"rope_type": "default"}, SLIDING: LINEAR | {"rope_theta": 7.0}}},
+        {
+            "rope_parameters": {
+                FULL: {"rope_type": "default"},
+                SLIDING: LINEAR | {"rope_theta": 7.0},
+            }
+        },
         (1e6, None, 7.0, LINEAR),
     ),
     "a section left out": (
         {"rope_parameters": {SLIDING: YARN}, "rope_theta": 3.0},
         (3.0, None, 1e4, YARN),
     ),
-    "a section that is null": ({"rope_parameters": {FULL: None, SLIDING: LINEAR}}, (1e6, None, 1e4, LINEAR)),
+    "a section that is null": (
+        {"rope_parameters": {FULL: None, SLIDING: LINEAR}},
+        (1e6, None, 1e4, LINEAR),
+    ),
     "rope_scaling over rope_parameters": (
         {
             "rope_parameters": {FULL: {"rope_type": "default", "rope_theta": 5e5}, SLIDING: {}},
@@ -60,7 +71,10 @@ UNDERSTOOD: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
         {"rope_parameters": {FULL: LINEAR, SLIDING: {}}, "rope_scaling": {"factor": 2.0}},
         (1e6, LINEAR | {"factor": 2.0}, 1e4, None),
     ),
-    "the old word": ({"rope_parameters": {FULL: {"type": "linear", "factor": 8.0}}}, (1e6, LINEAR, 1e4, None)),
+    "the old word": (
+        {"rope_parameters": {FULL: {"type": "linear", "factor": 8.0}}},
+        (1e6, LINEAR, 1e4, None),
+    ),
     "both words": ({"rope_scaling": LINEAR | {"type": "linear"}}, (1e6, LINEAR, 1e4, None)),
     "nulls inside": ({"rope_scaling": LINEAR | {"mscale": None}}, (1e6, LINEAR, 1e4, None)),
     "truncate where transformers reads it": (
@@ -76,7 +90,10 @@ UNDERSTOOD: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
         (1e6, None, 1e4, None),
     ),
     "the whole head": (
-        {"partial_rotary_factor": 1.0, "rope_parameters": {FULL: LINEAR | {"partial_rotary_factor": 1}}},
+        {
+            "partial_rotary_factor": 1.0,
+            "rope_parameters": {FULL: LINEAR | {"partial_rotary_factor": 1}},
+        },
         (1e6, LINEAR, 1e4, None),
     ),
     "the same at the top": (
@@ -87,7 +104,7 @@ UNDERSTOOD: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
         {"original_max_position_embeddings": 64, "rope_scaling": YARN},
         (1e6, YARN, 1e4, None),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("fields", "expected"), UNDERSTOOD.values(), ids=UNDERSTOOD)
@@ -100,43 +117,74 @@ def test_old_and_new_style_say_together_what_transformers_reads(
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"rope_scaling": LINEAR | {"beta_fast": 32}}, "rope_scaling.beta_fast: linear has no such key"),
+    (
+        {"rope_scaling": LINEAR | {"beta_fast": 32}},
+        "rope_scaling.beta_fast: linear has no such key",
+    ),
     ({"rope_scaling": LINEAR | {"colour": 1}}, "rope_scaling.colour: linear has no such key"),
-    ({"rope_scaling": {"rope_type": "default", "factor": 2.0}}, "rope_scaling.factor: default has no"),
+    (
+        {"rope_scaling": {"rope_type": "default", "factor": 2.0}},
+        "rope_scaling.factor: default has no",
+    ),
     ({"rope_scaling": {"factor": 2.0}}, "rope_scaling.factor: default has no such key"),
     ({"rope_scaling": {FULL: LINEAR}}, "rope_scaling.full_attention: default has no such key"),
     (
         {"rope_parameters": {FULL: {}, SLIDING: {"low_freq_factor": 1.0}}},
         "rope_parameters.sliding_attention.low_freq_factor: default has no such key",
     ),
-    ({"rope_parameters": {SLIDING: {"rope_type": "linear"}}}, "sliding_attention: linear needs 'factor'"),
-    ({"rope_parameters": {SLIDING: {"rope_type": "mrope"}}}, "sliding_attention.rope_type: expected one"),
+    (
+        {"rope_parameters": {SLIDING: {"rope_type": "linear"}}},
+        "sliding_attention: linear needs 'factor'",
+    ),
+    (
+        {"rope_parameters": {SLIDING: {"rope_type": "mrope"}}},
+        "sliding_attention.rope_type: expected one",
+    ),
     ({"rope_scaling": {"rope_type": "proportional"}}, "rope_scaling.rope_type: expected one of"),
     ({"rope_scaling": LINEAR | {"type": "yarn"}}, "rope_type 'linear' and type 'yarn' disagree"),
     (
         {"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 3.0}},
         "rope_parameters.rope_type: expected sections full_attention and sliding_attention",
     ),
-    ({"rope_parameters": {FULL: {}, "rope_theta": 3.0}}, "rope_parameters.rope_theta: expected sections"),
-    ({"rope_parameters": {"chunked_attention": LINEAR}}, "rope_parameters.chunked_attention: expected"),
-    ({"rope_parameters": {FULL: LINEAR, "truncate": 0}}, "rope_parameters.truncate: expected true or"),
-    ({"rope_theta": 7.0, "rope_parameters": {FULL: {"rope_theta": 5.0}}}, "rope_theta: 7.0 contradicts"),
+    (
+        {"rope_parameters": {FULL: {}, "rope_theta": 3.0}},
+        "rope_parameters.rope_theta: expected sections",
+    ),
+    (
+        {"rope_parameters": {"chunked_attention": LINEAR}},
+        "rope_parameters.chunked_attention: expected",
+    ),
+    (
+        {"rope_parameters": {FULL: LINEAR, "truncate": 0}},
+        "rope_parameters.truncate: expected true or",
+    ),
+    (
+        {"rope_theta": 7.0, "rope_parameters": {FULL: {"rope_theta": 5.0}}},
+        "rope_theta: 7.0 contradicts",
+    ),
     (
         {"rope_local_base_freq": 7.0, "rope_parameters": {SLIDING: {"rope_theta": 5.0}}},
         "rope_local_base_freq: 7.0 contradicts the rope_theta of sliding_attention, 5.0",
     ),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: expected 1"),
-    ({"rope_scaling": LINEAR | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor: expected 1"),
+    (
+        {"rope_scaling": LINEAR | {"partial_rotary_factor": 0.5}},
+        "partial_rotary_factor: expected 1",
+    ),
     ({"rope_interleave": True}, "rope_interleave: Gemma 3 has no such field"),
     (
         {"original_max_position_embeddings": 32, "rope_scaling": YARN},
         "original_max_position_embeddings: expected it in the rotary section of full_attention",
     ),
     (
-        {"rope_parameters": {SLIDING: {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}},
+        {
+            "rope_parameters": {
+                SLIDING: {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}
+            }
+        },
         "rope_local_scaling.short_factor: expected 128 numbers",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("fields", "line"), REFUSED, ids=[line for _, line in REFUSED])
