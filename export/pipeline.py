@@ -38,7 +38,8 @@ from ..model.config_fields import is_token_id
 from ..model.forms import Platform
 from ..model.quantized import ParameterSpec
 from ..model.vision_config import PUBLISHED_MULTIMODAL
-from .checkpoint import Checkpoint, check_tensors, demo_checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, check_tensors, demo_checkpoint, left_out, open_checkpoint
+from .claims import check_claims, check_name, check_paths
 from .goldens import add_goldens, check_wanted
 from .lower import (
     Job,
@@ -114,6 +115,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     the user can mend.
     """
     started = time.perf_counter()
+    check_paths(options)
     if options.out is not None:
         check_target(options.out, options.force)
     check_tuning(options)
@@ -141,7 +143,10 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
             # The bytes are on disk; keeping them would make memory grow with the grid.
             lowered.append(dataclasses.replace(result, stablehlo=b"", jaxexport=b""))
         largest_worker = max((result.peak_rss_bytes for result in lowered), default=0)
-        weights = write_checkpoint_weights(writer, source.checkpoint, planned, recipe, progress)
+        nonfinite: set[str] | None = set() if options.allow_nonfinite else None
+        weights = write_checkpoint_weights(
+            writer, source.checkpoint, planned, recipe, progress, nonfinite
+        )
         tokenizer = _write_tokenizer(writer, source.checkpoint)
         manifest = _manifest(source, options, models, lowered, weights, tokenizer)
         if options.saved_model:
@@ -152,6 +157,8 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
         manifest = writer.commit(add_goldens(writer, manifest, options.goldens))
     seconds = time.perf_counter() - started
     notes += table_notes(options, jobs, lowered)
+    if nonfinite:
+        notes += (f"NaN or infinity in {', '.join(sorted(nonfinite))}",)
     return ExportResult(out, manifest, tuple(lowered), notes, seconds, largest_worker, tuning)
 
 
@@ -194,6 +201,7 @@ def _open_source(options: ExportOptions) -> _Source:
             f"{checkpoint.path}: eos_token_id: expected a token id or a list of them, "
             f"got {list(eos)}; mend generation_config.json or config.json"
         )
+    check_name(checkpoint)
     purpose = read_purpose(checkpoint, config)
     if options.images != ():
         purpose = with_images(purpose, checkpoint, config)
@@ -222,7 +230,7 @@ def _check_request(
     check_wanted(options.goldens, source.checkpoint is None)
     if options.stablehlo_version is not None:
         check_stablehlo(options.stablehlo_version)
-    notes = [] if source.checkpoint is None else list(source.checkpoint.notes)
+    notes = []
     if options.outputs and not isinstance(source.purpose, Generating):
         raise UsageError(
             f"--outputs {','.join(options.outputs)}: {source.name} is a "
@@ -231,8 +239,8 @@ def _check_request(
     check_recipe(RECIPES[options.quantize], _parameters(models), options.platforms)
     if source.checkpoint is not None:
         unused = check_tensors(source.checkpoint, {p.name: p.shape for p in _parameters(models)})
-        if unused:
-            notes.append(f"{len(unused)} tensors outside the text stack are not in the bundle")
+        notes += [*source.checkpoint.notes, *left_out(unused)]
+        notes += check_claims(source.checkpoint, source.config, options)
     if options.saved_model:
         notes += check_saved_model(options, isinstance(source.purpose, Generating))
     longest = source.config.max_position_embeddings

@@ -15,11 +15,13 @@ import dataclasses
 from pathlib import Path
 
 from ...artifacts.errors import ArtifactError
-from .base import Checkpoint, check_tensors
+from .base import Checkpoint, check_tensors, is_plain, is_there, left_out
 from .demo import demo_checkpoint
+from .finite import finite
 from .gguf_checkpoint import find_gguf, open_gguf
 from .gguf_file import is_gguf
-from .huggingface import CONFIG, INDEX, SINGLE, open_huggingface
+from .huggingface import CONFIG, open_huggingface
+from .shards import INDEX, SINGLE
 from .tensors import TensorSource, blocks
 
 __all__ = [
@@ -28,6 +30,9 @@ __all__ = [
     "blocks",
     "check_tensors",
     "demo_checkpoint",
+    "finite",
+    "is_plain",
+    "left_out",
     "open_checkpoint",
 ]
 
@@ -43,6 +48,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         ArtifactError: the path is missing, ambiguous or of another kind, or the checkpoint is
             damaged, incomplete or not Gemma 3.
     """
+    is_there(path)
     if not path.exists():
         raise ArtifactError(
             f"{path}: no such file or folder; expected a Hugging Face folder or a .gguf file; "

@@ -10,7 +10,7 @@ import numpy as np
 from ...artifacts.errors import ArtifactError
 from .gguf_metadata import Metadata
 from .tokenizer import PieceType, SpecialIds, build_sentencepiece
-from .tokenizer_json import sentencepiece_from_tokenizer_json
+from .tokenizer_merges import bpe_tokenizer_model
 
 _SENTENCEPIECE, _MERGES = "llama", "gpt2"
 # Others split the text before merging, which SentencePiece does not.
@@ -99,27 +99,15 @@ def _from_merges(metadata: Metadata, tokens: list[str], types: list[PieceType]) 
     unknown = metadata.integer("unknown_token_id", 3, least=0)
     if unknown >= len(tokens):
         raise metadata.wrong("unknown_token_id", unknown, f"less than {len(tokens)}")
-    # Byte pieces and ordinary ones are in the vocabulary, all others were added to it.
-    added = {
-        PieceType.CONTROL: True, PieceType.UNKNOWN: True, PieceType.USER_DEFINED: False,
-    }  # fmt: skip
-    document = {
-        "model": {
-            "type": "BPE",
-            "byte_fallback": True,
-            "vocab": {token: number for number, token in enumerate(tokens)},
-            "merges": metadata.array("merges", list),
-            "unk_token": tokens[unknown],
-        },
-        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
-        "added_tokens": [
-            {"id": number, "content": token, "special": added[kind]}
-            for number, (token, kind) in enumerate(zip(tokens, types, strict=True))
-            if kind in added
-        ],
-    }
+    special = SpecialIds(
+        unk=unknown,
+        bos=metadata.integer("bos_token_id", 2, least=0),
+        eos=metadata.integer("eos_token_id", 1, least=0),
+        pad=metadata.integer("padding_token_id", 0, least=0),
+    )
+    merges = metadata.array("merges", list)
     try:
-        return sentencepiece_from_tokenizer_json(document, metadata.path)
+        return bpe_tokenizer_model(tokens, types, merges, special, metadata.path)
     except ArtifactError as error:
         reason = str(error).rpartition(";")[0]
         raise ArtifactError(
