@@ -128,6 +128,10 @@ _DEFAULT_JOBS = 4
     help="Use the forms that --tune kept in FILE, on this machine or another.  "
     "[default: the table that comes with gemma3-export]",
 )  # fmt: skip
+@click.option(
+    "--allow-nonfinite", is_flag=True,
+    help="Export weights with NaN or infinity in them, which are refused otherwise.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing table as JSON.")
 @click.version_option(package_name="gemma3-export")

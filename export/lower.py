@@ -50,7 +50,7 @@ from ..model.quantized import UNQUANTIZED, Recipe
 from ..model.sharding import Sharder
 from ..model.stack import layers_form
 from ..model.vision_config import Gemma3Config
-from .locations import quiet_locations
+from .pinned import pinned
 from .programs import ProgramFunction, define
 from .purpose import (
     GENERATING,
@@ -127,10 +127,10 @@ def manifest_spec(spec: PartitionSpec, rank: int) -> Spec:
     return tuple(() if e is None else (e,) if isinstance(e, str) else tuple(e) for e in entries)
 
 
+@pinned()
 def lower(job: Job) -> Lowered:
     """Trace and lower the job's program. Deterministic: the same job gives the same bytes."""
     started = time.perf_counter()
-    quiet_locations()
     sharder = make_sharder(job.mesh)
     context = _context(job, sharder)
     function, weights = _function(job, sharder, context)
@@ -146,6 +146,7 @@ def lower(job: Job) -> Lowered:
     )  # fmt: skip
 
 
+@pinned()
 def met_by(job: Job) -> frozenset[Case]:
     """What the job's program asks its table for, found by tracing it."""
     sharder = make_sharder(job.mesh)

@@ -60,6 +60,8 @@ class ExportOptions:
     """Measure the forms of what is lowered on this machine, use them, and keep them here."""
     tuned: Path | None = None
     """Use the forms that this file of an earlier `tune` has."""
+    allow_nonfinite: bool = False
+    """Whether weights may hold NaN and infinity."""
 
     def __post_init__(self) -> None:
         if max(self.prefill) > min(self.cache):

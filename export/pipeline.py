@@ -30,6 +30,7 @@ from ..artifacts.manifest import (
     Versions,
     Weight,
 )
+from ..artifacts.prompts import PROMPTS, format_prompts
 from ..artifacts.store import store_bytes
 from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
@@ -37,7 +38,8 @@ from ..model.config_fields import is_token_id
 from ..model.forms import Platform
 from ..model.quantized import ParameterSpec
 from ..model.vision_config import PUBLISHED_MULTIMODAL
-from .checkpoint import Checkpoint, check_tensors, demo_checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, check_tensors, demo_checkpoint, left_out, open_checkpoint
+from .claims import check_claims, check_name, check_paths
 from .goldens import add_goldens, check_wanted
 from .lower import (
     Job,
@@ -113,6 +115,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     the user can mend.
     """
     started = time.perf_counter()
+    check_paths(options)
     if options.out is not None:
         check_target(options.out, options.force)
     check_tuning(options)
@@ -140,7 +143,10 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
             # The bytes are on disk; keeping them would make memory grow with the grid.
             lowered.append(dataclasses.replace(result, stablehlo=b"", jaxexport=b""))
         largest_worker = max((result.peak_rss_bytes for result in lowered), default=0)
-        weights = write_checkpoint_weights(writer, source.checkpoint, planned, recipe, progress)
+        nonfinite: set[str] | None = set() if options.allow_nonfinite else None
+        weights = write_checkpoint_weights(
+            writer, source.checkpoint, planned, recipe, progress, nonfinite
+        )
         tokenizer = _write_tokenizer(writer, source.checkpoint)
         manifest = _manifest(source, options, models, lowered, weights, tokenizer)
         if options.saved_model:
@@ -151,6 +157,8 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
         manifest = writer.commit(add_goldens(writer, manifest, options.goldens))
     seconds = time.perf_counter() - started
     notes += table_notes(options, jobs, lowered)
+    if nonfinite:
+        notes += (f"NaN or infinity in {', '.join(sorted(nonfinite))}",)
     return ExportResult(out, manifest, tuple(lowered), notes, seconds, largest_worker, tuning)
 
 
@@ -193,6 +201,7 @@ def _open_source(options: ExportOptions) -> _Source:
             f"{checkpoint.path}: eos_token_id: expected a token id or a list of them, "
             f"got {list(eos)}; mend generation_config.json or config.json"
         )
+    check_name(checkpoint)
     purpose = read_purpose(checkpoint, config)
     if options.images != ():
         purpose = with_images(purpose, checkpoint, config)
@@ -230,8 +239,8 @@ def _check_request(
     check_recipe(RECIPES[options.quantize], _parameters(models), options.platforms)
     if source.checkpoint is not None:
         unused = check_tensors(source.checkpoint, {p.name: p.shape for p in _parameters(models)})
-        if unused:
-            notes.append(f"{len(unused)} tensors outside the text stack are not in the bundle")
+        notes += [*source.checkpoint.notes, *left_out(unused)]
+        notes += check_claims(source.checkpoint, source.config, options)
     if options.saved_model:
         notes += check_saved_model(options, isinstance(source.purpose, Generating))
     longest = source.config.max_position_embeddings
@@ -299,12 +308,15 @@ def _write_tokenizer(writer: BundleWriter, checkpoint: Checkpoint | None) -> Tok
     if checkpoint is None or checkpoint.tokenizer is None:
         return None
     writer.add_file(TOKENIZER_PATH, checkpoint.tokenizer)
-    if checkpoint.chat_template is None:
-        return TokenizerRecord(TOKENIZER_PATH, add_eos=checkpoint.add_eos)
-    writer.add_file(CHAT_TEMPLATE_PATH, checkpoint.chat_template.encode())
+    if checkpoint.prompts is not None:
+        writer.add_file(PROMPTS, format_prompts(checkpoint.prompts))
+    template = None if checkpoint.chat_template is None else CHAT_TEMPLATE_PATH
+    if checkpoint.chat_template is not None:
+        writer.add_file(CHAT_TEMPLATE_PATH, checkpoint.chat_template.encode())
     return TokenizerRecord(
-        TOKENIZER_PATH, add_eos=checkpoint.add_eos, chat_template=CHAT_TEMPLATE_PATH
-    )
+        TOKENIZER_PATH, add_bos=checkpoint.add_bos, add_eos=checkpoint.add_eos,
+        chat_template=template,
+    )  # fmt: skip
 
 
 def _manifest(
@@ -349,7 +361,7 @@ def _manifest(
 def _keys_seen(source: _Source) -> int:
     """Keys a local layer sees; both ways, those less than W // 2 + 1 away on either side."""
     window = source.config.sliding_window
-    return window // 2 * 2 + 1 if isinstance(source.purpose, Embedding) else window
+    return window // 2 * 2 + 1 if source.config.use_bidirectional_attention else window
 
 
 def _cache_layouts(source: _Source, options: ExportOptions) -> tuple[CacheLayout, ...]:

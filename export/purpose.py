@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ..artifacts.errors import ArtifactError, UsageError
 from ..model.classification import SequenceClassifier
 from ..model.config import ConfigError, Gemma3TextConfig
-from ..model.embedding import DenseLayer, TextEmbedder
+from ..model.embedding import EmbeddingHead, TextEmbedder
 from ..model.functional import CausalLM
 from ..model.image_encoder import ImageEncoder
 from ..model.quantized import UNQUANTIZED, Recipe
@@ -49,10 +49,10 @@ class Classifying:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Texts become vectors: Gemma3TextModel, read in both directions, pooled."""
+    """Texts become vectors: Gemma3TextModel, read whole, pooled."""
 
-    dense: tuple[DenseLayer, ...]
-    """The dense layers after the pooling, in order."""
+    head: EmbeddingHead
+    """Pooling and what follows it."""
     architecture = "Gemma3TextModel"
 
 
@@ -81,8 +81,8 @@ def read_purpose(checkpoint: Checkpoint, config: Gemma3TextConfig) -> Purpose:
                 "classifier, got true; export a classifier that reads from left to right"
             )
         return Classifying(_labels(checkpoint))
-    if config.use_bidirectional_attention:
-        return Embedding(_dense_layers(checkpoint))
+    if checkpoint.head is not None or config.use_bidirectional_attention:
+        return Embedding(checkpoint.head or EmbeddingHead())
     return GENERATING
 
 
@@ -137,8 +137,8 @@ def make_model(
             return CausalLM(config, dtype, recipe)
         case Classifying(labels, _):
             return SequenceClassifier(config, len(labels), dtype, recipe)
-        case Embedding(dense):
-            return TextEmbedder(config, dense, dtype, recipe)
+        case Embedding(head):
+            return TextEmbedder(config, head, dtype, recipe)
 
 
 def label_names(purpose: Purpose) -> tuple[str, ...]:
@@ -150,14 +150,7 @@ def embedding_size(purpose: Purpose, config: Gemma3TextConfig) -> int:
     """Numbers in the vector of a text, 0 for a model without."""
     if not isinstance(purpose, Embedding):
         return 0
-    return purpose.dense[-1].size if purpose.dense else config.hidden_size
-
-
-def _dense_layers(checkpoint: Checkpoint) -> tuple[DenseLayer, ...]:
-    tensors, layers = checkpoint.tensors, []
-    while (name := f"dense.{len(layers)}") + ".weight" in tensors:
-        layers.append(DenseLayer(tensors[f"{name}.weight"].shape[0], f"{name}.bias" in tensors))
-    return tuple(layers)
+    return purpose.head.size(config.hidden_size)
 
 
 def _labels(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ def _perturbed(logits: Array, position: Array, sampling: SamplingInputs) -> Arra
 
 def _gumbel(shape: tuple[int, ...], position: Array, seed: Array) -> Array:
     def row(seed: Array, position: Array) -> Array:
-        key = jax.random.fold_in(jax.random.key(seed), position)
+        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), position)
         return jax.random.gumbel(key, shape[1:], jnp.float32)
 
     return jax.vmap(row)(seed, position)

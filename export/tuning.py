@@ -42,6 +42,7 @@ from ..model.quantized import Matrix, Scheme
 from .lower import Job, Lowered, met_by
 from .measure import Call, attention_calls, copies, interleaved, product_calls, random_weight
 from .options import ExportOptions
+from .pinned import pinned
 from .tuned_file import (
     TUNED_VERSION,
     AttentionChoice,
@@ -253,6 +254,7 @@ def _collect(
     return [choice for choice in choices if choice is not None]
 
 
+@pinned()
 def measure_case(case: Case) -> Choice | None:
     """The choice for a case, measured here and now; None where its kernel is not here."""
     with jax.default_device(_device(case.platform)):

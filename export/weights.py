@@ -11,14 +11,18 @@ from ..artifacts.store import Planned, WeightWriter, plan_weights, write_weights
 from ..artifacts.writer import BundleWriter
 from ..model.quantized import SCALE, Recipe, Scheme
 from ..model.quantizing import quantize
-from .checkpoint import Checkpoint, blocks
+from .checkpoint import Checkpoint, blocks, finite
 
 
 def write_checkpoint_weights(
     writer: BundleWriter, checkpoint: Checkpoint | None, planned: Sequence[Planned], recipe: Recipe,
-    progress: Callable[[str, int, int], None],
+    progress: Callable[[str, int, int], None], nonfinite: set[str] | None = None,
 ) -> tuple[Weight, ...]:  # fmt: skip
-    """Write what is planned, quantised as the recipe says; only planned without a checkpoint."""
+    """Write what is planned, quantised as the recipe says; only planned without a checkpoint.
+
+    `nonfinite` takes the names of tensors with numbers that are none; None refuses them, and so
+    does a matrix that is quantised. Raises ArtifactError.
+    """
     if checkpoint is None:
         return plan_weights(planned)
     scales: dict[str, np.ndarray] = {}
@@ -29,7 +33,8 @@ def write_checkpoint_weights(
             if name in scales:
                 store.write(name, scales.pop(name))
             elif scheme == Scheme.NONE:
-                for block in blocks(checkpoint.tensors[name], dtype):
+                source = checkpoint.tensors[name]
+                for block in finite(source, blocks(source, dtype), nonfinite):
                     store.write(name, block)
             else:
                 scales[name + SCALE] = _write_quantized(store, checkpoint, name, scheme)
@@ -41,7 +46,8 @@ def _write_quantized(
 ) -> np.ndarray:
     """Write the numbers of a matrix; returns its scales, which come later in the store."""
     parts = []
-    for numbers, scale in quantize(blocks(checkpoint.tensors[name], "float32"), scheme):
+    source = checkpoint.tensors[name]
+    for numbers, scale in quantize(finite(source, blocks(source, "float32"), None), scheme):
         store.write(name, numbers)
         parts.append(scale)
     return np.concatenate(parts)

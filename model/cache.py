@@ -125,6 +125,16 @@ def visible_both_ways(layer_type: LayerType, window: int, tokens: int, length: A
     return valid & near[None]
 
 
+def visible_causally(layer_type: LayerType, window: int, tokens: int) -> Array:
+    """Which tokens each token of a whole text may see, itself and behind: [1,T,T] bool.
+
+    Padding after the text needs no mask, see visible_back.
+    """
+    place = jnp.arange(tokens, dtype=jnp.int32)
+    reach = window if layer_type == LayerType.SLIDING else tokens
+    return visible_back(place[:, None], place[None, :], reach)[None]
+
+
 def weights_by_position(
     layer_type: LayerType, old: Array, new: Array, start: Array, positions: int
 ) -> Array:

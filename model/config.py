@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from .config_fields import (
     COUNTS,
@@ -16,6 +16,7 @@ from .config_fields import (
     set_defaults,
     shown,
 )
+from .config_rope import RopeType, check_rope, named, rope_fields, rope_type
 from .sharding import NAMED_AXES, PartitionRules, get_partition_rules
 
 
@@ -24,17 +25,6 @@ class LayerType(enum.StrEnum):
 
     SLIDING = "sliding_attention"
     FULL = "full_attention"
-
-
-class RopeType(enum.StrEnum):
-    """The rotary embedding variants that Hugging Face names in `rope_type`."""
-
-    DEFAULT = "default"
-    LINEAR = "linear"
-    DYNAMIC = "dynamic"
-    YARN = "yarn"
-    LONGROPE = "longrope"
-    LLAMA3 = "llama3"
 
 
 class GradientCheckPointers(enum.StrEnum):
@@ -64,13 +54,17 @@ EasyDeLGradientCheckPointers = GradientCheckPointers
 """The same under EasyDeL's name."""
 
 
+_SCALINGS = ("rope_scaling", "rope_local_scaling")
+_PLAIN = {"rope_type": RopeType.DEFAULT}
+
+
 @known_keywords()
 @dataclass(frozen=True)
 class Gemma3TextConfig:
     """The text stack's architecture; fields and defaults are Hugging Face's Gemma3TextConfig.
 
-    `rope_scaling` applies to full-attention layers only, as in Hugging Face. `layer_types`
-    is derived from `sliding_window_pattern` when not given. A field of None takes its default,
+    `rope_scaling` applies to full-attention layers only, as in Hugging Face, `rope_local_scaling`
+    to sliding ones. `layer_types` is derived from `sliding_window_pattern` when not given. A field of None takes its default,
     but for num_key_value_heads, which then is num_attention_heads: each query head its own key.
     Raises ConfigError, in one line naming the field, for a value that cannot be; what is checked
     is what `from_dict` checks of a file.
@@ -118,6 +112,8 @@ class Gemma3TextConfig:
     freq_max_position_embeddings: int | None = None
     mask_max_position_embeddings: int | None = None
     """Limits of their own for rotary tables and for calls; see the properties granted_*."""
+    rope_local_scaling: dict[str, Any] | None = None
+    """What `rope_parameters.sliding_attention` says besides its base; None is plain."""
 
     model_type = "gemma3_text"
 
@@ -130,6 +126,10 @@ class Gemma3TextConfig:
         check_fields(self._as_in_a_file())
         kinds = _layer_types({"layer_types": self.layer_types} if self.layer_types else {})
         object.__setattr__(self, "layer_types", kinds or self._layer_types_from_pattern())
+        for name in _SCALINGS:
+            if isinstance(scaling := getattr(self, name), dict):
+                scaling = named(scaling, name)
+                object.__setattr__(self, name, None if scaling == _PLAIN else scaling)
         _check(self)
 
     def _as_in_a_file(self) -> dict[str, Any]:
@@ -147,9 +147,8 @@ class Gemma3TextConfig:
 
     @property
     def rope_type(self) -> RopeType:
-        """The variant on full-attention layers; sliding layers are always default."""
-        scaling = self.rope_scaling or {}
-        return RopeType(scaling.get("rope_type", scaling.get("type", "default")))
+        """The variant on full-attention layers."""
+        return rope_type(self.rope_scaling)
 
     @property
     def granted_freq_max_position_embedding(self) -> int:
@@ -213,7 +212,7 @@ class Gemma3TextConfig:
         text = dict(config.get("text_config") or config)
         check_fields(text)
         known = {field.name for field in dataclasses.fields(cls)}
-        optional = {"rope_scaling", "final_logit_softcapping", "attn_logit_softcapping"}
+        optional = {*_SCALINGS, "final_logit_softcapping", "attn_logit_softcapping"}
         values: dict[str, Any] = {}
         for name, value in text.items():
             if name in known and (value is not None or name in optional):
@@ -221,7 +220,7 @@ class Gemma3TextConfig:
         pattern = text.get("sliding_window_pattern") or text.get("_sliding_window_pattern")
         if pattern is not None:
             values["sliding_window_pattern"] = pattern
-        values.update(_rope_fields(text))
+        values.update(rope_fields(text))
         if isinstance(text.get("id2label"), dict) and text["id2label"]:
             values["num_labels"] = len(text["id2label"])
         if isinstance(values.get("eos_token_id"), list):
@@ -235,6 +234,8 @@ class Gemma3TextConfig:
         values["layer_types"] = [str(kind) for kind in self.layer_types]
         if isinstance(self.eos_token_id, tuple):
             values["eos_token_id"] = list(self.eos_token_id)
+        if self.rope_local_scaling is None:
+            del values["rope_local_scaling"]  # which no Gemma 3 as published has
         return {"model_type": self.model_type, **values}
 
 
@@ -244,26 +245,6 @@ def _layer_types(text: dict[str, Any]) -> tuple[LayerType, ...]:
         return tuple(LayerType(name) for name in names)
     except ValueError as error:
         raise ConfigError(f"config.json layer_types: {error}") from error
-
-
-def _rope_fields(text: dict[str, Any]) -> dict[str, Any]:
-    """What new-style rope_parameters say; old-style fields fill what they leave out.
-
-    Without an entry for either kind of layer, rope_parameters is ignored, as in Hugging Face.
-    """
-    new = text.get("rope_parameters") or {}
-    if LayerType.FULL not in new and LayerType.SLIDING not in new:
-        return {}
-    full = dict(new.get(LayerType.FULL) or {})
-    sliding = dict(new.get(LayerType.SLIDING) or {})
-    fields: dict[str, Any] = {}
-    if "rope_theta" in full:
-        fields["rope_theta"] = full.pop("rope_theta")
-    if "rope_theta" in sliding:
-        fields["rope_local_base_freq"] = sliding["rope_theta"]
-    kind = full.get("rope_type", full.get("type", "default"))
-    fields["rope_scaling"] = None if kind == "default" else full
-    return fields
 
 
 def _check(config: Gemma3TextConfig) -> None:
@@ -293,38 +274,7 @@ def _check(config: Gemma3TextConfig) -> None:
         )
     if config.bits not in (None, 4, 8):
         raise ConfigError(f"config.json bits: expected 4, 8 or null, got {shown(config.bits)}")
-    _check_rope(config)
-
-
-_ROPE_REQUIRED = {
-    RopeType.DEFAULT: (),
-    RopeType.LINEAR: ("factor",),
-    RopeType.DYNAMIC: ("factor",),
-    RopeType.YARN: ("factor",),
-    RopeType.LONGROPE: ("short_factor", "long_factor"),
-    RopeType.LLAMA3: ("factor", "low_freq_factor", "high_freq_factor"),
-}
-
-
-def _check_rope(config: Gemma3TextConfig) -> None:
-    scaling = config.rope_scaling or {}
-    try:
-        kind = config.rope_type
-    except ValueError as error:
-        raise ConfigError(
-            f"config.json rope_scaling.rope_type: expected one of "
-            f"{', '.join(RopeType)}, got {scaling.get('rope_type', scaling.get('type'))!r}"
-        ) from error
-    for name in _ROPE_REQUIRED[kind]:
-        if scaling.get(name) is None:
-            raise ConfigError(f"config.json rope_scaling: {kind} needs {name!r}, which is missing")
-    for name in ("short_factor", "long_factor"):
-        values = cast("list[float] | None", scaling.get(name))
-        if values is not None and len(values) != config.head_dim // 2:
-            raise ConfigError(
-                f"config.json rope_scaling.{name}: expected {config.head_dim // 2} numbers "
-                f"(head_dim / 2), got {len(values)}"
-            )
+    check_rope(config.head_dim, {name: getattr(config, name) for name in _SCALINGS})
 
 
 def _published(

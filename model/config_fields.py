@@ -106,11 +106,15 @@ def check_fields(text: Mapping[str, Any]) -> None:
         _expect(text, name, is_token_id, "a token id")
     _expect(text, "eos_token_id", _is_ids, "a token id or a list of them")
     _expect(text, "layer_types", lambda value: isinstance(value, list), "a list")
-    _check_rope(text, "rope_scaling")
+    for name in ("rope_scaling", "rope_local_scaling"):
+        _check_rope(text, name)
+    _expect(text, "original_max_position_embeddings", _is_positive, "a positive number")
     _expect(text, "rope_parameters", lambda value: isinstance(value, dict), "an object")
     parameters = text.get("rope_parameters") or {}
     for kind in ("full_attention", "sliding_attention"):
         _check_rope(parameters, kind, "rope_parameters.")
+    _expect(parameters, "truncate", lambda value: isinstance(value, bool), "true or false",
+            "rope_parameters.")  # fmt: skip
 
 
 def is_count(value: object) -> bool:
@@ -130,6 +134,7 @@ def _check_rope(holder: Mapping[str, Any], name: str, path: str = "") -> None:
         _expect(scaling, key, lambda value: isinstance(value, str), "a name", inside)
     for key in _ROPE_NUMBERS:
         _expect(scaling, key, _is_positive, "a positive number", inside)
+    _expect(scaling, "truncate", lambda value: isinstance(value, bool), "true or false", inside)
     for key in _ROPE_LISTS:
         _expect(scaling, key, _are_positive, "a list of positive numbers", inside)
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 from .arguments import require_one_dtype
 from .batch import beyond_limits, last_place, read_batch
-from .cache import KVCache, visible_both_ways
+from .cache import KVCache, LayerCache, visible_both_ways, visible_causally
 from .config import Gemma3TextConfig
 from .context import LoweringContext, here
 from .dropout import dropout_key, layer_dropout, layer_keys
@@ -267,7 +267,7 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
     def encode(
         self, tokens: Array, length: Array, context: LoweringContext, dropout: Array | None = None
     ) -> Array:
-        """Read whole texts in both directions, as use_bidirectional_attention asks.
+        """Read whole texts, in both directions where use_bidirectional_attention asks for it.
 
         Args:
           tokens: [B,T] int32.
@@ -278,13 +278,16 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
           Hidden states after the final norm [B,T,D] float32; those of padding mean nothing.
         """
         size, window = tokens.shape[1], self.config.sliding_window
+        both_ways = self.config.use_bidirectional_attention
         positions = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), tokens.shape)
         last = last_place(length)
         kinds = sorted(set(self.config.layer_types))
         shared = {
             kind: (
                 context.made_once(*rope_tables(self.config, kind, positions, last), positions),
-                visible_both_ways(kind, window, size, length),
+                visible_both_ways(kind, window, size, length)
+                if both_ways
+                else visible_causally(kind, window, size),
             )
             for kind in kinds
         }

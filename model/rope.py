@@ -1,7 +1,7 @@
 """Rotary position embedding: every Hugging Face variant, with tables in float32.
 
-Source: transformers `modeling_rope_utils.py`. Sliding layers rotate with the plain
-frequencies of `rope_local_base_freq`; only full-attention layers are scaled.
+Source: transformers `modeling_rope_utils.py`. Each kind of layer has a base and a variant of its
+own: `rope_theta` and `rope_scaling`, `rope_local_base_freq` and `rope_local_scaling`.
 
 `dynamic` and `longrope` depend on the length of the sequence. Hugging Face chooses the
 frequencies of a forward call by the largest position in that call, and keys already in the
@@ -12,18 +12,51 @@ by its own last valid position.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .config import Gemma3TextConfig, LayerType, RopeType
+from .config import Gemma3TextConfig, LayerType
+from .config_rope import RopeType, rope_type
 
 Array = jax.Array
 
 
+class _Variant(NamedTuple):
+    """What turns one kind of layer."""
+
+    theta: float
+    kind: RopeType
+    scaling: dict[str, Any]
+    head_dim: int
+    positions: int
+    """max_position_embeddings."""
+
+    @property
+    def base(self) -> np.ndarray:
+        """Inverse frequencies before scaling, [H/2] float32."""
+        return _inverse_frequencies(self.theta, self.head_dim)
+
+    @property
+    def original(self) -> float:
+        """The context length before scaling."""
+        return self.scaling.get("original_max_position_embeddings") or self.positions
+
+
+def _variant(config: Gemma3TextConfig, layer_type: LayerType) -> _Variant:
+    if layer_type == LayerType.SLIDING:
+        theta, scaling = config.rope_local_base_freq, config.rope_local_scaling
+    else:
+        theta, scaling = config.rope_theta, config.rope_scaling
+    return _Variant(
+        theta, rope_type(scaling), scaling or {}, config.head_dim, config.max_position_embeddings
+    )
+
+
 def local_frequencies(config: Gemma3TextConfig) -> np.ndarray:
-    """Inverse frequencies of the sliding layers, which are never scaled, [head_dim / 2] float32."""
+    """Inverse frequencies of the sliding layers before any scaling, [head_dim / 2] float32."""
     return _inverse_frequencies(config.rope_local_base_freq, config.head_dim)
 
 
@@ -39,11 +72,7 @@ def rope_tables(
     Returns:
       cos, sin: [B,T,head_dim/2] float32, already multiplied by the variant's attention factor.
     """
-    if layer_type == LayerType.SLIDING:
-        frequencies: Array = jnp.asarray(local_frequencies(config))
-        scale = 1.0
-    else:
-        frequencies, scale = _full_attention_frequencies(config, last)
+    frequencies, scale = _frequencies(_variant(config, layer_type), last)
     if frequencies.ndim == 1:
         frequencies = frequencies[None, :]
     angles = positions.astype(jnp.float32)[:, :, None] * frequencies[:, None, :]  # [B,T,H/2]
@@ -67,42 +96,38 @@ def _inverse_frequencies(theta: float, head_dim: int) -> np.ndarray:
     return (float(theta) ** -exponents).astype(np.float32)
 
 
-def _full_attention_frequencies(config: Gemma3TextConfig, last: Array) -> tuple[Array, float]:
+def _frequencies(variant: _Variant, last: Array) -> tuple[Array, float]:
     """Inverse frequencies, [H/2] or per row [B,H/2], and the factor on cos and sin."""
-    base = _inverse_frequencies(config.rope_theta, config.head_dim)
-    scaling = config.rope_scaling or {}
-    match config.rope_type:
+    match variant.kind:
         case RopeType.DEFAULT:
-            return jnp.asarray(base), 1.0
+            return jnp.asarray(variant.base), 1.0
         case RopeType.LINEAR:
-            return jnp.asarray(base / np.float32(scaling["factor"])), 1.0
+            return jnp.asarray(variant.base / np.float32(variant.scaling["factor"])), 1.0
         case RopeType.DYNAMIC:
-            return _dynamic(config, last), 1.0
+            return _dynamic(variant, last), 1.0
         case RopeType.YARN:
-            return _yarn(config, base)
+            return _yarn(variant)
         case RopeType.LONGROPE:
-            return _longrope(config, base, last)
+            return _longrope(variant, last)
         case RopeType.LLAMA3:
-            return jnp.asarray(_llama3(config, base)), 1.0
+            return jnp.asarray(_llama3(variant)), 1.0
 
 
-def _dynamic(config: Gemma3TextConfig, last: Array) -> Array:
+def _dynamic(variant: _Variant, last: Array) -> Array:
     """NTK-aware base by the current length, once that exceeds max_position_embeddings."""
-    factor = float((config.rope_scaling or {})["factor"])
-    dim, limit = config.head_dim, config.max_position_embeddings
+    factor, dim, limit = float(variant.scaling["factor"]), variant.head_dim, variant.positions
     length = jnp.maximum(last + 1, limit).astype(jnp.float32)  # [B]
     stretch = (factor * length / limit) - (factor - 1.0)
-    theta = config.rope_theta * stretch ** (dim / (dim - 2))  # [B]
+    theta = variant.theta * stretch ** (dim / (dim - 2))  # [B]
     exponents = jnp.arange(0, dim, 2, dtype=jnp.float32) / dim
     return 1.0 / theta[:, None] ** exponents[None, :]
 
 
-def _yarn(config: Gemma3TextConfig, base: np.ndarray) -> tuple[Array, float]:
+def _yarn(variant: _Variant) -> tuple[Array, float]:
     """Interpolate low frequencies, keep high ones, with a linear ramp between (YaRN)."""
-    scaling = config.rope_scaling or {}
-    dim, theta = config.head_dim, config.rope_theta
+    scaling, base, original = variant.scaling, variant.base, variant.original
+    dim, theta = variant.head_dim, variant.theta
     factor = float(scaling["factor"])
-    original = _original_length(config)
 
     def magnitude(scale: float, mscale: float = 1.0) -> float:
         return 1.0 if scale <= 1 else 0.1 * mscale * math.log(scale) + 1.0
@@ -130,11 +155,10 @@ def _yarn(config: Gemma3TextConfig, base: np.ndarray) -> tuple[Array, float]:
     return jnp.asarray(blended.astype(np.float32)), float(attention_factor)
 
 
-def _longrope(config: Gemma3TextConfig, base: np.ndarray, last: Array) -> tuple[Array, float]:
+def _longrope(variant: _Variant, last: Array) -> tuple[Array, float]:
     """Short factors up to the original length, long factors beyond it."""
-    scaling = config.rope_scaling or {}
-    original = _original_length(config)
-    factor = scaling.get("factor") or config.max_position_embeddings / original
+    scaling, base, original = variant.scaling, variant.base, variant.original
+    factor = scaling.get("factor") or variant.positions / original
     attention_factor = scaling.get("attention_factor")
     if attention_factor is None:
         attention_factor = (
@@ -146,10 +170,10 @@ def _longrope(config: Gemma3TextConfig, base: np.ndarray, last: Array) -> tuple[
     return jnp.where(is_long, jnp.asarray(long), jnp.asarray(short)), float(attention_factor)
 
 
-def _llama3(config: Gemma3TextConfig, base: np.ndarray) -> np.ndarray:
+def _llama3(variant: _Variant) -> np.ndarray:
     """Scale long wavelengths, keep short ones, blend smoothly in the middle band."""
-    scaling = config.rope_scaling or {}
-    factor, original = scaling["factor"], _original_length(config)
+    scaling, base, original = variant.scaling, variant.base, variant.original
+    factor = scaling["factor"]
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     wavelength = 2 * math.pi / base
     smooth = (original / wavelength - low) / (high - low)
@@ -157,9 +181,3 @@ def _llama3(config: Gemma3TextConfig, base: np.ndarray) -> np.ndarray:
     scaled = np.where(wavelength > original / low, base / factor, base)
     medium = (wavelength >= original / high) & (wavelength <= original / low)
     return np.where(medium, blended, scaled).astype(np.float32)
-
-
-def _original_length(config: Gemma3TextConfig) -> int:
-    """The context length before scaling."""
-    scaling = config.rope_scaling or {}
-    return scaling.get("original_max_position_embeddings") or config.max_position_embeddings

@@ -13,6 +13,7 @@ import click
 
 from ..artifacts.bundle import Bundle
 from ..artifacts.errors import UsageError, run_command
+from ..artifacts.prompts import bundle_prompts
 from .image_prompt import encode_prompt, image_tokens
 from .images import Picture, load_images, pixels_of
 from .opening import open_tokenizer, read_tokenizer_ahead
@@ -59,6 +60,7 @@ class Options:
     outputs_to: Path | None
     classify: bool
     embed: bool
+    task: str | None
     mesh: str | None
     platform: str | None
     server: str | None
@@ -152,6 +154,11 @@ class Options:
 )
 @click.option("--classify", is_flag=True, help="Class scores of the prompt.")
 @click.option("--embed", is_flag=True, help="The vector of the prompt.")
+@click.option(
+    "--task",
+    metavar="NAME",
+    help="With --embed: put the model's prompt of this task, such as query, before --prompt.",
+)
 @bundle_options
 @click.option(
     "--server",
@@ -272,7 +279,19 @@ def _check_flags(options: Options) -> None:
         raise UsageError(f"{asked[0]} and {flag} exclude each other: {asked[0]} generates nothing")
     if options.embed and options.image:
         raise UsageError("--embed and --image exclude each other: an embedding model reads text")
+    _check_task(options)
     _check_score_flags(options)
+
+
+def _check_task(options: Options) -> None:
+    if options.task is None:
+        return
+    if not options.embed:
+        raise UsageError("--task needs --embed: it says what a vector is for")
+    if options.tokens:
+        raise UsageError("--task needs --prompt: --tokens are used exactly as given")
+    if options.chat:
+        raise UsageError("--task and --chat exclude each other: pass only one of them")
 
 
 def _check_score_flags(options: Options) -> None:
@@ -342,7 +361,8 @@ def _read_prompts(
     # An end token would end a text that is to go on.
     whole = (options.classify or options.embed) and record is not None and record.add_eos
     end = list(bundle.manifest.model.eos_token_ids[:1]) if whole else []
-    return [tokenizer.encode(text, add_bos) + end for text in options.prompt], []
+    before = bundle_prompts(bundle).text(options.task, str(bundle.root)) if options.embed else ""
+    return [tokenizer.encode(before + text, add_bos) + end for text in options.prompt], []
 
 
 def _parse_ids(flag: str, example: str, text: str) -> list[int]:

@@ -11,13 +11,17 @@ a time, so the memory a conversion takes does not depend on the size of the mode
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from ...artifacts.errors import ArtifactError
-from .base import Checkpoint, check_tensors
+from .base import Checkpoint, check_tensors, is_plain, is_there, left_out
 from .demo import demo_checkpoint
-from .gguf_checkpoint import open_gguf, split_parts
-from .huggingface import CONFIG, INDEX, SINGLE, open_huggingface
+from .finite import finite
+from .gguf_checkpoint import find_gguf, open_gguf
+from .gguf_file import is_gguf
+from .huggingface import CONFIG, open_huggingface
+from .shards import INDEX, SINGLE
 from .tensors import TensorSource, blocks
 
 __all__ = [
@@ -26,42 +30,41 @@ __all__ = [
     "blocks",
     "check_tensors",
     "demo_checkpoint",
+    "finite",
+    "is_plain",
+    "left_out",
     "open_checkpoint",
 ]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a Hugging Face folder, a .gguf file, or a folder with one GGUF model in it.
+    """Open a Hugging Face folder, a GGUF file, or a folder with one GGUF model in it.
 
     Args:
-        path: a folder with config.json and safetensors, a .gguf file (for a split one any of
-            its parts), or a folder with exactly one GGUF model.
+        path: a folder with config.json and safetensors, a GGUF file of any name (for a split one
+            any of its parts), or a folder with exactly one GGUF model.
 
     Raises:
         ArtifactError: the path is missing, ambiguous or of another kind, or the checkpoint is
             damaged, incomplete or not Gemma 3.
     """
+    is_there(path)
     if not path.exists():
         raise ArtifactError(
             f"{path}: no such file or folder; expected a Hugging Face folder or a .gguf file; "
             "check --checkpoint"
         )
     if path.is_file():
-        if path.suffix.lower() != ".gguf":
+        if path.suffix.lower() != ".gguf" and not is_gguf(path):
             raise ArtifactError(
-                f"{path}: expected a folder with {CONFIG} or a .gguf file, got another file; "
+                f"{path}: expected a folder with {CONFIG} or a GGUF file, got another file; "
                 "pass the folder that holds it"
             )
         return open_gguf(path)
     has_safetensors = (path / SINGLE).is_file() or (path / INDEX).is_file()
     if not ((path / CONFIG).is_file() and has_safetensors):
-        files = (file for file in sorted(path.glob("*.gguf")) if file.is_file())
-        models = {split_parts(file)[0]: file for file in files}
-        if len(models) > 1:
-            raise ArtifactError(
-                f"{path}: holds {len(models)} GGUF models; expected one "
-                f"({', '.join(model.name for model in list(models)[:3])}); pass one file"
-            )
-        if models:
-            return open_gguf(next(iter(models.values())))
+        model, notes = find_gguf(path)
+        if model is not None:
+            checkpoint = open_gguf(model)
+            return dataclasses.replace(checkpoint, notes=(*notes, *checkpoint.notes))
     return open_huggingface(path)

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...artifacts.errors import ArtifactError
+from ...artifacts.prompts import TaskPrompts
+from ...model.embedding import EmbeddingHead
 from .tensors import TensorSource
 
-MODEL_TYPES = ("gemma3", "gemma3_text")
+ARCHITECTURES = (
+    "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "Gemma3ForSequenceClassification",
+    "Gemma3TextForSequenceClassification", "Gemma3TextModel", "Gemma3Model",
+)  # fmt: skip
+"""The classes of transformers that can be exported."""
 DEFAULT_EOS = 1
 _LISTED = 4
+# What compressed-tensors, ModelOpt, AutoFP8 and bitsandbytes put beside a weight.
+_LEFTOVER = re.compile(
+    r"\.((weight|input|output|kv_cache|[qkv]|kv|prob)_(global_)?scale(_inv|_2)?"
+    r"|(weight|input)_(zero_point|shape|g_idx)|weight_format|SCB"
+    r"|weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+))$"
+)
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -28,11 +43,15 @@ class Checkpoint:
         tensors: by canonical name. Text tensors have text-only names whatever the layout of
             the files; vision tensors begin with `vision_tower.vision_model.` and
             `multi_modal_projector.`; those of sentence-transformers' Dense layers with
-            `dense.0.` and `dense.1.`.
+            `dense.0.`, `dense.1.`, ...
         tokenizer: a serialised SentencePiece ModelProto, or None if the checkpoint has none.
         chat_template: Jinja source, or None.
         generation_config: content of generation_config.json, or {}.
         add_eos: whether its tokenizer ends a text with the end token.
+        add_bos: whether its tokenizer begins a text with the start token.
+        head: how a text becomes a vector, where the files say so.
+        prompts: what stands before a text of each task of an embedding model, or None.
+        notes: what was left out, assumed, or read otherwise than the files say, worth telling.
     """
 
     path: Path
@@ -43,6 +62,10 @@ class Checkpoint:
     chat_template: str | None
     generation_config: dict[str, Any]
     add_eos: bool = False
+    add_bos: bool = True
+    head: EmbeddingHead | None = None
+    prompts: TaskPrompts | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -65,26 +88,34 @@ def check_tensors(
         expected: shape of every tensor the architecture reads, by canonical name.
 
     Returns:
-        Names of tensors outside the text stack (vision, projector, heads) that `expected`
-        does not read.
+        Names of tensors that `expected` does not read and that may be left out: the vision side,
+        dense layers, a head beside that of a classifier, scales left over from quantisation.
 
     Raises:
-        ArtifactError: a tensor is missing or of wrong shape, or the text stack has one that
-            the architecture would silently leave out.
+        ArtifactError: a tensor is missing or of wrong shape, or there is one that the
+            architecture has no place for, such as another head.
     """
     tensors = checkpoint.tensors
     unused = [name for name in tensors if name not in expected]
     missing = [name for name in expected if name not in tensors]
-    unexpected = [name for name in unused if name.startswith(("model.", "lm_head."))]
+    unknown = [name for name in unused if not _may_be_left_out(name, expected)]
+    unexpected = [name for name in unknown if name.startswith(("model.", "lm_head."))]
     if missing or unexpected:
         parts = [
-            f"{len(names)} {kind} ({_brief(names)})"
+            f"{len(names)} {kind} ({brief(names)})"
             for kind, names in (("missing", missing), ("unexpected", unexpected))
             if names
         ]
         raise ArtifactError(
             f"{checkpoint.path}: tensors do not match the architecture: {', '.join(parts)}; "
-            "expected those its config names; download the checkpoint again or mend config.json"
+            "expected those its config names; download the checkpoint again or fix config.json"
+        )
+    if unknown:
+        raise ArtifactError(
+            f"{checkpoint.path}: {len(unknown)} tensors of heads or modules that Gemma 3 as it is "
+            f"exported does not have ({brief(unknown)}); expected those of the classes "
+            f"{', '.join(ARCHITECTURES)}; name the right class in config.json, or save the model "
+            "without them"
         )
     for name, shape in expected.items():
         if tensors[name].shape != tuple(shape):
@@ -96,6 +127,34 @@ def check_tensors(
     return tuple(unused)
 
 
+def left_out(unused: Sequence[str]) -> tuple[str, ...]:
+    """Notes that name the tensors of a checkpoint that are not in the bundle."""
+    scales = [name for name in unused if is_leftover(name)]
+    rest = [name for name in unused if name not in set(scales)]
+    notes = []
+    for module in dict.fromkeys(name.split(".")[0] for name in rest):
+        names = [name for name in rest if name.split(".")[0] == module]
+        notes.append(f"not in the bundle: {brief(names)}")
+    if scales:
+        notes.append(
+            f"scales left over from quantisation are not read, as in transformers: {brief(scales)}"
+        )
+    return tuple(notes)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a tensor is a scale or table that quantisation puts beside a weight."""
+    return _LEFTOVER.search(name) is not None
+
+
+def _may_be_left_out(name: str, expected: Mapping[str, tuple[int, ...]]) -> bool:
+    if name == "lm_head.weight":  # a classifier or an embedder keeps that of the generator it was
+        return True
+    return is_leftover(name) or name.startswith(
+        ("vision_tower.", "multi_modal_projector.", "dense.")
+    )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
@@ -103,7 +162,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ArtifactError: the file cannot be read, is not JSON, or is not an object.
     """
     try:
-        value = json.loads(read_bytes(path))
+        value = json.loads(
+            read_bytes(path), object_pairs_hook=_unique, parse_constant=_refuse_constant
+        )
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8
         raise ArtifactError(
             f"{path}: not JSON ({error}); expected a JSON object; download the file again"
@@ -137,7 +198,34 @@ def refuse_lfs_pointer(path: Path, start: bytes) -> None:
         )
 
 
-def _brief(names: list[str]) -> str:
+def is_plain(text: str) -> bool:
+    """Whether text is UTF-8 and of one line: no lone surrogates, no control characters."""
+    return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file is there. Raises ArtifactError for a link to a file that is not."""
+    if path.is_symlink() and not path.exists():
+        raise ArtifactError(
+            f"{path}: is a link to {path.readlink()}, which is not there (as a download that was "
+            "cut off leaves it in the hub's cache); download the checkpoint again"
+        )
+    return path.is_file()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {twice[:80]!r} stands there twice")
+    return values
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def brief(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more

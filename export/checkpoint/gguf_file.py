@@ -74,6 +74,24 @@ def read_gguf(path: Path) -> GgufFile:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def read_gguf_metadata(path: Path) -> dict[str, Any]:
+    """The metadata alone, as in GgufFile; raises what `read_gguf` raises of it."""
+    try:
+        with path.open("rb") as file:
+            return _Reader(path, file).read_metadata()[0]
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as a GGUF does, whatever its name; False where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
 class _Reader:
     """Reads forward through a header; every claimed length is checked before it is read."""
 
@@ -83,6 +101,12 @@ class _Reader:
         self.size = path.stat().st_size
 
     def read(self) -> GgufFile:
+        metadata, tensor_count = self.read_metadata()
+        infos = [self.tensor_info() for _ in range(tensor_count)]
+        return GgufFile(metadata, self.locate(infos, self.data_start(metadata)))
+
+    def read_metadata(self) -> tuple[dict[str, Any], int]:
+        """The metadata, and how many tensors follow."""
         start = self.file.read(64)
         refuse_lfs_pointer(self.path, start)
         if start[:4] != _MAGIC:
@@ -101,9 +125,10 @@ class _Reader:
         metadata: dict[str, Any] = {}
         for _ in range(item_count):
             key = self.string()
+            if key in metadata:
+                raise self.damaged(f"two values of {key}")
             metadata[key] = self.value(self.number("<u4"))
-        infos = [self.tensor_info() for _ in range(tensor_count)]
-        return GgufFile(metadata, self.locate(infos, self.data_start(metadata)))
+        return metadata, tensor_count
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes."""

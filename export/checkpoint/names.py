@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # Buffers that older versions of transformers saved; they are computed, not learned.
-_BUFFERS = ("position_ids", "rotary_emb.inv_freq")
+_BUFFERS = re.compile(r"position_ids$|\brotary_emb(_local)?\.\w*inv_freq$")
 
 # Applied once each, in this order. The multimodal layouts differ in where they put `model.`:
 #   language_model.model.layers.*   vision_tower.vision_model.*          multi_modal_projector.*
@@ -49,7 +49,7 @@ _GGUF_NAME = re.compile(r"(?:blk\.(?P<layer>\d+)\.)?(?P<part>\w+)\.(?P<kind>weig
 
 def canonical_name(key: str) -> str | None:
     """Canonical name of a Hugging Face tensor; None for a buffer that is no weight."""
-    if key.endswith(_BUFFERS):
+    if _BUFFERS.search(key):
         return None
     for prefix, replacement in _PREFIXES:
         if key.startswith(prefix):

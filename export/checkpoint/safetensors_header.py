@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artifacts.errors import ArtifactError
-from .base import refuse_lfs_pointer
+from .base import is_plain, refuse_lfs_pointer
 from .tensors import PLAIN_DTYPES, TensorSource
 
 _LENGTH_BYTES = 8
@@ -61,6 +61,8 @@ def _tensors(path: Path, text: bytes, size: int) -> dict[str, TensorSource]:
     spans: list[tuple[int, int]] = []
     tensors = {}
     for name, entry in _header(path, text).items():
+        if not is_plain(name):
+            raise _damaged(path, f"tensor name {name[:80]!r} is not a line of text")
         dtype, shape, begin, end = _entry(path, name, entry)
         if math.prod(shape) * _BITS[dtype] != (end - begin) * 8:
             raise _damaged(path, f"tensor {name} takes {end - begin} bytes, not {dtype}{shape}")

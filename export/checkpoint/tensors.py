@@ -19,6 +19,7 @@ BLOCK_BYTES = 64 << 20
 
 # Types numpy reads without decoding. Safetensors and GGUF use the same names for them.
 PLAIN_DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -37,7 +38,7 @@ class TensorSource:
     Attributes:
         name: Hugging Face text-layout name, e.g. `model.layers.0.mlp.up_proj.weight`.
         shape: as in torch, (out, in) for matrices.
-        dtype: the type in the file: `F32`, `F16`, `BF16`, or a GGML type such as `Q4_K`.
+        dtype: the type in the file: `F64`, `F32`, `F16`, `BF16`, or a GGML type such as `Q4_K`.
         path: the file.
         offset: bytes from the start of the file; rows follow each other without gaps.
         shift: added in float32 on reading. GGUF stores norm weights as 1 + w, so -1 there.
@@ -115,9 +116,12 @@ def blocks(
     step = max(1, limit_bytes // max(1, source.row_elements * 4))
     for start in range(0, source.rows, step):
         values = source.read_rows(start, min(start + step, source.rows))
-        if values.dtype == np.float16 and target != np.float32:
-            values = values.astype(np.float32)  # exact; then one rounding
-        yield values if values.dtype == target else values.astype(target)
+        with np.errstate(over="ignore"):  # `finite` says by name what is too large
+            if values.dtype in (np.float16, np.float64) and target != np.float32:
+                # Half precision exactly; double precision by way of single, as torch rounds it.
+                values = values.astype(np.float32)
+            values = values if values.dtype == target else values.astype(target)
+        yield values
 
 
 def stored_bytes(elements: int, dtype: str) -> int:

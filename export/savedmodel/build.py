@@ -42,7 +42,7 @@ from ...artifacts.serving import (
     signatures,
     tensor_name,
 )
-from ..locations import quiet_locations
+from ..pinned import pinned
 from .calls import Calls
 from .checks import Tensors, shaped
 from .requests import classify, embed, generate, generate_images, score
@@ -210,8 +210,8 @@ def _set_shapes(infos, arrays: tuple[Array, ...]) -> None:
 
 def main() -> None:
     """Entry point of the process: the folder of the bundle and the number of slots."""
-    quiet_locations()
-    build(Bundle.open(sys.argv[1]), int(sys.argv[2]))
+    with pinned():
+        build(Bundle.open(sys.argv[1]), int(sys.argv[2]))
 
 
 if __name__ == "__main__":

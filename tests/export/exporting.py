@@ -24,6 +24,19 @@ import gemma3_export.export.lower as lowering
 assert lowering.__file__.startswith(os.environ["PYTHONPATH"]), lowering.__file__
 """
 """Run before an export, to make another time and another machine of it."""
+JAX_VARIABLES = {
+    "JAX_ENABLE_X64": "1", "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict", "JAX_DEFAULT_DTYPE_BITS": "32",
+    "JAX_SOFTMAX_CUSTOM_JVP": "1", "JAX_LEGACY_PRNG_KEY": "error", "JAX_RANDOM_SEED_OFFSET": "7",
+    "JAX_HIGH_DYNAMIC_RANGE_GUMBEL": "1", "JAX_DEBUG_NANS": "1", "JAX_DISABLE_JIT": "1",
+    "JAX_SCAN3": "1", "JAX_USE_SHARDY_PARTITIONER": "0", "JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS": "1",
+    "JAX_EXPORT_CALLING_CONVENTION_VERSION": "9", "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "5",
+    "JAX_ERROR_CHECKING_BEHAVIOR_NAN": "raise", "JAX_ERROR_CHECKING_BEHAVIOR_OOB": "raise",
+    "JAX_ALLOW_F16_REDUCTIONS": "0", "JAX_THREEFRY_GPU_KERNEL_LOWERING": "1",
+}  # fmt: skip
+"""What would change a program, or keep it from being lowered, by the environment of the command."""
 
 
 def start_export(
@@ -47,7 +60,8 @@ def start_elsewhere(checkpoint: Path, folder: Path, *flags: str) -> subprocess.P
     """The same as far as can be from here, in `folder`/down.
 
     Another folder, hash seed, day, time zone, language and umask; a processor of one core without
-    AVX for the C library, numpy and XLA; a checkout in another place, whose lines lie lower.
+    AVX for the C library, numpy and XLA; a checkout in another place, whose lines lie lower; JAX
+    told to compute otherwise.
     """
     copy = shutil.copytree(checkpoint, folder / "elsewhere" / checkpoint.name)
     vectors = np.show_config(mode="dicts")["SIMD Extensions"]["found"]  # pyright: ignore
@@ -56,7 +70,9 @@ def start_elsewhere(checkpoint: Path, folder: Path, *flags: str) -> subprocess.P
         PYTHONHASHSEED="4711", TZ="Asia/Tokyo", LC_ALL="C",
         PYTHONPATH=str(_moved_sources(folder / "sources")),
         GLIBC_TUNABLES="glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-FMA,-FMA4",
-        NPY_DISABLE_CPU_FEATURES=" ".join(vectors), XLA_FLAGS="--xla_cpu_max_isa=SSE4_2",
+        NPY_DISABLE_CPU_FEATURES=" ".join(vectors),
+        XLA_FLAGS="--xla_cpu_max_isa=SSE4_2 --xla_cpu_enable_fast_math=true "
+        "--xla_force_host_platform_device_count=3", **JAX_VARIABLES,
     )  # fmt: skip
 
 

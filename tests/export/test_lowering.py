@@ -9,17 +9,21 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
 from gemma3_export.export.lower import Job, Lowered, lower
 from gemma3_export.export.options import parse_mesh
+from gemma3_export.export.pinned import pinned
 from gemma3_export.model.config import Gemma3TextConfig
 
 from ..model.small import SMALL, small_config
 from .conftest import Command
+from .exporting import JAX_VARIABLES
 
 GENERATE = Bucket(ProgramName.GENERATE, 2, 4, 16)
 
@@ -80,12 +84,19 @@ print(hashlib.sha256(result.stablehlo + result.jaxexport).hexdigest())
 """
 
 
-def test_one_device_lowers_a_mesh_of_eight_to_the_bytes_that_eight_devices_give():
+@pytest.mark.parametrize(
+    "variables",
+    [{}, JAX_VARIABLES, {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}],
+    ids=["plain", "JAX told otherwise", "XLA told otherwise"],
+)
+def test_one_device_lowers_a_mesh_of_eight_to_the_bytes_that_eight_devices_give(
+    variables: dict[str, str],
+):
     environment = {
         name: value
         for name, value in os.environ.items()
         if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
-    }
+    } | variables
     run = subprocess.run(
         [sys.executable, "-c", ALONE], env=environment, capture_output=True,
         input=pickle.dumps(job("2x4")),
@@ -96,6 +107,54 @@ def test_one_device_lowers_a_mesh_of_eight_to_the_bytes_that_eight_devices_give(
     assert (
         run.stdout.decode().strip() == hashlib.sha256(here.stablehlo + here.jaxexport).hexdigest()
     )
+
+
+def told() -> dict[str, Any]:
+    """Everything that JAX is told in this thread."""
+    names = [name for name in jax.config.values if hasattr(jax.config, name)]
+    return {name: getattr(jax.config, name) for name in names}
+
+
+def test_a_process_that_computes_otherwise_lowers_the_same_bytes_and_goes_on_as_before():
+    expected = lower(job())
+    with (
+        jax.enable_x64(True), jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"), jax.default_prng_impl("rbg"),
+        jax.threefry_partitionable(False), jax.default_matmul_precision("highest"),
+        jax.debug_nans(True), jax.disable_jit(),
+    ):  # fmt: skip
+        jax.config.update("jax_random_seed_offset", 7)
+        jax.config.update("jax_traceback_in_locations_limit", 3)
+        try:
+            before = told()
+            got = lower(job())
+            assert told() == before
+        finally:
+            jax.config.update("jax_random_seed_offset", 0)
+            jax.config.update("jax_traceback_in_locations_limit", 100)
+    assert (got.stablehlo, got.jaxexport) == (expected.stablehlo, expected.jaxexport)
+
+
+def test_a_lowering_that_fails_leaves_jax_as_it_was():
+    before = told()
+    with pytest.raises(AssertionError, match="no such dtype"):
+        _fail_inside(before)
+    assert told() == before
+
+
+@pinned()
+def _fail_inside(before: dict[str, Any]) -> None:
+    assert told() != before
+    raise AssertionError("no such dtype")
+
+
+def test_threads_lower_one_after_the_other_and_leave_jax_as_it_was():
+    before = told()
+    expected = lower(job())
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lower, [job()] * 3))
+    assert {result.jaxexport for result in results} == {expected.jaxexport}
+    assert told() == before
 
 
 @pytest.fixture(scope="module")

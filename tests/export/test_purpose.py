@@ -13,7 +13,7 @@ from gemma3_export.artifacts.errors import ArtifactError
 from gemma3_export.export.checkpoint import Checkpoint, open_checkpoint
 from gemma3_export.export.purpose import Classifying, Embedding, Generating, read_purpose
 from gemma3_export.model.config import Gemma3TextConfig
-from gemma3_export.model.embedding import DenseLayer
+from gemma3_export.model.embedding import DenseLayer, EmbeddingHead, Normalize, Pooling
 
 from ..goldens.tiny_heads import write_classifier, write_embedder
 from .conftest import Command
@@ -94,11 +94,10 @@ def test_a_head_of_another_number_of_classes_than_the_config_names_is_refused(
 def test_a_checkpoint_that_reads_both_ways_embeds_with_the_dense_layers_beside_it(tmp_path: Path):
     both_ways = Gemma3TextConfig(use_bidirectional_attention=True)
     with_dense = open_checkpoint(write_embedder("embedder", tmp_path / "embedder"))
-    assert read_purpose(with_dense, both_ways) == Embedding(
-        (DenseLayer(96, bias=False), DenseLayer(48, bias=True))
-    )
+    layers = (DenseLayer(96, bias=False), DenseLayer(48, bias=True), Normalize())
+    assert read_purpose(with_dense, both_ways) == Embedding(EmbeddingHead((Pooling.MEAN,), layers))
     bare = open_checkpoint(write_embedder("bare", tmp_path / "bare"))
-    assert read_purpose(bare, both_ways) == Embedding(())
+    assert read_purpose(bare, both_ways) == Embedding(EmbeddingHead())
 
 
 @pytest.mark.parametrize("setting", [True, False, None])
@@ -116,11 +115,9 @@ def change(path: Path, **values: Any) -> None:
 
 
 DAMAGE = [
-    (lambda f: change(f / "2_Dense" / "config.json", activation_function="torch.nn.Tanh"),
-     "2_Dense/config.json: activation_function: expected Identity, got 'torch.nn.Tanh'"),
-    (lambda f: (f / "2_Dense" / "config.json").write_text("{}"), "expected Identity, got"),
-    (lambda f: change(f / "1_Pooling" / "config.json", pooling_mode_cls_token=True),
-     "expected pooling_mode_mean_tokens alone, got pooling_mode_cls_token, pooling_mode_mean"),
+    (lambda f: change(f / "2_Dense" / "config.json", activation_function="torch.nn.PReLU"),
+     "2_Dense/config.json: activation_function: expected torch's Identity, Tanh, ReLU, GELU"),
+    (lambda f: (f / "2_Dense" / "config.json").write_text("{}"), "in_features: expected 64"),
     (lambda f: (f / "3_Dense" / "model.safetensors").unlink(),
      "3_Dense: expected model.safetensors, got no such file"),
     (lambda f: shutil.copy(f / "model.safetensors", f / "3_Dense"),

@@ -12,7 +12,6 @@ from gemma3_export.model.config import (
     ConfigError,
     Gemma3TextConfig,
     LayerType,
-    RopeType,
 )
 
 from ..goldens.tiny import TINY
@@ -146,28 +145,6 @@ def test_layer_types_win_over_a_pattern():
         {"num_hidden_layers": 3, "layer_types": kinds, "sliding_window_pattern": 2}
     )
     assert list(config.layer_types) == kinds
-
-
-@pytest.mark.parametrize("key", ["rope_type", "type"])
-@pytest.mark.parametrize("kind", ["default", "linear"])
-def test_scaling_may_name_its_kind_either_way(key: str, kind: str):
-    scaling = {key: kind, "factor": 2.0}
-    assert Gemma3TextConfig.from_dict({"rope_scaling": scaling}).rope_type == kind
-    new = {"rope_parameters": {FULL: scaling}}
-    assert Gemma3TextConfig.from_dict(new).rope_type == kind
-
-
-def test_new_style_scaling_is_taken_from_global_layers_only():
-    config = Gemma3TextConfig.from_dict(
-        {"rope_parameters": {SLIDING: {"rope_type": "linear", "factor": 9.0, "rope_theta": 7.0}}}
-    )
-    assert config.rope_type == RopeType.DEFAULT
-    assert (config.rope_theta, config.rope_local_base_freq) == (1_000_000.0, 7.0)
-
-
-def test_rope_parameters_without_a_kind_of_layer_are_ignored_as_in_transformers():
-    flat = {"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 3.0}}
-    assert Gemma3TextConfig.from_dict(flat) == Gemma3TextConfig()
 
 
 @pytest.mark.parametrize("name", [*TINY, *PUBLISHED_SIZES])

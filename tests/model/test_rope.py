@@ -157,10 +157,26 @@ def test_global_layers_turn_by_the_formula_of_their_variant(
 
 
 @pytest.mark.parametrize("scaling", [scaling for scaling, _ in VARIANTS], ids=str)
-def test_sliding_layers_are_never_scaled(scaling: dict[str, Any] | None):
+def test_scaling_of_global_layers_leaves_sliding_layers_alone(scaling: dict[str, Any] | None):
     frequencies, factor = read_back(*tables(scaling, LayerType.SLIDING, LENGTHS))
     np.testing.assert_allclose(frequencies, np.tile(plain(500.0), (len(LENGTHS), 1)), rtol=2e-6)
     np.testing.assert_allclose(factor, 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scaling", [scaling for scaling, _ in VARIANTS], ids=str)
+def test_sliding_layers_turn_by_a_variant_of_their_own(scaling: dict[str, Any] | None):
+    """With bases exchanged, sliding layers have the tables that global ones had."""
+    position, last = jnp.ones((len(LENGTHS), 1), jnp.int32), jnp.array(LENGTHS, jnp.int32) - 1
+    swapped = dataclasses.replace(
+        config_of(None), rope_local_base_freq=THETA, rope_theta=500.0, rope_local_scaling=scaling
+    )
+    sliding = rope_tables(swapped, LayerType.SLIDING, position, last)
+    for got, expected in zip(sliding, tables(scaling, LayerType.FULL, LENGTHS), strict=True):
+        np.testing.assert_array_equal(
+            np.broadcast_to(got, (len(LENGTHS), 1, DIM // 2))[:, 0], expected
+        )
+    full = read_back(*rope_tables(swapped, LayerType.FULL, position, last))
+    np.testing.assert_allclose(full[0][0, 0], plain(500.0), rtol=2e-6)
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
@@ -182,7 +198,7 @@ def test_angles_are_float32_products_as_in_transformers_even_at_the_last_positio
     np.testing.assert_allclose(sin, np.sin(angles), atol=1e-6)
 
 
-def test_default_frequencies_are_the_table_of_sliding_layers_which_are_never_scaled():
+def test_default_frequencies_are_the_plain_table_of_sliding_layers():
     config = dataclasses.replace(
         config_of({"rope_type": "linear", "factor": 8.0}),
         rope_local_base_freq=500.0, freq_max_position_embeddings=7,

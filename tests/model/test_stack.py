@@ -11,7 +11,7 @@ import pytest
 from gemma3_export.model.cache import init_cache
 from gemma3_export.model.config import ConfigError, Gemma3TextConfig, LayerType
 from gemma3_export.model.context import LoweringContext
-from gemma3_export.model.embedding import TextEmbedder
+from gemma3_export.model.embedding import EmbeddingHead, TextEmbedder
 from gemma3_export.model.functional import CausalLM
 from gemma3_export.model.stack import layers_form, repeating_period
 
@@ -98,7 +98,7 @@ def test_an_embedding_model_scans_too():
     config = small_config(num_hidden_layers=4, use_bidirectional_attention=True)
     vectors = []
     for each in (config, scanning(config)):
-        model = TextEmbedder(each, (), jnp.dtype(jnp.float32))
+        model = TextEmbedder(each, EmbeddingHead(), jnp.dtype(jnp.float32))
         weights = model.init(3)
         length = np.array([6, 4], np.int32)
         vectors.append(jax.jit(model.embed, static_argnums=3)(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import ArtifactError, UsageError
 from gemma3_export.artifacts.manifest import ProgramName
+from gemma3_export.artifacts.prompts import TaskPrompts, format_prompts
 from gemma3_export.runtime.embed import embed, plan_embed
 from gemma3_export.runtime.model import LoadedModel
 
@@ -104,3 +105,60 @@ def test_asking_an_embedding_model_for_text_is_one_line_and_status_2(
     status, out, err = gemma3_run(embedder, "--tokens", "2,3", *arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+TASKS = TaskPrompts({"query": "task: fox | ", "plain": "", "lines": "a\nb: "}, "query")
+
+
+@pytest.fixture(scope="module")
+def with_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    prompts = format_prompts(TASKS)
+    toy = Toy(prefill=(32,), programs=(ProgramName.EMBED,), caches=(64,), prompts=prompts)
+    return make_toy_bundle(tmp_path_factory.mktemp("bundles") / "tasks", toy)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--task", "query", "--prompt", "the fox"], "task: fox | the fox"),
+        (["--task", "lines", "--prompt", "the fox"], "a\nb: the fox"),
+        (["--task", "plain", "--prompt", "the fox"], "the fox"),
+        (["--prompt", "the fox"], "task: fox | the fox"),  # the default
+    ],
+)
+def test_a_text_is_read_behind_the_prompt_of_its_task(
+    with_tasks: Path, gemma3_run: Command, arguments: list[str], text: str
+):
+    status, out, err = gemma3_run(with_tasks, "--embed", "--json", *arguments)
+    assert (status, err) == (0, "")
+    tokens = LoadedModel.load(with_tasks, "1x1").tokenizer.encode(text, True)
+    np.testing.assert_allclose(json.loads(out)["embedding"], expected(tokens), atol=1e-5)
+
+
+def test_token_ids_are_used_as_they_are_given(with_tasks: Path, gemma3_run: Command):
+    _, out, _ = gemma3_run(with_tasks, "--embed", "--json", "--tokens", "2,30,31")
+    np.testing.assert_allclose(json.loads(out)["embedding"], expected([2, 30, 31]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--embed", "--prompt", "a", "--task", "Query"],
+         "(lines, plain, query), got 'Query'; pass one of them, or leave --task out"),
+        (["--embed", "--tokens", "2,3", "--task", "query"], "--task needs --prompt"),
+        (["--prompt", "a", "--task", "query"], "--task needs --embed"),
+        (["--embed", "--chat", "--prompt", "a", "--task", "query"], "--task and --chat exclude"),
+    ],
+)  # fmt: skip
+def test_a_task_that_makes_no_sense_is_one_line_and_status_2(
+    with_tasks: Path, gemma3_run: Command, arguments: list[str], message: str
+):
+    status, out, err = gemma3_run(with_tasks, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_a_bundle_without_tasks_has_none(embedder: Path, gemma3_run: Command):
+    status, out, err = gemma3_run(embedder, "--embed", "--prompt", "a", "--task", "query")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"--task: expected a task of {embedder} (none), got 'query'" in err

@@ -79,6 +79,8 @@ class Toy:
     abstract: bool = False
     tokenizer: bool = True
     add_eos: bool = False
+    prompts: bytes | None = None
+    """Content of tokenizer/prompts.json."""
     programs: tuple[ProgramName, ...] = GENERATING
     eos_token_ids: tuple[int, ...] = (EOS, END_OF_TURN)
 
@@ -97,6 +99,8 @@ def make_toy_bundle(out: Path, toy: Toy) -> Path:
             records = store.weights
         if toy.tokenizer:
             writer.add_file("tokenizer/tokenizer.model", toy_tokenizer())
+        if toy.prompts is not None:
+            writer.add_file("tokenizer/prompts.json", toy.prompts)
         writer.commit(
             Manifest(
                 format_version=FORMAT_VERSION,

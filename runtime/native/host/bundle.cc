@@ -49,6 +49,9 @@ void Bundle::read(const std::string& json) {
   }
   if (const auto& found = info.at("tokenizer"); !found.is_null()) {
     tokenizer_ = {found.at("path"), found.at("add_bos"), found.at("add_eos")};
+    if (const auto& prompts = found.at("prompts"); !prompts.is_null()) {
+      prompts_ = {prompts.at("path"), prompts.at("bytes")};
+    }
   }
   if (const auto& found = info.at("vision"); !found.is_null()) {
     vision_ = {found.at("image_size"), found.at("tokens_per_image"), found.at("begin_token_id"),

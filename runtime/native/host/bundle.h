@@ -64,6 +64,8 @@ class Bundle {
   const std::vector<BucketInfo>& buckets() const { return buckets_; }
   const std::optional<VisionInfo>& vision() const { return vision_; }
   const std::optional<TokenizerInfo>& tokenizer() const { return tokenizer_; }
+  // Path and bytes of the task prompts.
+  const std::optional<std::pair<std::string, int64_t>>& prompts() const { return prompts_; }
   const std::vector<std::string>& labels() const { return labels_; }
   const std::vector<int32_t>& eos_tokens() const { return eos_; }
   int32_t bos_token() const { return bos_; }
@@ -90,6 +92,7 @@ class Bundle {
   std::vector<BucketInfo> buckets_;
   std::optional<VisionInfo> vision_;
   std::optional<TokenizerInfo> tokenizer_;
+  std::optional<std::pair<std::string, int64_t>> prompts_;
   std::vector<std::string> labels_;
   std::vector<int32_t> eos_;
   int32_t bos_ = 0;

@@ -104,6 +104,8 @@ std::vector<Flag> run_flags(Options& o) {
            "With --score: write the hidden states and attentions that BUNDLE gives."),
       toggle("--classify", o.classify, "Class scores of the prompt."),
       toggle("--embed", o.embed, "The vector of the prompt."),
+      text("--task", "NAME", o.task,
+           "With --embed: put the model's prompt of this task, such as query, before --prompt."),
       text("--mesh", "2x4", o.mesh, "Mesh of the bundle to run on; its first by default."),
       text("--platform", "cpu", o.platform, "Platform to run on; the plugin's own by default."),
       text("--require-signature", "KEY", o.require_signature,
@@ -211,6 +213,14 @@ void check_task(const Options& o) {
   }
 }
 
+void check_embed_flags(const Options& o) {
+  if (!o.task) return;
+  require(o.embed, "--task needs --embed: it says what a vector is for");
+  require(o.tokens.empty(), "--task needs --prompt: --tokens are used exactly as given");
+  require(!o.chat, "--task and --chat exclude each other: pass only one of them");
+  require(is_utf8(*o.task), "--task: expected text in UTF-8, got " + in_quotes(*o.task));
+}
+
 void check_score_flags(const Options& o) {
   const std::pair<const char*, bool> scoring[] = {{"--labels", !o.labels.empty()},
                                                   {"--outputs-to", o.outputs_to.has_value()}};
@@ -267,6 +277,7 @@ void check_flags(const Options& o) {
   }
   check_prompts(o);
   check_task(o);
+  check_embed_flags(o);
   check_score_flags(o);
   check_sampling(o);
 }

@@ -30,6 +30,7 @@ struct Options {
   std::optional<std::filesystem::path> outputs_to;
   bool classify = false;
   bool embed = false;
+  std::optional<std::string> task;
   std::optional<std::string> mesh;
   std::optional<std::string> platform;
   std::optional<std::filesystem::path> require_signature;

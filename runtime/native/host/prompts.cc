@@ -5,6 +5,7 @@
 
 #include "error.h"
 #include "image_prompt.h"
+#include "task_prompts.h"
 #include "unicode.h"
 
 namespace gemma3::host {
@@ -44,11 +45,12 @@ Ids parse_tokens(const std::string& text, const Bundle& bundle, size_t prompt) {
   return parse_ids("--tokens", "2,17,18", text, too_large);
 }
 
-Ids encode_text(const std::string& text, const Options& options, const Bundle& bundle,
-                const Tokenizer& tokenizer) {
+// `before` stands before the text, unless that is a turn of a conversation.
+Ids encode_text(const std::string& before, const std::string& text, const Options& options,
+                const Bundle& bundle, const Tokenizer& tokenizer) {
   if (options.chat) return tokenizer.chat(text);
   const TokenizerInfo& info = *bundle.tokenizer();
-  Ids ids = tokenizer.encode(text, info.add_bos);
+  Ids ids = tokenizer.encode(before + text, info.add_bos);
   // An end token would end a text that is to go on.
   const bool whole = (options.classify || options.embed) && info.add_eos;
   if (whole && !bundle.eos_tokens().empty()) ids.push_back(bundle.eos_tokens()[0]);
@@ -138,9 +140,10 @@ Prompts read_prompts(const Options& options, const Bundle& bundle) {
   if (options.chat && !options.ignore_eos) {
     prompts.stop_tokens.push_back(tokenizer->steering_id(kEndOfTurn));
   }
+  const std::string before = options.embed ? task_text(options.task, bundle) : "";
   for (const std::string& text : options.prompts) {
     prompts.ids.push_back(
-        crops.empty() ? encode_text(text, options, bundle, *tokenizer)
+        crops.empty() ? encode_text(before, text, options, bundle, *tokenizer)
                       : encode_prompt(*tokenizer, text, crops, *bundle.vision(), options.chat));
   }
   return prompts;

@@ -118,7 +118,8 @@ GEMMA3_API gemma3_status gemma3_bundle_open(const char *path, gemma3_bundle **bu
  *   score_outputs: what gemma3_score_texts can give, "hidden_states" and "attentions" or none,
  *   platforms: [name], meshes: [{name, devices, axes: [{name, size}]}],
  *   buckets: [{mesh, platform, program, batch, tokens, cache, variant}],
- *   tokenizer: null or {path, kind, add_bos, add_eos, chat_template},
+ *   tokenizer: null or {path, kind, add_bos, add_eos, chat_template, prompts}, where prompts is
+ *     null or {path, bytes} of the task prompts of an embedding model,
  *   vision: null or {image_size, channels, mean, std, tokens_per_image, soft_token_size,
  *     begin_token_id, soft_token_id, end_token_id},
  *   weights_bytes, quantization (null or the manifest's record), versions.

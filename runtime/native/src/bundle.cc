@@ -45,11 +45,22 @@ Json vision_info(const VisionRecord &vision) {
           {"end_token_id", vision.end_token_id}};
 }
 
-Json tokenizer_info(const TokenizerRecord &tokenizer) {
+// The task prompts of an embedding model; a host reads them.
+constexpr char kPrompts[] = "tokenizer/prompts.json";
+
+Json prompts_info(const std::vector<FileRecord> &files) {
+  for (const FileRecord &file : files) {
+    if (file.path == kPrompts) return {{"path", file.path}, {"bytes", file.bytes}};
+  }
+  return nullptr;
+}
+
+Json tokenizer_info(const TokenizerRecord &tokenizer, const std::vector<FileRecord> &files) {
   Json info = {{"path", tokenizer.path},
                {"kind", tokenizer.kind},
                {"add_bos", tokenizer.add_bos},
                {"add_eos", tokenizer.add_eos},
+               {"prompts", prompts_info(files)},
                {"chat_template", nullptr}};
   if (tokenizer.chat_template) info["chat_template"] = *tokenizer.chat_template;
   return info;
@@ -254,7 +265,7 @@ Json bundle_info(const Bundle &bundle) {
         {"jaxlib", m.versions.jaxlib},
         {"stablehlo", m.versions.stablehlo}}},
   };
-  info["tokenizer"] = m.tokenizer ? tokenizer_info(*m.tokenizer) : Json();
+  info["tokenizer"] = m.tokenizer ? tokenizer_info(*m.tokenizer, m.files) : Json();
   info["vision"] = m.vision ? vision_info(*m.vision) : Json();
   info["quantization"] = m.quantization ? quantization_info(*m.quantization) : Json();
   return info;

@@ -1,5 +1,7 @@
 """GGUF files: configuration, names, every tensor type, split files, and what is refused."""
 
+import struct
+
 import gguf
 import numpy as np
 import pytest
@@ -135,7 +137,52 @@ def test_config_is_what_hugging_face_would_have(make_gguf):
         ({"gemma3.attention.head_count_kv": None}, "num_key_value_heads", 2),
         ({"gemma3.attention.layer_norm_rms_epsilon": 1e-5}, "rms_norm_eps", 1e-05),
         ({"gemma3.final_logit_softcapping": 30.0}, "final_logit_softcapping", 30.0),
-        ({"gemma3.attention.key_length": None}, "head_dim", 16),
+        (
+            {"gemma3.attention.key_length": None, "gemma3.attention.value_length": None},
+            "head_dim",
+            16,
+        ),
+        (
+            {
+                "gemma3.rope.scaling.type": "yarn",
+                "gemma3.rope.scaling.factor": 4.0,
+                "gemma3.rope.scaling.yarn_beta_fast": 16.0,
+                "gemma3.rope.scaling.beta_slow": 2.0,
+                "gemma3.rope.scaling.yarn_ext_factor": 1.0,
+                "gemma3.rope.scaling.yarn_log_multiplier": 0.0,
+                "gemma3.rope.scaling.finetuned": False,
+            },
+            "rope_scaling",
+            {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 256,
+                "beta_fast": 16.0,
+                "beta_slow": 2.0,
+            },
+        ),
+        (
+            {"gemma3.rope.scaling.type": "yarn", "gemma3.rope.scaling.factor": 1.0},
+            "rope_scaling",
+            None,
+        ),
+        ({"gemma3.rope.local.freq_base": 30000.0}, "rope_local_base_freq", 30000.0),
+        ({"gemma3.rope.global.freq_base": 1e6}, "rope_theta", 1e6),
+        (
+            {"gemma3.rope.freq_base": None, "gemma3.rope.global.freq_base": 5e5},
+            "rope_theta",
+            5e5,
+        ),
+        ({"gemma3.rope.freq_base": None}, "rope_theta", 1e6),
+        ({"gemma3.attention.sliding_window": 0}, "sliding_window_pattern", 1),
+        (
+            {"gemma3.attention.sliding_window_pattern": [True]},
+            "layer_types",
+            ["sliding_attention"],
+        ),
+        ({"gemma3.attention.sliding_window_pattern": [False]}, "layer_types", ["full_attention"]),
+        ({"gemma3.attention.sliding_window_pattern": 0}, "layer_types", ["sliding_attention"]),
+        ({"gemma3.attention.scale": 32**-0.5}, "query_pre_attn_scalar", 32),
     ],
 )
 def test_metadata_becomes_its_config_field(make_gguf, metadata, field, expected):
@@ -148,6 +195,7 @@ def test_query_scale_of_the_27b_is_by_hidden_size_not_head_dim(make_gguf):
         "gemma3.embedding_length": 5376,
         "gemma3.attention.head_count": 32,
         "gemma3.attention.key_length": 128,
+        "gemma3.attention.value_length": 128,
     }
     assert open_checkpoint(make_gguf(metadata=shape)).config["query_pre_attn_scalar"] == 168
     smaller = shape | {"gemma3.block_count": 48}
@@ -192,9 +240,14 @@ TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "a"]
 @pytest.mark.parametrize(
     ("replacements", "parts"),
     [
-        ({"model": "gpt2"}, ("tokenizer.ggml.model", "'llama'", "got 'gpt2'")),
+        ({"model": "bert"}, ("tokenizer.ggml.model", "'llama'", "'gpt2'", "got 'bert'")),
+        ({"model": "gpt2"}, ("tokenizer.ggml.merges: expected an array, got nothing",)),
+        ({"model": "gpt2", "pre": "llama-bpe"}, ("tokenizer.ggml.pre", "got 'llama-bpe'")),
+        ({"precompiled_charsmap": [1]}, ("precompiled_charsmap: expected no bytes",)),
+        ({"remove_extra_whitespaces": True}, ("remove_extra_whitespaces: expected false",)),
+        ({"add_bos_token": "yes"}, ("add_bos_token: expected true or false, got 'yes'",)),
         ({"tokens": None}, ("tokenizer.ggml.tokens: expected an array, got nothing",)),
-        ({"scores": [0.5]}, ("261 tokens, 1 scores and 261 types",)),
+        ({"scores": [0.5]}, ("261 tokens and 1 scores",)),
         ({"token_type": [9] * 261}, ("types 1 to 6",)),
         ({"unknown_token_id": 777}, ("unk token id is 777",)),
         ({"bos_token_id": "x"}, ("bos_token_id: expected one integer of at least 0, got 'x'",)),
@@ -217,6 +270,32 @@ def test_vocabulary_that_makes_no_tokenizer_is_refused(
         ({"gemma3.rope.freq_base": float("nan")}, ("rope.freq_base", "a finite number")),
         ({"gemma3.rope.scaling.type": "longrope", "gemma3.rope.scaling.factor": 8.0},
          ("rope.scaling.type", "none, linear or yarn", "'longrope'")),
+        ({"gemma3.rope.scaling.type": "yarn", "gemma3.rope.scaling.factor": 4.0,
+          "gemma3.rope.scaling.yarn_log_multiplier": 0.1},
+         ("rope.scaling.yarn_log_multiplier: expected 0.0", "got 0.1")),
+        ({"gemma3.rope.scaling.type": "yarn", "gemma3.rope.scaling.factor": 0.5},
+         ("rope.scaling.factor: expected at least 1",)),
+        ({"gemma3.rope.scaling.attn_factor": 2.0}, ("attn_factor: expected 1.0", "got 2.0")),
+        ({"gemma3.rope.scaling.extrapolation_factor": 0.5}, ("expected 1.0", "got 0.5")),
+        ({"gemma3.rope.freq_base_swa": 1e4, "gemma3.rope.local.freq_base": 3e4},
+         ("rope.local.freq_base: expected 10000.0, as in gemma3.rope.freq_base_swa",)),
+        ({"gemma3.rope.freq_scale": 0.125}, ("rope.freq_scale: expected 1.0", "got 0.125")),
+        ({"gemma3.rope.dimension_count": 16}, ("rope.dimension_count: expected 32", "got 16")),
+        ({"gemma3.attention.value_length": 16}, ("value_length: expected 32", "got 16")),
+        ({"gemma3.attention.scale": 0.5}, ("attention.scale: expected 0.17", "got 0.5")),
+        ({"gemma3.attention.causal": False}, ("attention.causal: expected true", "got False")),
+        ({"gemma3.attention.sliding_window_pattern": [True, False]},
+         ("sliding_window_pattern: expected true or false for each of 1 layers",)),
+        ({"gemma3.attention.sliding_window_pattern": [7]}, ("true or false for each",)),
+        ({"gemma3.attention.sliding_window": None,
+          "gemma3.attention.sliding_window_pattern": [True]},
+         ("attention.sliding_window: expected the window", "got nothing")),
+        ({"gemma3.expert_count": 8}, ("gemma3.expert_count: expected 0", "got 8")),
+        ({"gemma3.logit_scale": 0.5}, ("gemma3.logit_scale: expected 1.0", "got 0.5")),
+        ({"gemma3.attention.sinks": True, "gemma3.swiglu_clamp": 7.0},
+         ("metadata gemma3.attention.sinks, gemma3.swiglu_clamp: expected keys whose meaning",)),
+        ({"gemma3.pooling_type": 4}, ("pooling_type: expected 1 (mean), 2 (cls), 3 (lasttoken)",)),
+        ({"general.type": "adapter"}, ("of type 'adapter' is not supported",)),
         ({"general.name": 7}, ("general.name", "expected text")),
         ({"general.alignment": 48}, ("alignment 48 is not a power of two",)),
     ],
@@ -227,10 +306,12 @@ def test_metadata_that_makes_no_config_is_refused_by_key(
     assert_refused(make_gguf(metadata=metadata), *parts)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "clip", "gemma-embedding"])
+@pytest.mark.parametrize("architecture", ["llama", "clip", "gemma3n"])
 def test_other_architectures_are_refused(assert_refused, make_gguf, architecture):
     assert_refused(
-        make_gguf(architecture=architecture), f"architecture '{architecture}'", "expected gemma3"
+        make_gguf(architecture=architecture),
+        f"architecture '{architecture}'",
+        "expected a model of gemma3 or gemma-embedding",
     )
 
 
@@ -306,8 +387,21 @@ def test_missing_part_of_a_split_file_is_refused_by_name(assert_refused, make_gg
 
 def test_parts_of_different_splits_are_refused(assert_refused, make_gguf):
     parts = split(make_gguf(), 2)
-    parts[1].write_bytes(parts[0].read_bytes())
+    first = parts[0].read_bytes()
+    parts[1].write_bytes(first)
+    assert_refused(parts[0], "tiny-00002-of-00002.gguf: expected part 2 of 2", "got part 1 of 2")
+    number = struct.pack("<Q8sI", 8, b"split.no", gguf.GGUFValueType.UINT16)
+    parts[1].write_bytes(first.replace(number + b"\0", number + b"\1"))
     assert_refused(parts[0], "tiny-00002-of-00002.gguf: tensor", "is also in tiny-00001-of-00002")
+
+
+def test_a_part_under_another_name_is_refused_with_the_remedy(assert_refused, make_gguf):
+    part = split(make_gguf(), 3)[1]
+    blob = part.rename(part.with_name("sha256-0123"))
+    assert_refused(
+        blob, "expected part 1 of 1, as it is named, got part 2 of 3", "NAME-00001-of-00003.gguf",
+        "llama-gguf-split --merge",
+    )  # fmt: skip
 
 
 def test_folder_with_one_gguf_is_opened_and_with_two_refused(assert_refused, make_gguf, config):

@@ -7,9 +7,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import ArtifactError
-from gemma3_export.export.checkpoint import blocks, check_tensors, open_checkpoint
+from gemma3_export.export.checkpoint import blocks, check_tensors, left_out, open_checkpoint
 
 DATA = Path(__file__).parent / "data"
+NORM = "model.norm.weight"
 
 
 def whole(source, dtype="float32"):
@@ -27,7 +28,7 @@ def rewrite_header(file: Path, change) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
+    "dtype", [*map(np.dtype, (np.float64, np.float32, np.float16)), np.dtype(ml_dtypes.bfloat16)]
 )
 @pytest.mark.parametrize("shards", [1, 3])
 def test_every_dtype_and_sharding_gives_the_same_weights(
@@ -86,24 +87,6 @@ def test_vision_tensors_get_one_name_in_every_layout(make_folder, vision, projec
 def test_multimodal_config_is_kept_as_it_is(make_folder, weights):
     config = {"model_type": "gemma3", "text_config": {"hidden_size": 32}, "vision_config": {}}
     assert open_checkpoint(make_folder(weights, config)).config == config
-
-
-@pytest.mark.parametrize(
-    ("fields", "kept"),
-    [
-        ({}, False),
-        ({"tie_word_embeddings": True}, False),
-        ({"tie_word_embeddings": False}, True),
-        ({"text_config": {"tie_word_embeddings": False}}, True),
-        ({"tie_word_embeddings": True, "text_config": {"tie_word_embeddings": False}}, False),
-    ],
-)
-def test_stored_head_counts_only_when_the_config_does_not_tie_it(
-    make_folder, weights, config, fields, kept
-):
-    stored = weights | {"lm_head.weight": weights["model.embed_tokens.weight"] * 2}
-    checkpoint = open_checkpoint(make_folder(stored, config | fields))
-    assert ("lm_head.weight" in checkpoint.tensors) == kept
 
 
 def test_side_files_are_read(folder):
@@ -170,49 +153,62 @@ def test_single_safetensors_file_is_refused_with_the_remedy(assert_refused, fold
     assert_refused(folder / "model.safetensors", "got another file", "pass the folder")
 
 
-@pytest.mark.parametrize("content", ["{not json", '["a list"]', "\udcff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{not json", '["a list"]', "\udcff", '{"model_type": "gemma3_text", "head_dim": NaN}',
+        '{"x": -Infinity}', '{"head_dim": 8, "head_dim": 16}', '{"text_config": {"a": 1, "a": 1}}',
+    ],
+)  # fmt: skip
 def test_config_that_is_no_json_object_is_refused(assert_refused, folder, content):
     (folder / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     assert_refused(folder, "config.json", "expected a JSON object", "download the file again")
 
 
-def test_config_of_another_architecture_is_refused(assert_refused, make_folder, weights):
-    folder = make_folder(weights, {"model_type": "llama"})
-    assert_refused(folder, "model_type 'llama' is not supported", "gemma3 or gemma3_text")
+def test_which_key_of_a_file_stands_there_twice_is_said(assert_refused, folder):
+    (folder / "generation_config.json").write_text('{"top_k": 1, "eos_token_id": 1, "top_k": 2}')
+    assert_refused(folder, "generation_config.json: not JSON (key 'top_k' stands there twice)")
 
 
-def test_text_config_that_is_no_object_is_refused(assert_refused, make_folder, weights):
-    assert_refused(
-        make_folder(weights, {"model_type": "gemma3", "text_config": "x"}), "text_config must be"
-    )
+def test_a_byte_order_mark_is_no_part_of_the_text(folder, config):
+    (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(config).encode())
+    assert open_checkpoint(folder).config == config
+
+
+LINKED = ["config.json", "model.safetensors", "tokenizer.model", "generation_config.json",
+          "tokenizer_config.json", "chat_template.jinja"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_a_link_to_a_blob_that_is_not_there_is_named(assert_refused, folder, name):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("../../blobs/0123abcd")
+    assert_refused(folder, f"{name}: is a link to ../../blobs/0123abcd, which is not there")
+
+
+def test_a_checkpoint_that_is_itself_such_a_link_is_named(assert_refused, tmp_path):
+    (tmp_path / "snapshot").symlink_to("gone")
+    assert_refused(tmp_path / "snapshot", "snapshot: is a link to gone, which is not there")
+
+
+def test_links_to_blobs_that_are_there_are_followed(folder, weights):
+    blob = folder.parent / "blobs" / "0123abcd"
+    blob.parent.mkdir()
+    (folder / "model.safetensors").rename(blob)
+    (folder / "model.safetensors").symlink_to("../blobs/0123abcd")
+    (folder / "README.md").symlink_to("nothing that matters")
+    assert set(open_checkpoint(folder).tensors) == set(weights)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\ud800", "\x1b[31m"])
+def test_a_tensor_name_that_is_no_line_of_text_is_refused(assert_refused, folder, name):
+    rewrite_header(folder / "model.safetensors", lambda h: h.update({name: h.pop(NORM)}))
+    assert_refused(folder, f"tensor name {name!r} is not a line of text")
 
 
 def test_folder_without_weights_is_refused(assert_refused, folder):
     (folder / "model.safetensors").unlink()
     assert_refused(folder, "no weights", "model.safetensors.index.json")
-
-
-def test_missing_shard_is_refused_by_name(assert_refused, make_folder, weights, config):
-    folder = make_folder(weights, config, shards=3)
-    (folder / "model-00002-of-00003.safetensors").unlink()
-    assert_refused(folder, "shard model-00002-of-00003.safetensors is missing", "download it")
-
-
-def test_tensor_missing_from_its_shard_is_refused_by_name(
-    assert_refused, make_folder, weights, config
-):
-    folder = make_folder(weights, config, shards=3)
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
-    index["weight_map"]["model.extra.weight"] = "model-00001-of-00003.safetensors"
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert_refused(folder, "model-00001-of-00003.safetensors: tensor model.extra.weight is not in")
-
-
-@pytest.mark.parametrize("weight_map", [None, [], {"a": 1}, {"a": "../other/x.safetensors"}])
-def test_index_that_maps_to_no_files_of_the_folder_is_refused(assert_refused, folder, weight_map):
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    assert_refused(folder, "weight_map must map tensor names to file names")
 
 
 @pytest.mark.parametrize("kept", [-1, -3000])
@@ -249,9 +245,6 @@ def test_damaged_safetensors_header_is_refused(assert_refused, folder, content):
     assert_refused(folder, "damaged safetensors header", "download the file again")
 
 
-NORM = "model.norm.weight"
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -271,10 +264,12 @@ def test_header_that_contradicts_itself_is_refused(assert_refused, folder, chang
     assert_refused(folder, "model.safetensors: ", "download the file again")
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.float64])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16])
 def test_weight_of_another_dtype_is_refused_by_name(assert_refused, make_folder, weights, dtype):
     weights["model.norm.weight"] = weights["model.norm.weight"].astype(dtype)
-    assert_refused(make_folder(weights), "tensor model.norm.weight has dtype", "F32, F16, BF16")
+    assert_refused(
+        make_folder(weights), "tensor model.norm.weight has dtype", "F64, F32, F16, BF16"
+    )
 
 
 def test_unknown_dtype_is_refused_by_name(assert_refused, folder):
@@ -318,10 +313,62 @@ def test_tensor_of_wrong_shape_is_refused_by_name(folder, shapes):
     assert "got 64x32" in str(e.value)
 
 
-def test_tensors_outside_the_text_stack_are_named_not_refused(make_folder, weights, shapes):
-    weights["vision_tower.vision_model.post_layernorm.weight"] = np.zeros(4, np.float32)
+def test_tensors_of_the_vision_side_are_named_not_refused(make_folder, weights, shapes):
+    norm = "vision_tower.vision_model.post_layernorm"
+    weights |= {f"{norm}.{kind}": np.zeros(4, np.float32) for kind in ("bias", "weight")}
+    weights["multi_modal_projector.mm_soft_emb_norm.weight"] = np.zeros(4, np.float32)
     unused = check_tensors(open_checkpoint(make_folder(weights)), shapes)
-    assert unused == ("vision_tower.vision_model.post_layernorm.weight",)
+    assert sorted(left_out(unused)) == [
+        "not in the bundle: multi_modal_projector.mm_soft_emb_norm.weight",
+        f"not in the bundle: {norm}.bias, {norm}.weight",
+    ]
+
+
+HEADS = ["v_head.summary.weight", "score.weight", "qa_outputs.bias", "regression_head.weight",
+         "classifier.weight", "reward_head.0.weight", "audio_tower.x"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_or_module_that_the_class_does_not_have_is_refused_by_name(
+    make_folder, weights, shapes, name
+):
+    weights[name] = np.zeros(4, np.float32)
+    with pytest.raises(ArtifactError) as error:
+        check_tensors(open_checkpoint(make_folder(weights)), shapes)
+    assert f"heads or modules that Gemma 3 as it is exported does not have ({name})" in str(
+        error.value
+    )
+
+
+LEFTOVERS = {
+    "model.layers.0.mlp.up_proj.weight_scale": np.ones(64, np.float32),
+    "model.layers.0.mlp.up_proj.input_scale": np.ones((), np.float32),
+    "model.layers.0.mlp.down_proj.weight_shape": np.array([32, 64]),
+    "model.layers.0.self_attn.k_scale": np.ones((), np.float32),
+    "model.layers.0.self_attn.v_proj.v_scale": np.ones((), np.float32),
+    "model.layers.0.mlp.gate_proj.weight.absmax": np.ones(4, np.uint8),
+    "model.layers.0.mlp.gate_proj.weight.quant_state.bitsandbytes__nf4": np.ones(4, np.uint8),
+    "model.layers.0.mlp.gate_proj.SCB": np.ones(4, np.float32),
+}
+
+
+def test_scales_left_over_beside_plain_weights_are_ignored_as_in_transformers_and_named(
+    make_folder, weights, shapes
+):
+    checkpoint = open_checkpoint(make_folder(weights | LEFTOVERS))
+    unused = check_tensors(checkpoint, shapes)
+    assert set(unused) == set(LEFTOVERS)
+    (note,) = left_out(unused)
+    assert note.startswith("scales left over from quantisation are not read, as in transformers: ")
+    assert note.endswith(", and 4 more")
+
+
+@pytest.mark.parametrize("packed", ["weight_packed", "qweight"])
+def test_weights_that_are_packed_are_refused(make_folder, weights, shapes, packed):
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    weights[f"model.layers.0.mlp.up_proj.{packed}"] = np.ones((64, 4), np.float32)
+    with pytest.raises(ArtifactError, match=rf"1 missing .*up_proj\.{packed}"):
+        check_tensors(open_checkpoint(make_folder(weights | LEFTOVERS)), shapes)
 
 
 def test_file_that_shrinks_after_opening_is_refused(folder):

@@ -1,0 +1,123 @@
+"""Whether a config.json is of a model that can be exported; what is not is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...artifacts.errors import ArtifactError
+from .base import ARCHITECTURES
+
+_MODEL_TYPES = ("gemma3", "gemma3_text")
+_OTHERS = {
+    "gemma": "Gemma 1",
+    "gemma2": "Gemma 2",
+    "gemma3n": "Gemma 3n",
+    "gemma4": "Gemma 4",
+    "t5gemma": "T5Gemma",
+    "t5gemma2": "T5Gemma 2",
+    "recurrent_gemma": "RecurrentGemma",
+    "vaultgemma": "VaultGemma",
+    "shieldgemma2": "ShieldGemma 2",
+    "paligemma": "PaliGemma",
+    "colpali": "ColPali",
+}
+"""Relatives whose checkpoints look much like ours, by the beginning of their model_type."""
+
+
+def check_architecture(path: Path, config: dict[str, Any]) -> None:
+    """Refuse a config.json, read from `path`, of another model than Gemma 3 as it is exported.
+
+    Raises:
+        ArtifactError: another model_type or class, weights that are quantised, layers with
+            configurations of their own, or rotary keys that transformers reads past.
+    """
+    _check_model_type(path, config)
+    _check_classes(path, config.get("architectures"))
+    text = config.get("text_config")
+    if not isinstance(text or {}, dict):
+        raise ArtifactError(f"{path}: text_config must be an object; download the file again")
+    for name, section in (("", config), ("text_config.", text or {})):
+        _check_quantization(path, name, section)
+        if section.get("per_layer_config"):
+            raise ArtifactError(
+                f"{path}: {name}per_layer_config: layers that differ in more than layer_types are "
+                "not exported; expected one configuration for all layers"
+            )
+    _check_rope(path, text or config)
+
+
+def _check_model_type(path: Path, config: dict[str, Any]) -> None:
+    model_type = config.get("model_type")
+    text = config.get("text_config")
+    inner = text.get("model_type") if isinstance(text, dict) else None
+    for name, value, known in (
+        ("model_type", model_type, _MODEL_TYPES),
+        ("text_config.model_type", inner, (None, "gemma3_text")),
+    ):
+        if value not in known:
+            expected = " or ".join(filter(None, known))
+            raise ArtifactError(
+                f"{path}: {name} {_shown(value)}{_relative(value)} is not supported; expected "
+                f"{expected} (a Gemma 3 checkpoint)"
+            )
+
+
+def _relative(model_type: Any) -> str:
+    found = [name for name in _OTHERS if str(model_type).startswith(name)]
+    return f" ({_OTHERS[max(found, key=len)]})" if found else ""
+
+
+def _check_classes(path: Path, classes: Any) -> None:
+    if classes is None:
+        return
+    if not isinstance(classes, list):
+        raise ArtifactError(
+            f"{path}: architectures: expected a list of class names, got {_shown(classes)}; "
+            "fix config.json"
+        )
+    for name in classes:
+        if name not in ARCHITECTURES:
+            raise ArtifactError(
+                f"{path}: architectures: {_shown(name)} is not exported; expected one of "
+                f"{', '.join(ARCHITECTURES)}; to export only the text model in it, save it as "
+                "Gemma3ForCausalLM with transformers"
+            )
+
+
+def _check_quantization(path: Path, name: str, section: dict[str, Any]) -> None:
+    for key in ("quantization_config", "compression_config"):
+        settings = section.get(key)
+        if settings:
+            method = settings.get("quant_method") if isinstance(settings, dict) else settings
+            raise ArtifactError(
+                f"{path}: {name}{key}: the weights are quantised ({_shown(method)}); expected "
+                "plain ones (bf16, f16, f32 or f64): export the checkpoint it was made from with "
+                f"--quantize, or save it dequantised; where they are plain, take {key} out"
+            )
+
+
+def _check_rope(path: Path, text: dict[str, Any]) -> None:
+    """Refuse two spellings that transformers 5.23 reads past: it would compute something else."""
+    old = text.get("rope_scaling")
+    if isinstance(old, dict) and "rope_type" not in old and old.get("type", "default") != "default":
+        raise ArtifactError(
+            f"{path}: rope_scaling.type: transformers reads rope_type here and would leave the "
+            "scaling out; write rope_type"
+        )
+    new = text.get("rope_parameters")
+    sections = {"rope_scaling": old}
+    if isinstance(new, dict):
+        if new.get("truncate") is False:
+            return
+        sections |= {f"rope_parameters.{kind}": value for kind, value in new.items()}
+    for where, section in sections.items():
+        if isinstance(section, dict) and section.get("truncate") is False:
+            raise ArtifactError(
+                f"{path}: {where}.truncate: transformers reads truncate of rope_parameters itself "
+                "and would take it for true; write it there, or take it out"
+            )
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]

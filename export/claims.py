@@ -1,0 +1,59 @@
+"""What a request or a checkpoint says that the bundle could not keep: refused, or said."""
+
+from __future__ import annotations
+
+from ..artifacts.errors import ArtifactError, UsageError
+from ..model.config import Gemma3TextConfig
+from .checkpoint import Checkpoint, is_plain
+from .options import ExportOptions
+
+_BITS = {"int8": 8, "int4": 4, "int4-pure": 4}
+
+
+def check_paths(options: ExportOptions) -> None:
+    """Refuse paths whose names the manifest or a message could not hold. Raises UsageError."""
+    for flag, path in (("--checkpoint", options.checkpoint), ("--out", options.out)):
+        if path is not None and not is_plain(str(path)):
+            raise UsageError(
+                f"{flag}: expected a path in UTF-8 without control characters, got {str(path)!r}; "
+                "rename it"
+            )
+
+
+def check_name(checkpoint: Checkpoint) -> None:
+    """Refuse a model name that the manifest could not hold. Raises ArtifactError."""
+    if not is_plain(checkpoint.name):
+        raise ArtifactError(
+            f"{checkpoint.path}: expected a model name in UTF-8 without control characters, got "
+            f"{checkpoint.name[:80]!r}; rename the folder or file"
+        )
+
+
+def check_claims(
+    checkpoint: Checkpoint, config: Gemma3TextConfig, options: ExportOptions
+) -> tuple[str, ...]:
+    """Hold fields of config.json that say how a model runs against the request.
+
+    Returns notes on what the bundle does not do. Raises UsageError for `bits` that are not those
+    of --quantize: the manifest would repeat them beside weights of another kind.
+    """
+    if config.bits is not None and config.bits != _BITS.get(options.quantize):
+        wanted = next(name for name, bits in _BITS.items() if bits == config.bits)
+        raise UsageError(
+            f"{checkpoint.path}: config.json bits: {config.bits} asks for quantised matrices, "
+            f"got --quantize {options.quantize}; pass --quantize {wanted}, or take bits out of "
+            "config.json"
+        )
+    notes = []
+    for field, output in (
+        ("output_hidden_states", "hidden_states"), ("output_attentions", "attentions"),
+    ):  # fmt: skip
+        if getattr(config, field) and output not in options.outputs:
+            notes.append(f"config.json {field} is not kept: --outputs {output} asks for them")
+    most = config.mask_max_position_embeddings
+    if most is not None and most < max(*options.prefill, *options.cache):
+        notes.append(
+            f"config.json mask_max_position_embeddings {most} does not limit the programs: "
+            "--prefill and --cache do"
+        )
+    return tuple(notes)
