@@ -71,7 +71,7 @@ def write_outputs(path: Path, texts: Sequence[Sequence[int]], scores: Sequence[S
     several texts each name ends in the number of its text: `hidden_states_1`. Raises UsageError
     when the file cannot be written.
     """
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for number, (text, score) in enumerate(zip(texts, scores, strict=True), 1):
         named = {
             "tokens": np.asarray(text, np.int32),
