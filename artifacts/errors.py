@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +33,12 @@ class ArtifactError(UsageError):
 
 
 def one_line(message: str) -> str:
-    """`message` with every control character escaped, so that a file name cannot add lines."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    """`message` with every control character escaped, so that a file name cannot add lines.
+
+    Bytes that are not UTF-8, which Python keeps as lone surrogates, are shown as bytes.
+    """
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    return re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", "".join(shown))
 
 
 def run_command(command: click.Command, leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:

@@ -16,6 +16,7 @@ import numpy as np
 from ..artifacts.errors import UsageError, run_command
 from ..artifacts.memory import peak_rss_bytes
 from .buckets import Group, Shape
+from .flag_types import WHOLE
 from .sampling import SamplingParameters
 from .startup import bundle_options, compile_ahead, load_model, open_bundle
 from .stats import process_started_at
@@ -56,15 +57,17 @@ class Options:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--prefill", type=int, default=512, show_default=True, help="Tokens of a prompt.")
-@click.option("--decode", type=int, default=128, show_default=True, help="Tokens generated after.")
+@click.option("--prefill", type=WHOLE, default=512, show_default=True, help="Tokens of a prompt.")
+@click.option(
+    "--decode", type=WHOLE, default=128, show_default=True, help="Tokens generated after."
+)
 @click.option(
     "--context",
     metavar="512,2048",
     help="Decode after prompts of these lengths as well, to see how speed falls with context.",
 )
-@click.option("--batch", type=int, default=1, show_default=True, help="Prompts at once.")
-@click.option("--repeats", type=int, default=5, show_default=True, help="Measured repeats.")
+@click.option("--batch", type=WHOLE, default=1, show_default=True, help="Prompts at once.")
+@click.option("--repeats", type=WHOLE, default=5, show_default=True, help="Measured repeats.")
 @bundle_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.version_option(package_name="gemma3-export")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -14,10 +15,11 @@ import click
 from ..artifacts.bundle import Bundle
 from ..artifacts.errors import UsageError, run_command
 from ..artifacts.prompts import bundle_prompts
+from .flag_types import NUMBER, WHOLE, is_whole
 from .image_prompt import encode_prompt, image_tokens
 from .images import Picture, load_images, pixels_of
 from .opening import open_tokenizer, read_tokenizer_ahead
-from .sampling import SamplingParameters
+from .sampling import SamplingParameters, check_new_tokens
 from .startup import (
     bundle_options,
     compile_ahead,
@@ -90,41 +92,41 @@ class Options:
 @click.option("--chat", is_flag=True, help="Put each --prompt as a user's turn of a conversation.")
 @click.option(
     "--max-new-tokens",
-    type=int,
+    type=WHOLE,
     metavar="N",
     help=f"Tokens to generate; {DEFAULT_NEW_TOKENS}, or what fits if that is less.",
 )
 @click.option(
     "--temperature",
-    type=float,
+    type=NUMBER,
     default=0.0,
     metavar="T",
     help="Randomness; 0, the default, is greedy: always the likeliest token.",
 )
 @click.option(
     "--top-k",
-    type=int,
+    type=WHOLE,
     default=0,
     metavar="K",
     help="Draw from the K likeliest tokens; 0, the default, is off.",
 )
 @click.option(
     "--top-p",
-    type=float,
+    type=NUMBER,
     default=1.0,
     metavar="P",
     help="Draw from the likeliest tokens that make up P; 1, the default, is off.",
 )
 @click.option(
     "--min-p",
-    type=float,
+    type=NUMBER,
     default=0.0,
     metavar="P",
     help="Draw from tokens at least P times as likely as the first; 0 is off.",
 )
 @click.option(
     "--seed",
-    type=int,
+    type=WHOLE,
     default=0,
     metavar="S",
     help="The same seed gives the same text; 0 by default.",
@@ -137,7 +139,7 @@ class Options:
 )
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end tokens.")
 @click.option(
-    "--logprobs", type=int, metavar="K", help="The K likeliest tokens at each step; prints JSON."
+    "--logprobs", type=WHOLE, metavar="K", help="The K likeliest tokens at each step; prints JSON."
 )
 @click.option("--score", is_flag=True, help="Log-probabilities of the prompt instead of new text.")
 @click.option(
@@ -268,12 +270,21 @@ def _check_flags(options: Options) -> None:
         raise UsageError("--pan-and-scan needs --image: it says how pictures are shown")
     if options.logprobs is not None and options.logprobs < 1:
         raise UsageError(f"--logprobs: expected at least 1, got {options.logprobs}")
+    if options.max_new_tokens is not None:
+        check_new_tokens(options.max_new_tokens)
+    for flag, given in (("--mesh", options.mesh), ("--platform", options.platform)):
+        if given == "":
+            raise UsageError(f"{flag} is empty: name one of the bundle, or leave it out")
     generating = {
         "--max-new-tokens": options.max_new_tokens is not None,
         "--stop": bool(options.stop),
         "--ignore-eos": options.ignore_eos,
         "--logprobs": options.logprobs is not None,
         "--temperature": options.temperature != 0,
+        "--top-k": options.top_k != 0,
+        "--top-p": options.top_p != 1,
+        "--min-p": options.min_p != 0,
+        "--seed": options.seed != 0,
     }
     for flag in [flag for flag, given in generating.items() if given and asked]:
         raise UsageError(f"{asked[0]} and {flag} exclude each other: {asked[0]} generates nothing")
@@ -366,12 +377,11 @@ def _read_prompts(
 
 
 def _parse_ids(flag: str, example: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(
-            f"{flag}: expected ids separated by commas, such as {example}, got {text!r}"
-        ) from error
+    parts = text.split(",")
+    with contextlib.suppress(ValueError):  # thousands of digits
+        if all(map(is_whole, parts)):
+            return [int(part) for part in parts]
+    raise UsageError(f"{flag}: expected ids separated by commas, such as {example}, got {text!r}")
 
 
 def _generate(

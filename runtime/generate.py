@@ -13,14 +13,13 @@ from ..artifacts.manifest import Bucket, ProgramName
 from .buckets import Group, Shape, pick
 from .model import LoadedModel
 from .reading import PREFILL, plan_calls, reading_buckets
-from .sampling import SamplingParameters, TopTokens
+from .sampling import SamplingParameters, TopTokens, check_new_tokens
 from .session import Session, Step
 from .text import TextStream
 from .vision import Images, check_images, has_images
 
 # Tokens of one call of the device loop while somebody reads along or a stop text may end it.
 STREAM_TOKENS = 8
-MOST_NEW_TOKENS = 2**31 - 1  # programs count them in int32
 
 OnText = Callable[[int, str], None]
 """Told of new text: index of the prompt, text that continues what came before."""
@@ -118,9 +117,7 @@ def check_request(model: Vocabulary, request: Request) -> None:
     check_prompts(model, request.prompts)
     for token in request.stop_token_ids:
         _check_token(model, token, "stop token")
-    if not 1 <= request.max_new_tokens <= MOST_NEW_TOKENS:
-        expected = "at least 1" if request.max_new_tokens < 1 else f"at most {MOST_NEW_TOKENS}"
-        raise UsageError(f"max new tokens: expected {expected}, got {request.max_new_tokens}")
+    check_new_tokens(request.max_new_tokens)
     if "" in request.stop_texts:
         raise UsageError("stop text is empty: expected at least one character")
 

@@ -17,6 +17,13 @@ MOST_TEMPERATURE = 1e6
 LEAST_TOP_P = 1e-30
 
 
+def check_new_tokens(count: int) -> None:
+    """Raise UsageError for a number of new tokens that no program can count to."""
+    if not 1 <= count <= INT32_MAX:
+        expected = "at least 1" if count < 1 else f"at most {INT32_MAX}"
+        raise UsageError(f"max new tokens: expected {expected}, got {count}")
+
+
 @dataclass(frozen=True)
 class SamplingParameters:
     """Sampling of every row of a request; the default is greedy.
@@ -37,7 +44,8 @@ class SamplingParameters:
             math.isfinite(self.temperature) and self.temperature >= 0,
             "temperature", "a finite number of at least 0 (0 is greedy)", self.temperature,
         )  # fmt: skip
-        _check(0 <= self.top_k <= INT32_MAX, "top-k", "at least 0 (0 is off)", self.top_k)
+        _check(self.top_k >= 0, "top-k", "at least 0 (0 is off)", self.top_k)
+        _check(self.top_k <= INT32_MAX, "top-k", f"at most {INT32_MAX}", self.top_k)
         _check(0 < self.top_p <= 1, "top-p", "above 0 and at most 1 (1 is off)", self.top_p)
         _check(0 <= self.min_p <= 1, "min-p", "between 0 and 1 (0 is off)", self.min_p)
         _check(0 <= self.seed <= UINT32_MAX, "seed", f"between 0 and {UINT32_MAX}", self.seed)

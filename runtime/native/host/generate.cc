@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "error.h"
 #include "text_stream.h"
 
 namespace gemma3::host {
@@ -150,6 +151,10 @@ void generate(gemma3_model* model, const Options& options, const Bundle& bundle,
   request.max_new_tokens = options.max_new_tokens
                                ? count_of(*options.max_new_tokens)
                                : default_new_tokens(model, options, bundle, prompts);
+  if (options.logprobs.value_or(0) > bundle.vocab_size()) {
+    throw UsageError("logprobs: expected 0 to " + std::to_string(bundle.vocab_size()) +
+                     " (the vocabulary), got " + std::to_string(*options.logprobs));
+  }
   request.logprobs = count_of(options.logprobs.value_or(0));
   request.sampling = &sampling;
   request.stop_tokens = prompts.stop_tokens.data();

@@ -14,6 +14,7 @@ namespace gemma3::host {
 namespace {
 
 constexpr const char* kSeeHelp = "; see gemma3-host --help";
+constexpr int64_t kMostInt32 = std::numeric_limits<int32_t>::max();
 
 // A flag of the command line; one without a metavar takes no value.
 struct Flag {
@@ -42,7 +43,8 @@ double fraction(const char* flag, const std::string& value) {
   const std::string text = strip(value);
   char* end = nullptr;
   const double number = std::strtod(text.c_str(), &end);
-  if (text.empty() || *end != '\0') {
+  // Neither 0x1p3 nor nan(7): what Python takes is all that is taken.
+  if (text.empty() || *end != '\0' || text.find_first_of("xX(") != text.npos) {
     throw UsageError("Invalid value for '" + std::string(flag) + "': " + in_quotes(value) +
                      " is not a valid float" + kSeeHelp);
   }
@@ -178,6 +180,13 @@ void check_prompts(const Options& o) {
   require(!o.max_new_tokens || *o.max_new_tokens >= 1,
           "max new tokens: expected at least 1, got " +
               std::to_string(o.max_new_tokens.value_or(0)));
+  require(!o.max_new_tokens || *o.max_new_tokens <= kMostInt32,
+          "max new tokens: expected at most " + std::to_string(kMostInt32) + ", got " +
+              std::to_string(o.max_new_tokens.value_or(0)));
+  require(!o.mesh || !o.mesh->empty(),
+          "--mesh is empty: name one of the bundle, or leave it out");
+  require(!o.platform || !o.platform->empty(),
+          "--platform is empty: name one of the bundle, or leave it out");
   require(!o.logprobs || *o.logprobs >= 1,
           "--logprobs: expected at least 1, got " + std::to_string(o.logprobs.value_or(0)));
   for (const std::string& stop : o.stop) {
@@ -205,7 +214,9 @@ void check_task(const Options& o) {
   const std::pair<const char*, bool> generating[] = {
       {"--max-new-tokens", o.max_new_tokens.has_value()}, {"--stop", !o.stop.empty()},
       {"--ignore-eos", o.ignore_eos},                     {"--logprobs", o.logprobs.has_value()},
-      {"--temperature", o.temperature != 0},
+      {"--temperature", o.temperature != 0},              {"--top-k", o.top_k != 0},
+      {"--top-p", o.top_p != 1},                          {"--min-p", o.min_p != 0},
+      {"--seed", o.seed != 0},
   };
   for (const auto& [flag, given] : generating) {
     require(!given, asked[0] + " and " + flag + " exclude each other: " + asked[0] +
@@ -247,13 +258,13 @@ std::string number_text(double value) {
 }
 
 void check_sampling(const Options& o) {
-  constexpr int64_t kMostTopK = std::numeric_limits<int32_t>::max();
   constexpr int64_t kMostSeed = std::numeric_limits<uint32_t>::max();
   require(std::isfinite(o.temperature) && o.temperature >= 0,
           "--temperature: expected a finite number of at least 0 (0 is greedy), got " +
               number_text(o.temperature));
-  require(o.top_k >= 0 && o.top_k <= kMostTopK,
-          "--top-k: expected at least 0 (0 is off), got " + std::to_string(o.top_k));
+  require(o.top_k >= 0, "--top-k: expected at least 0 (0 is off), got " + std::to_string(o.top_k));
+  require(o.top_k <= kMostInt32, "--top-k: expected at most " + std::to_string(kMostInt32) +
+                                     ", got " + std::to_string(o.top_k));
   require(o.top_p > 0 && o.top_p <= 1,
           "--top-p: expected above 0 and at most 1 (1 is off), got " + number_text(o.top_p));
   require(o.min_p >= 0 && o.min_p <= 1,

@@ -107,11 +107,13 @@ void refuse_impossible(const Options& options, const Bundle& bundle) {
   }
 }
 
-std::vector<Ids> parse_labels(const std::vector<std::string>& texts) {
+std::vector<Ids> parse_labels(const std::vector<std::string>& texts, int64_t vocab_size) {
   std::vector<Ids> labels;
   for (const std::string& text : texts) {
-    const auto too_large = [](size_t, const std::string& digits) {
-      throw UsageError("--labels: expected ids of the vocabulary or -100 for none, got " + digits);
+    const auto too_large = [&](size_t, const std::string& digits) {
+      throw UsageError("labels of prompt " + std::to_string(labels.size() + 1) +
+                       ": expected ids from 0 to " + std::to_string(vocab_size - 1) +
+                       " or -100 for none, got " + digits);
     };
     labels.push_back(parse_ids("--labels", "-100,17,18", text, too_large));
   }

@@ -29,7 +29,7 @@ struct Prompts {
 void refuse_impossible(const Options& options, const Bundle& bundle);
 
 // What --labels says, for each time it is given. Throws UsageError.
-std::vector<Ids> parse_labels(const std::vector<std::string>& texts);
+std::vector<Ids> parse_labels(const std::vector<std::string>& texts, int64_t vocab_size);
 
 // Reads tokenizer and images, and makes ids of the prompts. Throws UsageError.
 Prompts read_prompts(const Options& options, const Bundle& bundle);

@@ -119,7 +119,7 @@ void write_outputs(const Options& options, const Bundle& bundle, const Prompts& 
 
 void score(gemma3_model* model, const Options& options, const Bundle& bundle,
            const Prompts& prompts, StatusLine& status) {
-  const std::vector<Ids> given = parse_labels(options.labels);
+  const std::vector<Ids> given = parse_labels(options.labels, bundle.vocab_size());
   if (options.outputs_to && bundle.score_outputs().empty()) {
     throw UsageError("--outputs-to: the score program of " + bundle.path() +
                      " gives log-probabilities only; re-export with --outputs "
