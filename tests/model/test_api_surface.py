@@ -75,6 +75,12 @@ def test_granted_positions_are_the_model_s_unless_limited():
     limited = small_config(freq_max_position_embeddings=9, mask_max_position_embeddings=5)
     assert limited.granted_freq_max_position_embedding == 9
     assert limited.granted_mask_max_position_embedding == 5
+    assert small_config(max_position_embeddings=7).granted_mask_max_position_embedding == 7
+    for most in ({"max_position_embeddings": 5}, {"mask_max_position_embeddings": 5}):
+        model = small_model(**most)
+        assert compiled(model)(ids([1] * 5)).logits.shape[1] == 5
+        with pytest.raises(ValueError, match="a call of 6 tokens: the config grants at most 5"):
+            model(ids([1] * 6))
 
 
 def test_sections_of_a_multimodal_config_may_be_dictionaries_or_left_out():
