@@ -16,7 +16,7 @@ def require_one_dtype(dtype: Any, param_dtype: Any, precision: Any) -> None:
     if param_dtype is not None:
         try:
             same = jnp.dtype(param_dtype) == jnp.dtype(dtype)
-        except TypeError:
+        except (TypeError, ValueError):  # of whatever has an attribute `dtype`
             raise TypeError(
                 f"param_dtype: expected a dtype, got {type(param_dtype).__name__}; random streams "
                 f"are passed by name, rngs=nnx.Rngs(SEED)"

@@ -50,8 +50,10 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
     ):  # fmt: skip
         """As Gemma3TextModel."""
         self.config, self.dtype = config, jnp.dtype(dtype)
-        kind = Gemma3Model if isinstance(config, Gemma3Config) else Gemma3TextModel
-        self.model = kind(config, dtype, param_dtype, precision, rngs=rngs)
+        if isinstance(config, Gemma3Config):
+            self.model = Gemma3Model(config, dtype, param_dtype, precision, rngs=rngs)
+        else:
+            self.model = Gemma3TextModel(config, dtype, param_dtype, precision, rngs=rngs)
         text = self.text_config
         shape, axes = (text.num_labels, text.hidden_size), ("labels", "pooled")
         self.score = Linear(shape, axes, text, dtype, rngs)

@@ -294,8 +294,8 @@ class Gemma3TextModel(nnx.Module, GenerationMixin):
         x = context.constrain(self.embed_tokens(tokens), ("batch", "tokens", "norm"))
 
         def call(layer: Gemma3DecoderLayer, x: Array, shared: tuple, key: Array | None):
-            drop = layer_dropout(self.config, key)
-            return layer.encode(x, *shared, context, drop), None
+            (rope, visible), drop = shared, layer_dropout(self.config, key)
+            return layer.encode(x, rope, visible, context, drop), None
 
         keys = layer_keys(dropout, len(self.layers))
         x, _ = run_layers(call, self.layers, self.config, x, shared, keys)

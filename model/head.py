@@ -85,4 +85,5 @@ class LanguageModelHead(GenerationMixin):
         if labels is None:
             raise ValueError("compute_loss: expected labels or input_ids, got neither")
         output = self(**batch, labels=labels)
+        assert output.loss is not None
         return output, LossMetrics(output.loss)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from .config import PUBLISHED_SIZES, Gemma3TextConfig
 from .config_fields import (
@@ -129,8 +129,8 @@ class Gemma3Config:
     for a section of another type and for a value that cannot be.
     """
 
-    text_config: Gemma3TextConfig = cast(Gemma3TextConfig, None)
-    vision_config: SiglipVisionConfig = cast(SiglipVisionConfig, None)
+    text_config: Gemma3TextConfig = None  # pyright: ignore[reportAssignmentType]
+    vision_config: SiglipVisionConfig = None  # pyright: ignore[reportAssignmentType]
     mm_tokens_per_image: int = 256
     boi_token_index: int = 255_999
     eoi_token_index: int = 256_000

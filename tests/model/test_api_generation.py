@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from gemma3_export.model.decoder import Gemma3ForCausalLM, Gemma3TextModel
 from gemma3_export.model.multimodal import Gemma3Model
+from gemma3_export.model.outputs import Gemma3ModelOutputWithPast
 from gemma3_export.model.past import TransformerCache
 from gemma3_export.model.vision_config import Gemma3Config
 from jax.sharding import NamedSharding, PartitionSpec
@@ -43,7 +44,9 @@ def test_padded_rows_go_on_as_if_they_were_alone(side: str, told_by: str):
         "pad_token_id": {},
         "starts": {"starts": jnp.asarray([0, 6])},
     }[told_by]
-    inputs = model.prepare_inputs_for_generation(tokens, 20, pad, **told)
+    inputs = model.prepare_inputs_for_generation(
+        input_ids=tokens, max_length=20, pad_token_id=pad, **told
+    )
     assert inputs["attention_mask"].shape == (2, 20)
     assert inputs["position_ids"].shape == tokens.shape
     run, rows, new = compiled(model), [list(row) for row in ROWS], [[50, 60], [51, 61], [52, 62]]
@@ -84,7 +87,7 @@ def test_compute_prefill_length_counts_leading_padding_alone():
 
 
 def test_a_fresh_cache_has_rings_for_sliding_layers_and_its_starts():
-    cache = small_model().init_cache(3, 20, starts=2)
+    cache = small_model().init_cache(batch_size=3, max_length=20, starts=2)
     assert len(cache) == SMALL.num_hidden_layers
     shape = (3, SMALL.num_key_value_heads, SMALL.sliding_window, SMALL.head_dim)
     assert cache[0].key.shape == cache[0].value.shape == shape
@@ -111,6 +114,26 @@ def test_shardings_place_the_cache_on_a_mesh(kind: type):
     assert cache.positions.sharding.spec == PartitionSpec("data")
     assert len(cache[0].key.devices()) == 1
     assert (cache.starts.tolist(), cache.pad_token_id) == ([3, 3], 7)
+
+
+def test_inputs_of_a_first_call_go_with_the_cache_and_through_the_hook():
+    class Counting(Gemma3ForCausalLM):
+        def prepare_inputs_for_call(self, **inputs):
+            return super().prepare_inputs_for_call(**inputs) | {"names": sorted(inputs)}
+
+    model, mesh = Counting(SMALL, jnp.float32), jax.make_mesh((2, 4), ("data", "model"))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    inputs = model.prepare_inputs_for_generation(
+        ids([5, 6], [0, 7]), 8, 0, shardings={"positions": rows}
+    )
+    assert inputs.pop("names") == ["attention_mask", "past_key_values", "position_ids"]
+    for name in ("attention_mask", "position_ids"):
+        assert inputs[name].sharding.is_equivalent_to(rows, 2)
+    assert inputs["past_key_values"].positions.sharding.is_equivalent_to(rows, 1)
+    model_kwargs, model_outputs = dict(inputs), Gemma3ModelOutputWithPast(past_key_values="new")
+    after = model.update_inputs_for_generation(model_outputs, model_kwargs)
+    assert after["past_key_values"] == "new"
+    assert model_kwargs == inputs  # as they were
 
 
 def test_a_cache_is_a_pytree_and_goes_through_a_dictionary():
@@ -218,3 +241,6 @@ def test_a_bidirectional_model_reads_both_ways_and_keeps_no_cache():
     np.testing.assert_allclose(output.last_hidden_state[1, 6:], alone[0], atol=1e-5)
     with pytest.raises(ValueError, match="takes input_ids, not inputs_embeds"):
         model(inputs_embeds=jnp.zeros((1, 2, config.hidden_size)))
+    for more in ({"past_key_values": model.init_cache(2, 9)}, {"output_attentions": True}):
+        with pytest.raises(ValueError, match="takes input_ids and attention_mask alone"):
+            model(tokens, **more)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gemma3_export.model.cache import init_cache
 
 from .api import compiled, ids, left_padded, small_model
 from .small import SMALL, reference_logits, small_weights
@@ -111,6 +114,14 @@ def test_keys_and_values_are_two_tensors_of_each_layer():
         assert key.shape == value.shape == (1, 2, slots, SMALL.head_dim)
         assert np.abs(np.asarray(key[:, :, :4])).min() > 0
         assert not np.asarray(value[:, :, 4:]).any()
+
+
+def test_an_int8_cache_says_that_it_is_more_than_two_tensors():
+    """Modules make none; a cache put together of the export's layers may be one."""
+    cache = small_model().init_cache(1, 8)
+    int8 = dataclasses.replace(cache, layers=init_cache(SMALL, 1, 8, jnp.dtype("int8")))
+    with pytest.raises(ValueError, match="an int8 cache has scales beside keys and values"):
+        int8[0]
 
 
 def test_cache_metadata_are_the_sizes_of_the_cache():

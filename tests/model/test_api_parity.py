@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gemma3_export.model.decoder import Gemma3TextModel
 from gemma3_export.model.outputs import Gemma3ModelOutputWithPast
 
 from ..goldens import tiny
@@ -75,6 +76,7 @@ def test_images_every_layer_the_loss_and_the_soft_tokens(name: str):
 
 def test_the_text_model_gives_its_own_output_with_every_field_of_text():
     case, model = output_cases()["default"], tiny_model("default").model
+    assert type(model) is Gemma3TextModel
     tokens = ids(case.tokens)
     output = compiled(model, **EVERYTHING)(tokens, past_key_values=model.init_cache(1, 32))
     assert type(output) is Gemma3ModelOutputWithPast

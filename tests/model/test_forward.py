@@ -116,6 +116,29 @@ def test_each_field_of_the_config_does_what_it_says(changes: dict):
     assert abs(expected - plain).max() > 0.01  # the field matters
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vocab_size": 100}, {"hidden_size": 24}, {"intermediate_size": 40},
+        {"num_hidden_layers": 3}, {"num_attention_heads": 8}, {"head_dim": 16},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_sizes_of_the_config_are_those_of_the_computation(changes: dict):
+    config = small_config(**changes)
+    weights, tokens = small_weights(config), TEXTS[:1, :7].astype(np.int32)
+    start, length = np.zeros(1, np.int32), np.full(1, 7, np.int32)
+    logits, cache = forward(config)(weights, tokens, start, length, fresh(config, 1))
+    expected = reference_logits(config, weights, list(tokens[0]))
+    np.testing.assert_allclose(logits[0], expected, atol=3e-4)
+    assert logits.shape == (1, 7, config.vocab_size)
+    assert len(cache) == config.num_hidden_layers
+    assert cache[0].key.shape[3] == config.head_dim
+    sizes = [{p.name: p.shape for p in CausalLM(c, jnp.dtype("f4")).parameters()}
+             for c in (config, SMALL)]  # fmt: skip
+    assert sizes[0] != sizes[1]
+
+
 @pytest.mark.parametrize("platform", [Platform.CUDA, Platform.TPU])
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (2, 8)])
 def test_the_platform_never_changes_what_is_computed(platform: Platform, tokens: int, rows: int):

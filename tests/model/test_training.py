@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from gemma3_export.model.cache import init_cache
 from gemma3_export.model.config import ConfigError, Gemma3TextConfig, GradientCheckPointers
 from gemma3_export.model.context import LoweringContext
+from gemma3_export.model.decoder import Gemma3ForCausalLM
 from gemma3_export.model.functional import CausalLM
 from gemma3_export.model.pure import Params
 from jax.extend.core import Jaxpr
@@ -113,6 +115,18 @@ def traced(function) -> Counter[str]:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_each_layer_is_one_rematerialised_equation_and_none_without_a_policy(policy: str):
     assert traced(under(policy))["remat"] == (CONFIG.num_hidden_layers if policy else 0)
+
+
+def test_a_policy_attached_to_the_config_of_a_model_holds_from_then_on():
+    model = Gemma3ForCausalLM(small_config(), jnp.dtype("f4"), rngs=nnx.Rngs(1))
+
+    def kinds() -> Counter[str]:
+        tokens = jnp.asarray(TOKENS)
+        return Counter(equations(jax.make_jaxpr(lambda ids: model(ids).logits)(tokens).jaxpr))
+
+    assert kinds()["remat"] == 0
+    model.config.attach_custom_arguments(gradient_checkpointing=GradientCheckPointers.DOTS_SAVEABLE)
+    assert kinds()["remat"] == model.config.num_hidden_layers
 
 
 @functools.cache
