@@ -140,7 +140,9 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
             # The bytes are on disk; keeping them would make memory grow with the grid.
             lowered.append(dataclasses.replace(result, stablehlo=b"", jaxexport=b""))
         largest_worker = max((result.peak_rss_bytes for result in lowered), default=0)
-        weights = write_checkpoint_weights(writer, source.checkpoint, planned, recipe, progress)
+        weights = write_checkpoint_weights(
+            writer, source.checkpoint, planned, recipe, progress, options.jobs
+        )
         tokenizer = _write_tokenizer(writer, source.checkpoint)
         manifest = _manifest(source, options, models, lowered, weights, tokenizer)
         if options.saved_model:

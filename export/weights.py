@@ -16,9 +16,12 @@ from .checkpoint import Checkpoint, blocks
 
 def write_checkpoint_weights(
     writer: BundleWriter, checkpoint: Checkpoint | None, planned: Sequence[Planned], recipe: Recipe,
-    progress: Callable[[str, int, int], None],
+    progress: Callable[[str, int, int], None], workers: int,
 ) -> tuple[Weight, ...]:  # fmt: skip
-    """Write what is planned, quantised as the recipe says; only planned without a checkpoint."""
+    """Write what is planned, quantised as the recipe says; only planned without a checkpoint.
+
+    `workers` threads quantise.
+    """
     if checkpoint is None:
         return plan_weights(planned)
     scales: dict[str, np.ndarray] = {}
@@ -32,16 +35,18 @@ def write_checkpoint_weights(
                 for block in blocks(checkpoint.tensors[name], dtype):
                     store.write(name, block)
             else:
-                scales[name + SCALE] = _write_quantized(store, checkpoint, name, scheme)
+                scales[name + SCALE] = _write_quantized(store, checkpoint, name, scheme, workers)
     return store.weights
 
 
 def _write_quantized(
-    store: WeightWriter, checkpoint: Checkpoint, name: str, scheme: Scheme
+    store: WeightWriter, checkpoint: Checkpoint, name: str, scheme: Scheme, workers: int
 ) -> np.ndarray:
     """Write the numbers of a matrix; returns its scales, which come later in the store."""
     parts = []
-    for numbers, scale in quantize(blocks(checkpoint.tensors[name], "float32"), scheme):
+    for numbers, scale in quantize(
+        blocks(checkpoint.tensors[name], "float32"), scheme, workers
+    ):
         store.write(name, numbers)
         parts.append(scale)
     return np.concatenate(parts)
