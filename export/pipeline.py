@@ -145,7 +145,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
         largest_worker = max((result.peak_rss_bytes for result in lowered), default=0)
         nonfinite: set[str] | None = set() if options.allow_nonfinite else None
         weights = write_checkpoint_weights(
-            writer, source.checkpoint, planned, recipe, progress, nonfinite
+            writer, source.checkpoint, planned, recipe, progress, options.jobs, nonfinite
         )
         tokenizer = _write_tokenizer(writer, source.checkpoint)
         manifest = _manifest(source, options, models, lowered, weights, tokenizer)

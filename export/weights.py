@@ -16,12 +16,12 @@ from .checkpoint import Checkpoint, blocks, finite
 
 def write_checkpoint_weights(
     writer: BundleWriter, checkpoint: Checkpoint | None, planned: Sequence[Planned], recipe: Recipe,
-    progress: Callable[[str, int, int], None], nonfinite: set[str] | None = None,
+    progress: Callable[[str, int, int], None], workers: int, nonfinite: set[str] | None = None,
 ) -> tuple[Weight, ...]:  # fmt: skip
     """Write what is planned, quantised as the recipe says; only planned without a checkpoint.
 
-    `nonfinite` takes the names of tensors with numbers that are none; None refuses them, and so
-    does a matrix that is quantised. Raises ArtifactError.
+    `workers` threads quantise. `nonfinite` takes the names of tensors with numbers that are none;
+    None refuses them, and so does a matrix that is quantised. Raises ArtifactError.
     """
     if checkpoint is None:
         return plan_weights(planned)
@@ -37,17 +37,18 @@ def write_checkpoint_weights(
                 for block in finite(source, blocks(source, dtype), nonfinite):
                     store.write(name, block)
             else:
-                scales[name + SCALE] = _write_quantized(store, checkpoint, name, scheme)
+                scales[name + SCALE] = _write_quantized(store, checkpoint, name, scheme, workers)
     return store.weights
 
 
 def _write_quantized(
-    store: WeightWriter, checkpoint: Checkpoint, name: str, scheme: Scheme
+    store: WeightWriter, checkpoint: Checkpoint, name: str, scheme: Scheme, workers: int
 ) -> np.ndarray:
     """Write the numbers of a matrix; returns its scales, which come later in the store."""
     parts = []
     source = checkpoint.tensors[name]
-    for numbers, scale in quantize(finite(source, blocks(source, "float32"), None), scheme):
+    numbers_of = finite(source, blocks(source, "float32"), None)
+    for numbers, scale in quantize(numbers_of, scheme, workers):
         store.write(name, numbers)
         parts.append(scale)
     return np.concatenate(parts)

@@ -16,14 +16,14 @@ from .forms import (
     KERNEL_OF,
     KERNELS,
     ONE_BY_ONE,
-    WIDENING,
     Form,
     Platform,
     kernel_products,
     scheme_of,
+    widens,
 )
 from .operands import AddedNorm, Gated, Normed, Operand, kernel_arguments
-from .quantized import GROUP, Matrix, QuantizedWeight
+from .quantized import GROUP, Matrix, QuantizedWeight, rows_of
 from .sharding import ACTIVATION, Sharder
 
 Array = jax.Array
@@ -31,6 +31,13 @@ Array = jax.Array
 
 _OF_MATRICES = ("vocab_in", "embed_in", "vocab_out", "heads", "kv_heads", "ffw", "embed")
 """The logical axes of the text stack's matrices."""
+
+# A weight of more numbers is widened in parts, each in the memory of the one before: the head
+# over the vocabulary, which would take more than all the rest. Joining the parts copies the
+# result, which is nothing only while that is smaller than the widened weight. Small parts stay in
+# the processor's cache; each is some work for the compiler.
+_LARGE = 1 << 27
+_PART, _MOST_PARTS = 1 << 22, 32
 
 
 @dataclass(frozen=True)
@@ -79,12 +86,12 @@ class LoweringContext:
             return made if after is None or joined else [after.written(y) for y in made]
         operand = x.written(self) if isinstance(x, Normed | Gated) else x
         made = [
-            form(
-                operand if form in ANY_RANK else operand.reshape(rows, -1),
-                self._widened_late(weight, x, after) if form in WIDENING else weight,
+            self._multiplied(
+                form, operand if form in ANY_RANK else operand.reshape(rows, -1), weight,
+                x, after,
             )
             for form, weight in zip(forms, weights, strict=True)
-        ]
+        ]  # fmt: skip
         made = [y.reshape(*given.shape[:-1], y.shape[-1]) for y in made]
         return made if after is None else [after.written(y) for y in made]
 
@@ -105,8 +112,24 @@ class LoweringContext:
             self.forms[role] = f"{chosen} {form.__name__}"
         return form
 
+    def _multiplied(
+        self, form: Form, operand: Array, weight: Matrix, x: Operand, after: AddedNorm | None
+    ) -> Array:
+        """`operand`, which is `x` written out, times a weight in this form."""
+        if self.platform != Platform.CPU or not widens(form, weight):
+            return form(operand, weight)
+        (outputs, inputs), rows = weight.shape, operand.size // operand.shape[-1]
+        if not self.one_device or outputs * inputs <= _LARGE or 2 * rows > inputs:
+            return form(operand, self._widened_late(weight, x, after))
+        made: list[Array] = []
+        size = max(_PART // inputs, -(-outputs // _MOST_PARTS))
+        for first in range(0, outputs, size):
+            part = rows_of(weight, first, size)
+            made.append(form(operand, _not_before(part, made[-1] if made else operand)))
+        return jnp.concatenate(made, axis=-1)
+
     def _widened_late(self, weight: Matrix, x: Operand, after: AddedNorm | None) -> Matrix:
-        """`weight` unchanged, but on CPU not known before what it multiplies is.
+        """`weight` unchanged, but not known before what it multiplies is.
 
         XLA:CPU starts whatever it can as early as it can: left to itself it widens the weights of
         all layers before it uses the first, in 2 bytes a parameter of memory. It orders by data
@@ -115,9 +138,6 @@ class LoweringContext:
         On a mesh the operand may be split in every dimension. There the weight waits for what the
         layer adds to, of which each device reads its own part: nothing is sent around.
         """
-        if self.platform != Platform.CPU or weight.dtype == jnp.float32 and not isinstance(
-            weight, QuantizedWeight):
-            return weight
         if self.one_device:
             return _not_before(weight, x.x if isinstance(x, Normed | Gated) else x)
         whole = x.x if isinstance(x, Normed) else None if after is None else after.residual

@@ -38,8 +38,6 @@ _FUSED_ROW_LIMIT = 2048
 # What the largest activation of a row becomes: of int8, and of float8_e4m3fn.
 _LARGEST_INT8, _LARGEST_FLOAT8 = 127.0, 448.0
 _TINY = 1e-30
-# Fewer rows than this are multiplied one at a time on CPU where the weight is int8.
-_INT8_ONE_BY_ONE = 16
 
 
 Form = Callable[[Array, Any], Array]
@@ -214,9 +212,6 @@ ANY_RANK = (
 )  # fmt: skip
 """The forms that take x of any rank, and need no reshaping of what a mesh has split."""
 
-WIDENING = (float_product, scaled_float_product, widened_product, unpacked_product)
-"""The forms that first write the whole weight in a wider dtype."""
-
 ROW_BY_ROW = (row_product, scaled_row_product, grouped_row_product)
 """The forms that are written out once for each row."""
 _MOST_ROW_BY_ROW = 16
@@ -262,13 +257,20 @@ def choose_product(
         case Scheme.INT8:
             # integer_product is faster from 4 rows on, but one scale a row is too coarse for
             # Gemma's activations: the perplexity of the 270M goes from 15.2 to 16.0.
-            if few or (platform == Platform.CPU and rows < _INT8_ONE_BY_ONE and not exact):
+            if few:
                 return scaled_row_product
             return scaled_float_product if exact else widened_product
         case Scheme.INT4:
             return grouped_row_product if few else unpacked_product
         case Scheme.FP8:
             return scaled_float_product if exact else eighth_product
+
+
+def widens(form: Form, weight: Matrix) -> bool:
+    """Whether the form first writes the whole weight in a wider dtype."""
+    if form is float_product:
+        return weight.dtype != jnp.float32
+    return form in (scaled_float_product, widened_product, unpacked_product)
 
 
 def scheme_of(weight: Matrix) -> Scheme:

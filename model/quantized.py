@@ -144,6 +144,11 @@ def assemble(
     return weights
 
 
+def rows_of(weight: Matrix, first: int, count: int) -> Matrix:
+    """At most `count` outputs of a matrix, from `first` on."""
+    return jax.tree.map(lambda part: part[first : first + count], weight)
+
+
 def unpacked(packed: Array) -> Array:
     """Pairs in bytes to numbers: uint8 [...,I/2] -> int8 [...,I] of -8 to 7."""
     groups = packed.reshape(*packed.shape[:-1], -1, GROUP // 2)

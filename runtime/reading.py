@@ -10,7 +10,7 @@ import numpy as np
 
 from ..artifacts.convention import takes_images
 from ..artifacts.manifest import Bucket, ProgramName
-from .buckets import Shape, pick, plan_prefill
+from .buckets import Shape, plan_prefill
 from .image_prompt import plan_prefill_with_images
 from .model import LoadedModel
 from .vision import Images, Prompts, SoftPrompts, encode_buckets, has_images
@@ -50,7 +50,7 @@ def plan_calls(
     """
     sizes = model.grid.tokens(reader.text, shape)
     if not has_images(images):
-        return _plan_text(list(map(len, prompts)), sizes, reader.text)
+        return _plan_text([(0, len(prompt)) for prompt in prompts], sizes, reader.text)
     vision = model.bundle.manifest.vision
     assert vision is not None
     soft, calls = vision.soft_token_id, []
@@ -63,18 +63,23 @@ def plan_calls(
             for prompt, (start, length) in zip(prompts, planned.rows, strict=True)
         )
         if not has_soft and sizes and needed <= max(sizes):
-            calls.append(Call(reader.text, pick(needed, sizes), planned.rows))
+            calls += _plan_text(planned.rows, sizes, reader.text)
         else:
             calls.append(Call(reader.images, size, planned.rows))
     return calls
 
 
-def _plan_text(lengths: Sequence[int], sizes: Sequence[int], program: ProgramName) -> list[Call]:
-    calls, start = [], 0
-    for size in plan_prefill(max(lengths), sizes):
-        rows = tuple((start, min(max(length - start, 0), size)) for length in lengths)
-        calls.append(Call(program, size, rows))
-        start += size
+def _plan_text(
+    rows: Sequence[tuple[int, int]], sizes: Sequence[int], program: ProgramName
+) -> list[Call]:
+    """The calls that take in what `rows` say, each as (start, length)."""
+    calls, done = [], 0
+    for size in plan_prefill(max(length for _, length in rows), sizes):
+        parts = tuple(
+            (start + min(done, length), min(max(length - done, 0), size)) for start, length in rows
+        )
+        calls.append(Call(program, size, parts))
+        done += size
     return calls
 
 

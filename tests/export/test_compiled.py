@@ -13,6 +13,7 @@ import re
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import pytest
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
 from gemma3_export.export.lower import Job, lower
@@ -210,3 +211,59 @@ def test_each_kind_of_layer_calculates_its_rope_tables_once(name: ProgramName):
     """Left to itself XLA calculates them again for every layer's queries and keys."""
     text = compiled(name, "bfloat16", 1).text
     assert [len(re.findall(rf" {function}\(", text)) for function in ("cosine", "sine")] == [2, 2]
+
+
+WIDE = dataclasses.replace(
+    CONFIG, vocab_size=512, hidden_size=512, intermediate_size=4096, layer_types=()
+)
+
+
+def temporaries(
+    config: Gemma3TextConfig, bucket: Bucket, recipe: str, mesh: str = "1x1",
+    dtype: str = "bfloat16",
+) -> int:  # fmt: skip
+    """Bytes that a program takes beside arguments and results, on each device of the mesh."""
+    job = Job(config, dtype, parse_mesh(mesh), "cpu", bucket, recipe=RECIPES[recipe])
+    exported = jax.export.deserialize(bytearray(lower(job).jaxexport))
+    axes = parse_mesh(mesh).axes
+    devices = np.array(jax.devices()[: exported.nr_devices]).reshape([axis.size for axis in axes])
+    shardings = exported.in_shardings_jax(jax.sharding.Mesh(devices, [axis.name for axis in axes]))
+    flat = [
+        jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding)
+        for aval, sharding in zip(exported.in_avals, shardings, strict=True)
+    ]
+    arguments = jax.tree.unflatten(exported.in_tree, flat)[0]
+    compiled = jax.jit(exported.call, donate_argnums=(2,)).lower(*arguments).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "mesh", "batch", "dtype"),
+    [
+        ("int8", "1x1", 1, "bfloat16"), ("int8", "1x1", 1, "float32"),
+        ("int4", "1x1", 1, "bfloat16"), ("int8", "2x4", 1, "bfloat16"),
+        ("int8", "2x4", 2, "bfloat16"),
+    ],
+)  # fmt: skip
+def test_weights_are_widened_layer_by_layer(recipe: str, mesh: str, batch: int, dtype: str):
+    """XLA:CPU widens all of them before it uses the first, unless each waits for its operand."""
+    bucket = Bucket(ProgramName.PREFILL, batch, 32, CACHE)
+    few, many = (
+        temporaries(
+            dataclasses.replace(WIDE, num_hidden_layers=layers, layer_types=()),
+            bucket,
+            recipe,
+            mesh,
+            dtype,
+        )
+        for layers in (2, 6)
+    )
+    matrices = 3 * WIDE.hidden_size * WIDE.intermediate_size // parse_mesh(mesh).axes[1].size
+    assert many - few < matrices, (few, many)  # widened, the three of one layer take twice that
+
+
+def test_the_head_over_the_vocabulary_is_widened_in_parts():
+    config = dataclasses.replace(WIDE, vocab_size=1 << 19, num_hidden_layers=1, layer_types=())
+    head = config.vocab_size * config.hidden_size
+    taken = temporaries(config, Bucket(ProgramName.DECODE, 4, 1, CACHE), "int8")
+    assert taken < head // 4, taken  # widened, it takes 2 bytes a number

@@ -126,7 +126,7 @@ def test_the_platform_the_rows_and_the_kernels_decide_the_form():
     def chosen(platform: Platform, rows: int, scheme: Scheme, kernels: bool = False) -> str:
         return choose_product(platform, rows, scheme, bfloat16, kernels).__name__
 
-    assert chosen(Platform.CPU, 8, Scheme.INT8) == "scaled_row_product"
+    assert chosen(Platform.CPU, 3, Scheme.INT8) == "scaled_row_product"
     assert chosen(Platform.CPU, 512, Scheme.INT8) == "widened_product"
     assert chosen(Platform.TPU, 1, Scheme.INT8) == "widened_product"
     assert chosen(Platform.CPU, 1, Scheme.INT4) == "grouped_row_product"

@@ -1,7 +1,9 @@
 #include "grid.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <iterator>
+#include <numeric>
 
 #include "error.h"
 
@@ -13,8 +15,28 @@ int64_t pick(int64_t needed, const std::set<int64_t> &sizes) {
 }
 
 std::vector<int64_t> plan_prefill(int64_t length, const std::set<int64_t> &sizes) {
+  constexpr int64_t kCallCost = 32;  // in tokens; why is said in runtime/buckets.py
+  int64_t unit = 0;  // chunks end at its multiples, so lengths between need no plan
+  for (const int64_t size : sizes) unit = std::gcd(unit, size);
+  const auto units = static_cast<size_t>((std::max<int64_t>(length, 0) + unit - 1) / unit);
+  // Of a plan for so many units: its work, and its first chunk.
+  std::vector<int64_t> least(units + 1), first(units + 1);
+  for (size_t needed = 1; needed <= units; ++needed) {
+    least[needed] = INT64_MAX;
+    for (auto size = sizes.rbegin(); size != sizes.rend(); ++size) {
+      const auto step = static_cast<size_t>(*size / unit);
+      const int64_t work = *size + kCallCost + least[needed - std::min(step, needed)];
+      if (work >= least[needed]) continue;  // of equals the larger chunk, which came before
+      least[needed] = work;
+      first[needed] = *size;
+    }
+  }
   std::vector<int64_t> chunks;
-  for (; length > 0; length -= chunks.back()) chunks.push_back(pick(length, sizes));
+  for (size_t needed = units; needed > 0;) {
+    chunks.push_back(first[needed]);
+    needed -= std::min(static_cast<size_t>(first[needed] / unit), needed);
+  }
+  std::sort(chunks.rbegin(), chunks.rend());
   return chunks;
 }
 

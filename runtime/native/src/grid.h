@@ -14,7 +14,8 @@ namespace gemma3 {
 // The smallest size that is at least `needed`, else the largest; `sizes` is not empty.
 int64_t pick(int64_t needed, const std::set<int64_t> &sizes);
 
-// Chunk sizes that take in `length` tokens, in order; only the last can have padding.
+// Chunk sizes that take in `length` tokens with the least work, the largest first; only the last can
+// have padding.
 std::vector<int64_t> plan_prefill(int64_t length, const std::set<int64_t> &sizes);
 
 // (rows, batch bucket) of each group that serves `rows` rows, in order.

@@ -22,6 +22,24 @@ std::vector<Span> image_spans(const Tokens &text, int64_t soft_token) {
   return spans;
 }
 
+// The calls that take in what `rows` say, each as (start, length).
+std::vector<PrefillCall> plan_rows(const std::vector<Span> &rows, const std::set<int64_t> &sizes) {
+  int64_t longest = 0, done = 0;
+  for (const auto &[start, length] : rows) longest = std::max(longest, length);
+  std::vector<PrefillCall> calls;
+  for (const int64_t size : plan_prefill(longest, sizes)) {
+    PrefillCall call;
+    call.size = size;
+    for (const auto &[start, length] : rows) {
+      call.rows.emplace_back(start + std::min(done, length),
+                             std::clamp<int64_t>(length - done, 0, size));
+    }
+    calls.push_back(std::move(call));
+    done += size;
+  }
+  return calls;
+}
+
 // (start, length) of each piece of a text, none of which ends within an image.
 std::vector<Span> cut(int64_t length, const std::vector<Span> &images, int64_t largest) {
   std::vector<Span> pieces;
@@ -101,18 +119,9 @@ void check_images(const Model &model, const gemma3_prompt *prompts, size_t count
 
 std::vector<PrefillCall> plan_text(const std::vector<int64_t> &lengths,
                                    const std::set<int64_t> &sizes) {
-  std::vector<PrefillCall> calls;
-  int64_t start = 0;
-  for (int64_t size : plan_prefill(*std::max_element(lengths.begin(), lengths.end()), sizes)) {
-    PrefillCall call;
-    call.size = size;
-    for (int64_t length : lengths) {
-      call.rows.emplace_back(start, std::clamp<int64_t>(length - start, 0, size));
-    }
-    calls.push_back(std::move(call));
-    start += size;
-  }
-  return calls;
+  std::vector<Span> rows;
+  for (const int64_t length : lengths) rows.emplace_back(0, length);
+  return plan_rows(rows, sizes);
 }
 
 std::vector<PrefillCall> plan_images(const std::vector<Tokens> &texts, int64_t soft_token,
@@ -138,8 +147,12 @@ std::vector<PrefillCall> plan_images(const std::vector<Tokens> &texts, int64_t s
       call.images = call.images || std::count(begin, begin + length, soft_token) > 0;
     }
     call.images = call.images || text_sizes.empty() || longest > *text_sizes.rbegin();
-    call.size = pick(longest, call.images ? sizes : text_sizes);
-    calls.push_back(std::move(call));
+    if (call.images) {
+      call.size = pick(longest, sizes);
+      calls.push_back(std::move(call));
+      continue;
+    }
+    for (PrefillCall &part : plan_rows(call.rows, text_sizes)) calls.push_back(std::move(part));
   }
   return calls;
 }
