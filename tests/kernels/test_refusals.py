@@ -1,4 +1,4 @@
-"""Kernels called by a hostile program through XLA: an error of the call, and numbers that stay so."""
+"""Kernels called by a hostile program through XLA: errors of the call, and numbers that stay so."""
 
 from __future__ import annotations
 
