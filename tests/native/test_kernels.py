@@ -11,6 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from gemma3_export.artifacts.kernels import TARGETS
 
@@ -204,6 +207,45 @@ def test_a_kernel_of_another_version_is_not_looked_up_and_the_portable_program_r
         assert (ended.status, ended.err) == (0, f"the bundle {said}")
         value = json.loads(ended.out)
         assert (value["tokens"], value["stats"]["variant"]) == (expected["none"], "portable")
+
+
+def calling(bundle: Path, out: Path, variant: str) -> Path:
+    """A copy whose first program of a variant calls a handler that jaxlib brings, digests made
+    right; the handler would call what is at an address that the program names."""
+    shutil.copytree(bundle, out, ignore=shutil.ignore_patterns("compiled"))
+    name = "xla_ffi_python_cpu_callback"
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct((4,), jnp.float32), has_side_effect=True)
+    exported = jax.export.export(
+        jax.jit(lambda x: call(x, index=np.uint64(5))), platforms=["cpu"],
+        disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(name)],
+    )(jax.ShapeDtypeStruct((4,), jnp.float32))  # fmt: skip
+    manifest = json.loads((out / "manifest.json").read_text())
+    program = next(p for p in manifest["programs"] if p["variant"] == variant)
+    for path, data in (
+        (program["jaxexport"], exported.serialize()),
+        (program["stablehlo"], exported.mlir_module_serialized),
+    ):
+        (out / path).write_bytes(data)
+        (record,) = [r for r in manifest["files"] if r["path"] == path]
+        record |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    return out
+
+
+def test_a_program_that_calls_what_its_manifest_entry_does_not_name_is_refused(
+    bundle: Path, kernels: Path, gemma3_host: Host, tmp_path: Path
+):
+    """The first program of either variant is a prefill, which every request needs."""
+    hostile = calling(bundle, tmp_path / "portable", "portable")
+    for run in (gemma3_host, run_python):
+        ended = run(hostile, *ASK, "--no-cache", GEMMA3_KERNELS="none")
+        assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended
+        assert ": expected one that calls nothing outside itself, as its manifest" in ended.err
+    hostile = calling(bundle, tmp_path / "kernels", "kernels")
+    ended = run_python(hostile, *ASK, "--no-cache", GEMMA3_KERNELS=str(kernels))
+    assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended
+    assert ": expected one that calls gemma3_" in ended.err
+    assert "got one that calls xla_ffi_python_cpu_callback: export" in ended.err
 
 
 def deadly_library(folder: Path, name: str = "libdeadly.so") -> Path:
