@@ -64,7 +64,7 @@ llama.cpp: setup
 
 # What takes too long for every change: kills, full disks, fuzzing, endurance. Leaves its figures in
 # tests/soak/RESULTS.md, to be committed.
-soak: setup
+soak: setup native-packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[soak]'
 	$(BIN)/python -m tests.soak
 

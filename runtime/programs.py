@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ Arrays = tuple[jax.Array, ...]
 Inputs = tuple[np.ndarray, ...]
 
 _CACHE_ARGUMENT = 2  # of (weights, inputs, cache)
+_CALLED = re.compile(r'custom_call @"?([^"(\s]+)|call_target_name = "([^"]*)"')
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def compile_program(
     Raises ArtifactError when the file is not what the manifest says.
     """
     exported = _read(bundle, record)
+    _check_calls(bundle, record, exported)
     _check_signature(bundle, record, exported, weights)
     # jax.export keeps no donation and leaves shardings to the caller: both are in the manifest.
     function = jax.jit(
@@ -104,6 +107,24 @@ def _read(bundle: Bundle, record: Program) -> export.Exported:
             f"program {path} cannot be read by jax {jax.__version__} ({reason}); it was written "
             f"with jax {bundle.manifest.versions.jax}: export the bundle again"
         ) from error
+
+
+def _check_calls(bundle: Bundle, record: Program, exported: export.Exported) -> None:
+    """Refuse a program that calls what its manifest entry does not name.
+
+    JAX registers handlers of its own, among them one that takes an address out of an attribute of
+    the program and calls what is there.
+    """
+    called = set()
+    if b"custom_call" in exported.mlir_module_serialized:  # the name of the operation
+        found = _CALLED.findall(exported.mlir_module())
+        called = {short or long for short, long in found} or {"a custom call"}
+    if others := sorted(called - set(record.custom_calls)):
+        named = ", ".join(record.custom_calls) or "nothing outside itself"
+        raise ArtifactError(
+            f"program {bundle.path(record.jaxexport)}: expected one that calls {named}, as its "
+            f"manifest entry says, got one that calls {', '.join(others)}: export the bundle again"
+        )
 
 
 def _check_signature(

@@ -10,6 +10,7 @@ import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.codec import encode
 from gemma3_export.artifacts.errors import ArtifactError, UsageError
+from gemma3_export.artifacts.kernels import TARGETS
 from gemma3_export.artifacts.manifest import FORMAT_VERSION, ProgramName
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -104,6 +105,29 @@ def test_sample_of_version_1_opens_and_is_whole():
 def test_what_version_2_brought_is_checked(tiny: Path, edit: Edit, message: str):
     edit_manifest(tiny, edit)
     assert message in refusal(tiny)
+
+
+def add_kernels(manifest: dict, *targets: str) -> None:
+    """The first program once more, calling `targets`."""
+    program = {**manifest["programs"][0], "variant": "kernels", "custom_calls": list(targets)}
+    manifest["programs"].append(program)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["abort", "exit", "_exit", "pause", "gets", "longjmp", "system", "memcpy", "_gemma3_x",
+     "gemma3_", "", "Gemma3_x", "gemma3_X", "gemma3_x y", "gemma3_x@V", "gemma3_\u00e4",
+     "gemma3_" + "x" * 58, "__init__", "_handle"],
+)  # fmt: skip
+def test_custom_calls_that_are_no_kernels_of_this_project_are_refused(tiny: Path, name: str):
+    edit_manifest(tiny, lambda m: add_kernels(m, "gemma3_int4_linear", name))
+    assert f".custom_calls: expected names of kernels, gemma3_..., got {name};" in refusal(tiny)
+
+
+@pytest.mark.parametrize("name", [*TARGETS, "gemma3_int4_product", "gemma3_" + "x" * 57])
+def test_kernels_of_this_and_of_other_versions_are_no_reason_to_refuse(tiny: Path, name: str):
+    edit_manifest(tiny, lambda m: add_kernels(m, name))
+    assert Bundle.open(tiny).manifest.programs[-1].custom_calls == (name,)
 
 
 def test_abstract_bundle_opens_without_weight_files(abstract: Path):

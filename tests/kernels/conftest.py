@@ -1,4 +1,4 @@
-"""The library of kernels, built from its sources as they are."""
+"""The library of kernels as it is built for users, and XLA's registry."""
 
 from __future__ import annotations
 
@@ -8,23 +8,18 @@ from pathlib import Path
 import pytest
 from gemma3_export.artifacts import kernels
 
-from .building import SOURCES, build, compiler
+from ..native.library import build
 
 
 @pytest.fixture(scope="session")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Every source of the kernels compiled, by its name."""
-    folder, made = tmp_path_factory.mktemp("objects"), {}
-    for source in sorted(SOURCES.glob("*.cc")):
-        made[source.stem] = folder / f"{source.stem}.o"
-        compiler("-c", source, "-o", made[source.stem])
-    return made
+def built() -> Path:
+    """The folder of a build of runtime/native with its test programs; kept between runs."""
+    return build("tests")
 
 
 @pytest.fixture(scope="session")
-def library(objects: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("kernels") / "libgemma3_kernels.so"
-    return build(output, *objects.values(), flags=["-shared"])
+def library(built: Path) -> Path:
+    return built / "kernels" / "libgemma3_kernels.so"
 
 
 @pytest.fixture

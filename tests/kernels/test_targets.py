@@ -7,11 +7,11 @@ import re
 from gemma3_export.artifacts.kernels import TARGET_NAME, TARGETS
 from gemma3_export.model.forms import KERNELS
 
-from .building import SOURCES
+from ..native.library import ROOT
 
 
 def test_the_exporter_and_both_runtimes_know_the_same_targets():
-    native = (SOURCES.parent / "src" / "kernels.cc").read_text()
+    native = (ROOT / "runtime" / "native" / "src" / "kernels.cc").read_text()
     table = native.split("kTargets[] = {")[1].split("};")[0]
     assert set(TARGETS) == set(KERNELS.values()) == set(re.findall(r'"(\w+)"', table))
     assert len(TARGETS) == len(set(TARGETS))

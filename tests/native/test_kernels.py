@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -12,13 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from gemma3_export.artifacts.kernels import TARGETS
 
 from ..goldens.tiny import write_checkpoint
 from ..parity.bundles import make_bundle
 from .conftest import Ended, Host
-from .library import PLUGINS, ROOT, environment
+from .library import PLUGINS, environment
 
 ASK = ["--tokens", "2,17,230,5,99,64,5,12,201,77,3,150,31,8,9,44,120,61,7,19", "--json",
        "--ignore-eos", "--max-new-tokens", "12"]  # fmt: skip
@@ -207,6 +209,45 @@ def test_a_kernel_of_another_version_is_not_looked_up_and_the_portable_program_r
         assert (value["tokens"], value["stats"]["variant"]) == (expected["none"], "portable")
 
 
+def calling(bundle: Path, out: Path, variant: str) -> Path:
+    """A copy whose first program of a variant calls a handler that jaxlib brings, digests made
+    right; the handler would call what is at an address that the program names."""
+    shutil.copytree(bundle, out, ignore=shutil.ignore_patterns("compiled"))
+    name = "xla_ffi_python_cpu_callback"
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct((4,), jnp.float32), has_side_effect=True)
+    exported = jax.export.export(
+        jax.jit(lambda x: call(x, index=np.uint64(5))), platforms=["cpu"],
+        disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(name)],
+    )(jax.ShapeDtypeStruct((4,), jnp.float32))  # fmt: skip
+    manifest = json.loads((out / "manifest.json").read_text())
+    program = next(p for p in manifest["programs"] if p["variant"] == variant)
+    for path, data in (
+        (program["jaxexport"], exported.serialize()),
+        (program["stablehlo"], exported.mlir_module_serialized),
+    ):
+        (out / path).write_bytes(data)
+        (record,) = [r for r in manifest["files"] if r["path"] == path]
+        record |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    return out
+
+
+def test_a_program_that_calls_what_its_manifest_entry_does_not_name_is_refused(
+    bundle: Path, kernels: Path, gemma3_host: Host, tmp_path: Path
+):
+    """The first program of either variant is a prefill, which every request needs."""
+    hostile = calling(bundle, tmp_path / "portable", "portable")
+    for run in (gemma3_host, run_python):
+        ended = run(hostile, *ASK, "--no-cache", GEMMA3_KERNELS="none")
+        assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended
+        assert ": expected one that calls nothing outside itself, as its manifest" in ended.err
+    hostile = calling(bundle, tmp_path / "kernels", "kernels")
+    ended = run_python(hostile, *ASK, "--no-cache", GEMMA3_KERNELS=str(kernels))
+    assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended
+    assert ": expected one that calls gemma3_" in ended.err
+    assert "got one that calls xla_ffi_python_cpu_callback: export" in ended.err
+
+
 def deadly_library(folder: Path, name: str = "libdeadly.so") -> Path:
     """A library whose kernels end the process when they are called."""
     source = folder / "deadly.c"
@@ -287,9 +328,7 @@ def test_plugins_are_not_looked_for_in_the_current_folder(native: Path, tmp_path
         [sys.executable, "-c", found, native / "libgemma3.so"], capture_output=True, text=True,
         check=True, cwd=tmp_path / "current", env={**environment(), **changes},
     )  # fmt: skip
-    assert str(tmp_path) not in done.stdout
-    assert "planted" not in done.stdout
-    assert "current" not in done.stdout
+    assert "python3.99" not in done.stdout
 
 
 def test_what_chooses_code_is_not_read_from_the_environment_of_a_program_with_more_rights(

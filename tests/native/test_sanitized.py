@@ -25,7 +25,7 @@ def fuzz(folder: Path, seed: int, calls: int) -> None:
     assert [line[0] for line in lines] == ["bfloat16", "int8", "int4", "attention"]
     counts = [[int(number) for number in line[2::2]] for line in lines]
     assert sum(map(sum, counts)) == calls
-    assert all(count > calls // 100 for line in counts for count in line), done.stdout
+    assert all(count > 0 for line in counts for count in line), done.stdout
 
 
 def test_hostile_calls_of_kernels_with_the_address_sanitizer() -> None:

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..goldens.tiny import write_checkpoint
+from ..native.sanitizers import address_build, thread_build
+from ..native.test_sanitized import fuzz as fuzz_kernels
 from . import faults
 from .abuse import fuzz
 
@@ -31,6 +33,7 @@ TARGETS = (
     "gguf", "tokenizer_json", "tokenizer_model", "image", "array",
 )  # fmt: skip
 FUZZ_EACH = 5000
+KERNEL_CALLS, KERNEL_SEEDS = 20_000, 5
 TOKENS, SESSIONS = 100_000, 2000
 MOST_MEMORY, MOST_COST = 1.02, 1.10
 _LONG = ("--mesh", "1x1", "--prefill", "8", "--dtype", "float32", "--jobs", "1")
@@ -80,6 +83,17 @@ def abuse(folder: Path) -> str:
     )
 
 
+def kernels(folder: Path) -> str:
+    """Calls of the C++ kernels as hostile programs would make them, under sanitizers."""
+    for seed in range(SEED, SEED + KERNEL_SEEDS):
+        fuzz_kernels(address_build(), seed, KERNEL_CALLS)
+    fuzz_kernels(thread_build(), SEED, KERNEL_CALLS)
+    return (
+        f"{KERNEL_CALLS * KERNEL_SEEDS:,} hostile calls of 4 kernels with the address and undefined"
+        f" behaviour sanitizers, {KERNEL_CALLS:,} with the thread sanitizer: each answered"
+    )
+
+
 def endurance(folder: Path) -> str:
     """One long session and many short ones.
 
@@ -120,7 +134,8 @@ def _endure(checkpoint: Path, out: Path, cache: int, stretch: str, count: int) -
 
 
 ITEMS: dict[str, Callable[[Path], str]] = {
-    "kills": kills, "disks": disks, "races": races, "abuse": abuse, "endurance": endurance,
+    "kills": kills, "disks": disks, "races": races, "abuse": abuse, "kernels": kernels,
+    "endurance": endurance,
 }  # fmt: skip
 _HEAD = """# Results of `make soak` and `make compat`
 

@@ -109,6 +109,13 @@ bool is_target_name(const std::string &name) {
   });
 }
 
+void refuse_calls(const Program &program, const std::string &code) {
+  // The name of the operation, in bytecode as in text.
+  if (program.variant != kPortable || code.find("custom_call") == std::string::npos) return;
+  refuse("program " + program.stablehlo + ": expected one that calls nothing outside itself, as its "
+         "manifest entry says, got one with a custom call; export the bundle again");
+}
+
 KernelsFound take_kernels(const Client &client, const std::string &named,
                           const std::vector<const Program *> &programs) {
   KernelsFound found;

@@ -30,6 +30,10 @@ struct KernelsFound {
 KernelsFound take_kernels(const Client &client, const std::string &named,
                           const std::vector<const Program *> &programs);
 
+// Refuses the code of a portable program that calls anything outside itself: plugins have handlers
+// that were not made for hostile programs. Throws Error (GEMMA3_USAGE).
+void refuse_calls(const Program &program, const std::string &code);
+
 }  // namespace gemma3
 
 #endif  // GEMMA3_SRC_KERNELS_H_

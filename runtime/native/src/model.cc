@@ -159,6 +159,7 @@ void Model::load(Slot &here) {
   }
   log_remark();
   const std::string code = bundle_->read(record.stablehlo);
+  refuse_calls(record, code);
   try {
     here.program = std::make_unique<LoadedProgram>(
         *client_, mesh(), record, client_->compile(code, mesh().devices()), weights_of(record),
