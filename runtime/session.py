@@ -182,9 +182,7 @@ class Session:
                 ends.append((ended, outputs))
         return ends
 
-    def _feed(
-        self, texts: Sequence[Sequence[int]], call: Call, soft: SoftPrompts | None
-    ) -> Arrays:
+    def _feed(self, texts: Sequence[Sequence[int]], call: Call, soft: SoftPrompts | None) -> Arrays:
         """Run one prefill call; outputs token [B] and logits [B,V], still on the devices.
 
         Texts begin at the positions of their rows.
