@@ -157,7 +157,7 @@ class Session:
             position = int(self._positions[row])
             last = [int(self._tokens[row])] if prompt and position else []
             texts.append([*last, *prompt])
-            needed = position + len(texts[row]) + new_tokens
+            needed = position + len(texts[row]) + new_tokens - 1  # the last one is not fed
             if prompt and needed > self._shape.cache:
                 raise UsageError(
                     f"row {row}: {len(texts[row])} tokens and {new_tokens} new ones do not fit "

@@ -17,7 +17,7 @@ from gemma3_export.runtime.sampling import SamplingParameters
 from gemma3_export.runtime.score import score
 from gemma3_export.runtime.session import Session
 
-from ..runtime.toy_bundle import EMBED, LABELS, Toy, make_toy_bundle
+from ..runtime.toy_bundle import EMBED, LABELS, Toy, make_toy_bundle, reference_greedy
 from .library import PLUGINS, ROOT, build, call, serve
 
 HEADER = ROOT / "runtime" / "native" / "include" / "gemma3.h"
@@ -169,6 +169,15 @@ def test_a_session_goes_on_as_if_it_had_been_one_text(library: Path, bundle: Pat
         call("turns", [first + begun + second], 4),
     )  # fmt: skip
     assert whole.value(1) == [gone_on]
+
+
+def test_a_row_of_a_session_is_filled_to_its_last_place(library: Path, bundle: Path) -> None:
+    replies = serve(
+        library, call("open", bundle=str(bundle), mesh="1x1"),
+        call("turns", [prompt(20)], 45), call("turns", [prompt(20)], 46),
+    )  # fmt: skip
+    assert replies.value(1) == [reference_greedy(prompt(20), 45)]
+    assert "20 tokens and 46 new tokens do not fit after 0 tokens" in replies.refused(2)
 
 
 @pytest.mark.parametrize("lengths", [(9, 3), (1, 16), (17, 1), (5, 4)])

@@ -87,6 +87,13 @@ def test_a_row_that_was_reset_begins_afresh(model: LoadedModel):
         session.reset(4)
 
 
+def test_a_row_is_filled_to_its_last_place(model: LoadedModel):
+    session = open_session(model)
+    with pytest.raises(UsageError, match="20 tokens and 46 new ones do not fit after 0"):
+        session.prefill([text(20)], 46)
+    assert turn(session, [text(20)], 45)[0] == reference_greedy(text(20), 45)
+
+
 def test_what_does_not_fit_is_refused_and_leaves_the_session_as_it_was(model: LoadedModel):
     session = open_session(model)
     begun = turn(session, [text(20)], 6)[0]
