@@ -157,7 +157,7 @@ class Session:
             position = int(self._positions[row])
             last = [int(self._tokens[row])] if prompt and position else []
             texts.append([*last, *prompt])
-            needed = position + len(texts[row]) + new_tokens
+            needed = position + len(texts[row]) + new_tokens - 1  # the last one is not fed
             if prompt and needed > self._shape.cache:
                 raise UsageError(
                     f"row {row}: {len(texts[row])} tokens and {new_tokens} new ones do not fit "
@@ -182,9 +182,7 @@ class Session:
                 ends.append((ended, outputs))
         return ends
 
-    def _feed(
-        self, texts: Sequence[Sequence[int]], call: Call, soft: SoftPrompts | None
-    ) -> Arrays:
+    def _feed(self, texts: Sequence[Sequence[int]], call: Call, soft: SoftPrompts | None) -> Arrays:
         """Run one prefill call; outputs token [B] and logits [B,V], still on the devices.
 
         Texts begin at the positions of their rows.

@@ -10,6 +10,8 @@ import ctypes as c
 import hashlib
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,10 @@ class SessionOptions(c.Structure):
     ]  # fmt: skip
 
 
+class Row(c.Structure):
+    _fields_ = [("position", c.c_int32), ("token", c.c_int32), ("remaining", c.c_int32)]
+
+
 class RefusedError(Exception):
     """A call of the library failed: status and message."""
 
@@ -125,7 +131,7 @@ class Library:
         return value
 
     def options(self, values: dict[str, Any]) -> Options:
-        """Texts as named; `opened` takes the bundle of `open_bundle`, `cancel` the shared cancel."""
+        """Texts as named; `opened` takes that of `open_bundle`, `cancel` the shared cancel."""
         size = values.pop("size", c.sizeof(Options))
         flags, opened = values.pop("flags", 0), values.pop("opened", False)
         cancel = self.cancel if values.pop("cancel", False) else None
@@ -162,9 +168,7 @@ class Library:
     def bundle_file(self, path: str) -> Any:
         """The SHA-256 of a file of the bundle that `open_bundle` opened."""
         found, count = c.c_void_p(), c.c_size_t()
-        self.call(
-            "gemma3_bundle_file", self.bundle, path.encode(), c.byref(found), c.byref(count)
-        )
+        self.call("gemma3_bundle_file", self.bundle, path.encode(), c.byref(found), c.byref(count))
         contents = c.string_at(found, count.value)
         self.lib.gemma3_free(found)
         return hashlib.sha256(contents).hexdigest()
@@ -224,6 +228,7 @@ class Library:
             sampling=c.pointer(sampling), sampling_count=1, stop_tokens=array(stops),
             stop_count=len(stops), chunk=values.get("chunk", 0),
             flags=1 if values.get("ignore_eos", True) else 0,
+            cancel=self.cancel if values.get("cancel") else None,
         )  # fmt: skip
         callback = OnToken(on_token)
         self.call("gemma3_generate", self.model, c.byref(request), callback, None, None)
@@ -249,9 +254,7 @@ class Library:
 
     def turns(self, turns: list[list[int]], count: int) -> Any:
         """One row that is given one text after another, `count` tokens being drawn after each."""
-        options = SessionOptions(size=c.sizeof(SessionOptions), rows=1, flags=1)
-        session = c.c_void_p()
-        self.call("gemma3_session_open", self.model, c.byref(options), c.byref(session))
+        session = self._session(1)
         found: list[list[int]] = []
 
         def on_token(_user: Any, event: Any) -> int:
@@ -268,6 +271,88 @@ class Library:
             self.call("gemma3_session_generate", session, 0, callback, None)
         self.lib.gemma3_session_close(session)
         return found
+
+    def cancelling(
+        self, texts: list[list[int]], count: int, chunk: int, cancel_at: int
+    ) -> dict[str, Any]:
+        """Tokens of rows generated together by a callback that cancels at every `cancel_at`th.
+
+        Calls go on until they are not cancelled any more. `calls` are the tokens told by each.
+        """
+        session = self._session(len(texts))
+        tokens: list[list[int]] = [[] for _ in texts]
+        calls: list[int] = []
+
+        def on_token(_user: Any, event: Any) -> int:
+            assert event.contents.index == len(tokens[event.contents.prompt])
+            tokens[event.contents.prompt].append(event.contents.token)
+            calls[-1] += 1
+            return 2 if cancel_at and sum(calls) % cancel_at == 0 else 0
+
+        callback = OnToken(on_token)
+        steps = [("gemma3_session_prefill", prompts_of(texts), c.c_size_t(len(texts)), count)]
+        while steps:
+            name, *arguments = steps.pop()
+            calls.append(0)
+            try:
+                self.call(name, session, *arguments, callback, None)
+            except RefusedError as refused:
+                if refused.args != (3, "cancelled"):
+                    raise
+            if calls[-1] > 0:
+                steps.append(("gemma3_session_generate", chunk))
+        self.lib.gemma3_session_close(session)
+        return {"tokens": tokens, "calls": calls}
+
+    def cancelled_prefill(self, texts: list[list[int]], more: list[int], after: float) -> Any:
+        """Rows of a session that was given texts, then `more` for row 0, cancelled `after` s.
+
+        Then the tokens that row 1 and, begun afresh, row 0 give.
+        """
+        session, told = self._session(len(texts)), []
+        callback = OnToken(lambda _user, event: told.append(event.contents.token) or 0)
+        count = c.c_size_t(len(texts))
+        prefill = ("gemma3_session_prefill", session)
+        self.call(*prefill, prompts_of(texts), count, 3, callback, None)
+        timer = threading.Timer(after, self.lib.gemma3_session_cancel, [session])
+        timer.start()
+        began, status = time.monotonic(), 0
+        try:
+            self.call(*prefill, prompts_of([more]), c.c_size_t(1), 3, callback, None)
+        except RefusedError as refused:
+            status = refused.args[0]
+        seconds = time.monotonic() - began
+        timer.join()
+        rows = (Row * len(texts))()
+        self.call("gemma3_session_rows", session, rows, count)
+        del told[:]
+        self.call("gemma3_session_generate", session, 0, callback, None)
+        self.call(*prefill, prompts_of([texts[0]]), c.c_size_t(1), 1, callback, None)
+        self.lib.gemma3_session_close(session)
+        positions = [row.position for row in rows]
+        return {"status": status, "seconds": seconds, "positions": positions, "told": told}
+
+    def timed(self, after: float | None, name: str, *arguments: Any, **values: Any) -> Any:
+        """How a method ended and in how many seconds; the shared cancel is set `after` some."""
+        timer = threading.Timer(after or 0, self.set_cancel, [True])
+        if after is not None:
+            timer.start()
+        began, status = time.monotonic(), 0
+        try:
+            getattr(self, name)(*arguments, **values)
+        except RefusedError as refused:
+            status = refused.args[0]
+        seconds = time.monotonic() - began
+        if after is not None:
+            timer.join()
+        self.set_cancel(False)
+        return {"status": status, "seconds": seconds}
+
+    def _session(self, rows: int) -> c.c_void_p:
+        options = SessionOptions(size=c.sizeof(SessionOptions), rows=rows, flags=1)
+        session = c.c_void_p()
+        self.call("gemma3_session_open", self.model, c.byref(options), c.byref(session))
+        return session
 
     def environment(self, name: str) -> Any:
         """What C code of this process sees of the environment now."""

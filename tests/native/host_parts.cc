@@ -117,5 +117,8 @@ int main(int count, char** arguments) {
   } catch (const UsageError& error) {
     std::cerr << "error: " << one_line(error.what()) << "\n";
     return 2;
+  } catch (const std::exception& error) {
+    std::cerr << "error: " << one_line(error.what()) << "\n";
+    return 1;
   }
 }

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gemma3_export.artifacts.manifest import ProgramName
+from gemma3_export.runtime.buckets import Shape
 from gemma3_export.runtime.classify import classify
 from gemma3_export.runtime.embed import embed
 from gemma3_export.runtime.generate import generate
 from gemma3_export.runtime.model import LoadedModel
 from gemma3_export.runtime.sampling import SamplingParameters
 from gemma3_export.runtime.score import score
+from gemma3_export.runtime.session import Session
 
-from ..runtime.toy_bundle import EMBED, LABELS, Toy, make_toy_bundle
+from ..runtime.toy_bundle import EMBED, LABELS, Toy, make_toy_bundle, reference_greedy
 from .library import PLUGINS, ROOT, build, call, serve
 
 HEADER = ROOT / "runtime" / "native" / "include" / "gemma3.h"
@@ -167,6 +169,29 @@ def test_a_session_goes_on_as_if_it_had_been_one_text(library: Path, bundle: Pat
         call("turns", [first + begun + second], 4),
     )  # fmt: skip
     assert whole.value(1) == [gone_on]
+
+
+def test_a_row_of_a_session_is_filled_to_its_last_place(library: Path, bundle: Path) -> None:
+    replies = serve(
+        library, call("open", bundle=str(bundle), mesh="1x1"),
+        call("turns", [prompt(20)], 45), call("turns", [prompt(20)], 46),
+    )  # fmt: skip
+    assert replies.value(1) == [reference_greedy(prompt(20), 45)]
+    assert "20 tokens and 46 new tokens do not fit after 0 tokens" in replies.refused(2)
+
+
+@pytest.mark.parametrize("lengths", [(9, 3), (1, 16), (17, 1), (5, 4)])
+def test_turns_of_a_conversation_are_those_of_the_python_runtime(
+    lengths: tuple[int, int], library: Path, bundle: Path, loaded: LoadedModel
+) -> None:
+    texts = [prompt(length) for length in lengths]
+    session, expected = Session(loaded, Shape(1, 64), SamplingParameters()), []
+    for text in texts:
+        expected.append(session.prefill([text], 6).tokens[0])
+        for step in session.generate():
+            expected[-1] += step.tokens[0]
+    replies = serve(library, call("open", bundle=str(bundle), mesh="1x1"), call("turns", texts, 6))
+    assert replies.value(1) == expected
 
 
 def test_xla_flags_of_the_caller_cannot_end_the_process(library: Path, bundle: Path) -> None:

@@ -112,9 +112,7 @@ def test_whatever_changed_since_is_refused_and_named(
     )
 
 
-def test_a_file_that_is_missing_is_refused_and_named(
-    signed: tuple[Path, Path], gemma3_host: Host
-):
+def test_a_file_that_is_missing_is_refused_and_named(signed: tuple[Path, Path], gemma3_host: Host):
     bundle, key = signed
     message = remove_program(bundle)
     refused(check(gemma3_host, bundle, key), message)

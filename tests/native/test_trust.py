@@ -270,7 +270,9 @@ def test_links_are_followed_inside_the_bundle_only(library: Path, folder: Path, 
         opens = False
     assert opens == inside
     if case == "out and in again":
-        assert "got a link out of it" in replies.refused(0)  # what lies outside is not walked through
+        assert "got a link out of it" in replies.refused(
+            0
+        )  # what lies outside is not walked through
     elif inside:
         assert replies.value(0) is None
     else:

@@ -21,7 +21,9 @@ from .library import build, call, serve
 TEXT = [2, 17, 18, 40]
 # Weight, mesh, what the manifest claims, and on one device what the program takes and the claim.
 CASES = {
-    "rows for columns": ("embed", "1x1", (16, 384), "float32", "float32[384,16]", "float32[16,384]"),
+    "rows for columns": (
+        "embed", "1x1", (16, 384), "float32", "float32[384,16]", "float32[16,384]",
+    ),
     "another dtype": ("head", "1x1", (384, 16), "int32", "float32[384,16]", "int32[384,16]"),
     "rows for columns of a shard": (
         "embed", "2x4", (16, 384), "float32", "float32[96,16]", "float32[4,384]",
@@ -66,9 +68,9 @@ def test_the_python_runtime_refuses_a_program_of_other_weights(
     toy: Path, tmp_path: Path, case: str
 ) -> None:
     bundle = damaged(toy, tmp_path / "toy", case)
-    weight, mesh, shape, dtype, _, _ = CASES[case]
+    _, mesh, shape, dtype, _, _ = CASES[case]
+    model = LoadedModel.load(bundle, mesh)
     with pytest.raises(ArtifactError) as refused:
-        model = LoadedModel.load(bundle, mesh)
         generate(model, [TEXT], SamplingParameters(), max_new_tokens=4)
     claimed = f"{dtype}[{','.join(map(str, shape))}]"
     assert f"expected {claimed}: export the bundle again" in str(refused.value)

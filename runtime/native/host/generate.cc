@@ -80,6 +80,7 @@ struct Receiver {
   // Nothing may be thrown through the library.
   static int32_t take(void* user, const gemma3_token* token) {
     auto* self = static_cast<Receiver*>(user);
+    if (self->failure) return GEMMA3_CANCEL;  // told of the rest of the call that drew it
     try {
       Row& row = self->rows.at(token->prompt);
       if (row.met_stop_text()) return GEMMA3_FINISH_ROW;

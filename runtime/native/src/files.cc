@@ -72,6 +72,11 @@ void File::read_into(void *out, int64_t offset, size_t count) const {
 
 Mapping::Mapping(const File &file) : data_(nullptr), size_(static_cast<size_t>(file.size())) {
   if (size_ == 0) return;
+  struct stat status {};  // beyond its end a mapped file cannot be read: the process would end
+  if (::fstat(file.descriptor(), &status) != 0 || status.st_size < file.size()) {
+    refuse(file.name() + ": expected " + std::to_string(size_) + " bytes, got " +
+           std::to_string(status.st_size) + "; copy the bundle again or re-export it");
+  }
   data_ = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.descriptor(), 0);
   if (data_ == MAP_FAILED) fail(std::string("cannot map a weight file: ") + std::strerror(errno));
 }
@@ -82,7 +87,9 @@ std::unique_ptr<Mapping> Mapping::copy(const File &file, const Piece &piece) {
   void *data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) throw std::bad_alloc();
   std::unique_ptr<Mapping> mapping(new Mapping(data, size));
+#ifdef MADV_HUGEPAGE
   ::madvise(data, size, MADV_HUGEPAGE);  // where the system has such pages; no harm where not
+#endif
   for (size_t at = 0; at < size; at += kPiece) {
     const size_t count = std::min(kPiece, size - at);
     file.read_into(static_cast<uint8_t *>(data) + at, static_cast<int64_t>(at), count);

@@ -20,6 +20,11 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kMostLinks = 40;  // as Linux has it
+#ifdef O_PATH
+constexpr int kToWalkThrough = O_PATH | O_DIRECTORY;  // folders need not be readable
+#else
+constexpr int kToWalkThrough = O_RDONLY | O_DIRECTORY;
+#endif
 
 // The way to a file: folders that are open, and parts that are still to be walked.
 class Walk {
@@ -44,7 +49,7 @@ class Walk {
         continue;
       }
       const bool last = parts_.empty();
-      const int flags = last ? O_RDONLY | O_NONBLOCK | O_NOCTTY : O_PATH | O_DIRECTORY;
+      const int flags = last ? O_RDONLY | O_NONBLOCK | O_NOCTTY : kToWalkThrough;
       const int opened = ::openat(here(), part.c_str(), flags | O_NOFOLLOW | O_CLOEXEC);
       if (opened >= 0 && last) return opened;
       if (opened >= 0) {
@@ -110,7 +115,7 @@ class Walk {
 }  // namespace
 
 Folder::Folder(const std::string &path)
-    : name_(path), descriptor_(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)) {
+    : name_(path), descriptor_(::open(path.c_str(), kToWalkThrough | O_CLOEXEC)) {
   if (descriptor_ < 0) refuse(name_ + ": cannot be opened: " + std::strerror(errno));
   std::error_code error;  // only links that name the folder by its whole path need this
   real_ = fs::canonical(path, error).string();

@@ -73,7 +73,8 @@ void Session::check_room(const std::vector<Tokens> &texts, int64_t new_tokens) c
     if (texts[row].empty()) continue;
     const auto length = static_cast<int64_t>(texts[row].size());
     const int64_t position = rows_[row].position;
-    if (position + length + new_tokens <= settings_.shape.cache) continue;
+    // The last token drawn is not fed.
+    if (position + length + new_tokens - 1 <= settings_.shape.cache) continue;
     refuse("row " + std::to_string(row) + ": " + count_of(length, "token") + " and " +
            count_of(new_tokens, "new token") + " do not fit after " +
            count_of(position, "token") + ": the session has room for " +

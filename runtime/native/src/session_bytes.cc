@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::string_view kMagic = "GEMMA3S1";
 constexpr size_t kDigest = 64;
+constexpr uint64_t kMaxHeaderBytes = uint64_t{1} << 24;  // real ones are some kilobytes
 constexpr char kWhere[] = "saved session";
 
 struct Saved {
@@ -50,6 +51,7 @@ std::pair<Saved, std::string_view> split(std::string_view bytes) {
   std::memcpy(&length, body.data() + kMagic.size(), 8);
   const std::string_view rest = body.substr(kMagic.size() + 8);
   if (length > rest.size()) refuse_bytes("the header is longer than the bytes");
+  if (length > kMaxHeaderBytes) refuse_bytes("the header is longer than 16 MiB");
   const std::string where = kWhere;
   const Json value = parse_json(rest.substr(0, length), where);
   const Place place{&where};

@@ -238,6 +238,46 @@ void check_session(gemma3_model *model) {
   gemma3_session_close(session);
 }
 
+// A bundle that is opened once, its weights copied, and a cancel for all that the model does.
+void check_trust(const Arguments &arguments) {
+  gemma3_error error;
+  gemma3_bundle *bundle = nullptr;
+  SUCCEED(gemma3_bundle_open(arguments.bundle, &bundle, &error));
+  CHECK(gemma3_bundle_verify_signature(bundle, "/no/such/key", &error) == GEMMA3_USAGE);
+  gemma3_options options = {};
+  options.size = sizeof options;
+  options.plugin = arguments.plugin[0] == '\0' ? nullptr : arguments.plugin;
+  options.mesh = arguments.mesh;
+  options.opened = bundle;
+  options.flags = GEMMA3_COPY_WEIGHTS | GEMMA3_VERIFY;
+  options.cancel = gemma3_cancel_new();
+  gemma3_model *model = nullptr;
+  gemma3_cancel_set(options.cancel);
+  CHECK(gemma3_open(&options, &model, &error) == GEMMA3_CANCELLED && model == nullptr);
+  gemma3_cancel_clear(options.cancel);
+  SUCCEED(gemma3_open(&options, &model, &error));
+  gemma3_bundle_close(bundle);
+  const Tokens copied = write(model, 6, 0, 9);
+  gemma3_model *mapped = open_model(arguments);
+  CHECK(copied == write(mapped, 6, 0, 9));
+  gemma3_close(mapped);
+  gemma3_cancel_set(options.cancel);
+  const gemma3_prompt prompt = {kPrompt, 5, nullptr, 0};
+  float logprobs[4];
+  CHECK(gemma3_score(model, &prompt, 1, logprobs, nullptr, &error) == GEMMA3_CANCELLED);
+  CHECK(gemma3_compile(model, nullptr, &error) == GEMMA3_CANCELLED);
+  gemma3_cancel_clear(options.cancel);
+  SUCCEED(gemma3_score(model, &prompt, 1, logprobs, nullptr, &error));
+  gemma3_scoring scoring = scoring_of(&prompt, 1, logprobs);
+  scoring.cancel = options.cancel;
+  gemma3_close(model);
+  gemma3_cancel_set(options.cancel);
+  model = open_model(arguments);
+  CHECK(gemma3_score_texts(model, &scoring, &error) == GEMMA3_CANCELLED);
+  gemma3_close(model);
+  gemma3_cancel_free(options.cancel);
+}
+
 void scenario(const Arguments &arguments) {
   gemma3_error error;
   gemma3_model *model = open_model(arguments);
@@ -245,6 +285,7 @@ void scenario(const Arguments &arguments) {
   check_scoring(model);
   check_mistakes(model);
   check_session(model);
+  check_trust(arguments);
   char *text = nullptr;
   SUCCEED(gemma3_model_info(model, &text, &error));
   gemma3_free(text);
