@@ -82,12 +82,20 @@ def check_prompts(value: object, where: str, remedy: str) -> TaskPrompts:
         if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
             refuse(where, "prompts", f"names of 1 to {MAX_NAME} printable characters",
                    show(name), remedy)  # fmt: skip
-        if not isinstance(text, str):
+        if not isinstance(text, str) or not _is_unicode(text):
             refuse(where, f"prompts.{name}", "a string", show(text), remedy)
     if default is not None and (not isinstance(default, str) or default not in prompts):
         refuse(where, "default", f"null or one of {_listed(prompts)}", show(default),
                remedy)  # fmt: skip
-    return TaskPrompts(dict(prompts), default)
+    result = TaskPrompts(dict(prompts), default)
+    if len(format_prompts(result)) > MAX_PROMPTS_BYTES:
+        refuse(where, "prompts", f"at most {MAX_PROMPTS_BYTES} bytes", "more", remedy)
+    return result
+
+
+def _is_unicode(text: str) -> bool:
+    """False for half of a surrogate pair, which JSON may spell and no file can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def bundle_prompts(bundle: Bundle) -> TaskPrompts:

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...artifacts.errors import ArtifactError
+from ...artifacts.errors import ArtifactError, one_line
 from ...model.embedding import DenseLayer, EmbeddingHead, Normalize, Pooling
 from .base import Checkpoint
-from .gguf_config import EMBEDDING, eos_token_ids, gguf_config, model_metadata
+from .gguf_config import EMBEDDING, eos_token_ids, gguf_config, is_embedder, model_metadata
 from .gguf_file import GgufFile, is_gguf, read_gguf, read_gguf_metadata
 from .gguf_metadata import Metadata
 from .gguf_tokenizer import read_tokenizer
@@ -83,15 +83,15 @@ def find_gguf(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
             f"{folder}: holds {len(models)} GGUF models; expected one "
             f"({', '.join(file.name for file in (models or list(kinds))[:3])}); pass one file"
         )
-    notes = [f"{file.name}, {kind}, is left out" for file, kind in kinds.items() if kind]
+    notes = [f"{one_line(file.name)}, {kind}, is left out" for file, kind in kinds.items() if kind]
     return models[0], tuple(notes)
 
 
 def _other_than_a_model(path: Path) -> str | None:
     """What a GGUF file holds in place of a model, in words; None for a model."""
-    metadata = read_gguf_metadata(path)
-    kind = metadata.get("general.type")
-    if kind == "mmproj" or metadata.get("general.architecture") == "clip":
+    general = Metadata(path, read_gguf_metadata(path), "general.")
+    kind = general.text("type")
+    if kind == "mmproj" or general.text("architecture") == "clip":
         return "the vision side of a model (mmproj)"
     return None if kind in (None, "model") else f"of type {kind!r}"
 
@@ -128,7 +128,8 @@ def _read_parts(path: Path) -> GgufFile:
                     "once; download all parts of one split again"
                 )
             tensors[name] = source
-    expected = files[0].metadata.get("split.tensors.count", len(tensors))
+    first = Metadata(parts[0], files[0].metadata, "split.")
+    expected = first.integer("tensors.count", len(tensors), least=0)
     if expected != len(tensors):
         raise ArtifactError(
             f"{path}: expected {expected} tensors in all parts, got {len(tensors)}; download "
@@ -138,7 +139,8 @@ def _read_parts(path: Path) -> GgufFile:
 
 
 def _check_part(path: Path, number: int, count: int, metadata: Mapping[str, Any]) -> None:
-    says = metadata.get("split.no", number), metadata.get("split.count", count) or 1
+    split = Metadata(path, metadata, "split.")
+    says = split.integer("no", number, least=0), split.integer("count", count, least=0) or 1
     if says != (number, count):
         raise ArtifactError(
             f"{path}: expected part {number + 1} of {count}, as it is named, got part "
@@ -171,14 +173,14 @@ def _head(
     model: Metadata, tensors: Mapping[str, TensorSource]
 ) -> tuple[EmbeddingHead | None, tuple[str, ...]]:
     """What makes vectors, for an embedding model; and what was assumed of it."""
-    embeds = model.values["general.architecture"] != "gemma3"
-    kind = model.get("pooling_type")
-    if kind in (None, 0) and not embeds:
+    embeds, key = is_embedder(model.values), "pooling_type"
+    kind = model.integer(key, 1 if embeds else 0, least=0)
+    if kind == 0 and not embeds:
         return None, ()
-    if kind is not None and kind not in _POOLING:
+    if kind not in _POOLING:
         known = ", ".join(f"{number} ({mode})" for number, mode in _POOLING.items())
-        raise model.wrong("pooling_type", kind, known)
-    pooling = Pooling.MEAN if kind is None else _POOLING[kind]
+        raise model.wrong(key, kind, known)
+    pooling = _POOLING[kind]
     layers = _dense_layers(model, tensors)
     through = " through its dense layers" if layers else ", as the file has no dense layers"
     notes = (f"the vector of a text is pooled by {pooling}{through}, and taken to be of length 1: "
@@ -192,9 +194,9 @@ def _dense_layers(model: Metadata, tensors: Mapping[str, TensorSource]) -> list[
         source = tensors.get(f"dense.{number}.weight")
         sizes = (None, None) if source is None else source.shape
         for key, size in zip(("out", "in"), sizes, strict=True):
-            value = model.get(f"dense_{after}_feat_{key}")
-            if value is not None and value != size:
-                raise model.wrong(f"dense_{after}_feat_{key}", value, f"{size}, as in the tensor")
+            name = f"dense_{after}_feat_{key}"
+            if model.get(name) is not None and model.integer(name) != size:
+                raise model.wrong(name, model.get(name), f"{size}, as in the tensor")
         if source is not None:
             layers.append(DenseLayer(source.shape[0], bias=False))
     if len(layers) == 1 and "dense.0.weight" not in tensors:

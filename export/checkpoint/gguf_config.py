@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...artifacts.errors import ArtifactError
+from ...model.config_fields import MOST_LAYERS
 from .gguf_keys import check_keys
 from .gguf_metadata import Metadata
 from .tensors import TensorSource
@@ -46,7 +47,8 @@ def model_metadata(metadata: Mapping[str, Any], path: Path) -> Metadata:
     Raises:
         ArtifactError: it is another architecture, or not a model.
     """
-    architecture, kind = metadata.get("general.architecture"), metadata.get("general.type")
+    general = Metadata(path, metadata, "general.")
+    architecture, kind = general.text("architecture"), general.text("type")
     if architecture not in (ARCHITECTURE, EMBEDDER) or kind not in (None, "model"):
         what = "" if kind in (None, "model") else f" of type {kind!r}"
         raise ArtifactError(
@@ -64,6 +66,11 @@ def model_metadata(metadata: Mapping[str, Any], path: Path) -> Metadata:
     return model
 
 
+def is_embedder(metadata: Mapping[str, Any]) -> bool:
+    """Whether a model makes vectors of texts and reads in both directions."""
+    return metadata["general.architecture"] == EMBEDDER
+
+
 def gguf_config(
     metadata: Mapping[str, Any], tensors: Mapping[str, TensorSource], path: Path
 ) -> GgufConfig:
@@ -79,9 +86,11 @@ def gguf_config(
             asks for something that is not computed here.
     """
     model = model_metadata(metadata, path)
-    embeds = metadata["general.architecture"] == EMBEDDER
+    embeds = is_embedder(metadata)
     hidden, heads = model.integer("embedding_length"), model.integer("attention.head_count")
     layers = model.integer("block_count")
+    if layers > MOST_LAYERS:  # before anything is made for each
+        raise model.wrong("block_count", layers, f"at most {MOST_LAYERS}")
     head_dim = model.integer("attention.key_length", max(1, hidden // heads))
     # The file does not say; llama.cpp knows the 27B by its number of layers, too.
     scalar = hidden // heads if layers == _LAYERS_OF_27B and not embeds else head_dim

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...artifacts.errors import ArtifactError
+from ...artifacts.errors import ArtifactError, one_line
 from .gguf_metadata import Metadata
 from .tokenizer import PieceType, SpecialIds, build_sentencepiece
 from .tokenizer_merges import bpe_tokenizer_model
@@ -40,11 +40,15 @@ def read_tokenizer(path: Path, values: dict[str, Any]) -> tuple[bytes | None, tu
         if metadata.flag(key, neutral) is not neutral:
             raise metadata.wrong(key, not neutral, str(neutral).lower())
     charsmap = metadata.get("precompiled_charsmap")
-    if charsmap is not None and len(charsmap):
-        raise metadata.wrong("precompiled_charsmap", len(charsmap), "no bytes: Gemma's text is not")
+    if charsmap is not None and np.size(charsmap):
+        raise metadata.wrong("precompiled_charsmap", charsmap, "no bytes: Gemma's text is not")
     known = {*_USED, *_NEUTRAL, "precompiled_charsmap"}
     others = [key for key in metadata.names() if key not in known and not key.endswith("_token_id")]
-    notes = (f"metadata of the tokenizer is not used: {', '.join(others)}",) if others else ()
+    notes = (
+        (f"metadata of the tokenizer is not used: {one_line(', '.join(others)[:200])}",)
+        if others
+        else ()
+    )
     tokens = metadata.array("tokens", list)
     types = _types(metadata, tokens)
     if kind == _SENTENCEPIECE:

@@ -11,7 +11,7 @@ from .base import Checkpoint, is_leftover, is_there, read_bytes, read_json
 from .head import resolve_head
 from .names import canonical_name
 from .safetensors_header import check_dtype
-from .sentence_transformers import Embedder, read_embedder
+from .sentence_transformers import MODULES, Embedder, read_embedder
 from .shards import SINGLE, stored_tensors
 from .tensors import TensorSource
 from .tokenizer import check_sentencepiece
@@ -63,7 +63,9 @@ def _embedder(folder: Path, config: dict[str, Any]) -> Embedder:
     """What makes vectors of the model's hidden states, for a model that is not a classifier."""
     names = config.get("architectures") or []
     if any("Classification" in str(name) for name in names):
-        return Embedder()
+        listed = (folder / MODULES).is_file()
+        note = f"{MODULES} is not used: the scores of classes are those of the classifier's head"
+        return Embedder(notes=(note,) if listed else ())
     text = config.get("text_config") or config
     both_ways = text.get("use_bidirectional_attention") is True
     return read_embedder(folder, text.get("hidden_size") or _HIDDEN_SIZE, assumed=both_ways)

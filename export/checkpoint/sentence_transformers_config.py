@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...artifacts.errors import ArtifactError
+from ...artifacts.errors import ArtifactError, one_line
 from ...artifacts.prompts import TaskPrompts, check_prompts
 from .base import read_json
 
@@ -39,9 +39,12 @@ def read_prompts(folder: Path, include_prompt: bool) -> tuple[TaskPrompts | None
     kind = config.get("model_type", _MODEL_TYPE)
     if kind != _MODEL_TYPE:
         raise ArtifactError(f"{path}: model_type: expected {_MODEL_TYPE}, got {kind!r}; {_REMEDY}")
-    notes = [f"{MODEL_CONFIG}: {key} is not used" for key in sorted(config.keys() - _KNOWN)]
+    notes = [
+        f"{MODEL_CONFIG}: {one_line(key)[:60]} is not used"
+        for key in sorted(config.keys() - _KNOWN)
+    ]
     if config.get("similarity_fn_name") is not None:
-        name = " ".join(str(config["similarity_fn_name"]).split())[:60]
+        name = one_line(str(config["similarity_fn_name"]))[:60]
         notes.append(f"vectors are meant to be compared by {name}, which no program computes")
     prompts = _prompts(path, config)
     if prompts is not None and not include_prompt and any(prompts.prompts.values()):

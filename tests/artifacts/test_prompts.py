@@ -51,6 +51,7 @@ DAMAGED = {
     '{"prompts": {"a": "", "a": ""}, "default": null}': "given twice",
     '{"prompts": {"a": ""}, "default": "b"}': 'default: expected null or one of a, got "b"',
     '{"prompts": {"a": ""}, "default": 1}': "default: expected null or one of a, got 1",
+    '{"prompts": {"a": "\\ud800"}, "default": null}': "got",
     "[" * 9999: "expected JSON, got",
     " " * (MAX_PROMPTS_BYTES + 1): "expected at most 1048576 bytes, got 1048577",
 }

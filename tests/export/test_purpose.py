@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import ArtifactError
+from gemma3_export.artifacts.prompts import TaskPrompts, bundle_prompts
 from gemma3_export.export.checkpoint import Checkpoint, open_checkpoint
 from gemma3_export.export.purpose import Classifying, Embedding, Generating, read_purpose
 from gemma3_export.model.config import Gemma3TextConfig
 from gemma3_export.model.embedding import DenseLayer, EmbeddingHead, Normalize, Pooling
 
 from ..goldens.tiny_heads import write_classifier, write_embedder
+from ..runtime.toy_bundle import toy_tokenizer
 from .conftest import Command
 
 CONFIG = Gemma3TextConfig()
@@ -136,3 +139,38 @@ def test_dense_layers_that_are_not_as_expected_are_refused(
     status, out, err = gemma3_export("--mesh", "1x1", "--checkpoint", folder)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+EMBEDDING_GEMMA = {
+    "query": "task: search result | query: ",
+    "document": "title: none | text: ",
+    "BitextMining": "task: search result | query: ",
+    "Clustering": "task: clustering | query: ",
+    "Retrieval-query": "task: search result | query: ",
+    "Retrieval-document": "title: none | text: ",
+    "STS": "task: sentence similarity | query: ",
+}
+"""Some of those that EmbeddingGemma comes with."""
+
+
+def test_task_prompts_are_a_file_of_the_bundle(gemma3_export: Command, tmp_path: Path):
+    folder = write_embedder("bare", tmp_path / "checkpoint")
+    (folder / "tokenizer.model").write_bytes(toy_tokenizer())
+    config = {"prompts": EMBEDDING_GEMMA, "default_prompt_name": None}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
+    out = tmp_path / "bundle"
+    status, _, err = gemma3_export(
+        "--mesh", "1x1", "--prefill", "16", "--checkpoint", folder, "--out", out
+    )
+    assert status == 0, err
+    prompts = bundle_prompts(Bundle.open(out))
+    assert prompts == TaskPrompts(EMBEDDING_GEMMA)
+    assert prompts.text("Retrieval-query", "") == "task: search result | query: "
+
+
+def test_a_classifier_says_that_modules_json_is_not_used(tmp_path: Path):
+    folder = write_classifier("classifier", tmp_path / "checkpoint")
+    assert open_checkpoint(folder).notes == ()
+    (folder / "modules.json").write_text("[]")
+    (note,) = open_checkpoint(folder).notes
+    assert note.startswith("modules.json is not used")

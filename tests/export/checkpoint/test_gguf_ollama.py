@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import sentencepiece
+from gemma3_export.artifacts.errors import ArtifactError
 from gemma3_export.export.checkpoint import check_tensors, open_checkpoint
+from gemma3_export.export.checkpoint.gguf_keys import USED
 from gemma3_export.export.purpose import Embedding, Generating, read_purpose
 from gemma3_export.model.config import Gemma3TextConfig
 from gemma3_export.model.embedding import DenseLayer, EmbeddingHead, Normalize, Pooling
@@ -287,3 +289,22 @@ def test_keys_of_the_tokenizer_that_nobody_reads_are_named(make_gguf):
     assert open_checkpoint(make_gguf(metadata=metadata)).notes == (
         "metadata of the tokenizer is not used: sorcery",
     )
+
+
+@pytest.mark.parametrize(
+    "value", ["x", -1.0, float("nan"), 0, 2**31, True, [1, 2], ["a", "b"], [True, False]]
+)
+def test_a_value_of_any_kind_under_any_key_is_taken_or_refused(make_gguf, value: Any):
+    general = ("general.type", "general.name", "split.no", "split.count", "split.tensors.count")
+    keys = [f"gemma3.{key}" for key in sorted(USED)] + [*general, *merges_metadata(),
+            "tokenizer.ggml.precompiled_charsmap", "tokenizer.ggml.eos_token_ids",
+            "tokenizer.ggml.add_bos_token", "gemma3.expert_count"]  # fmt: skip
+    refused = []
+    for key in keys:
+        path = make_gguf(metadata=merges_metadata() | {key: value})
+        try:
+            config = open_checkpoint(path).config
+            assert config["model_type"] == "gemma3_text"
+        except ArtifactError:
+            refused.append(key)
+    assert len(refused) > 10
