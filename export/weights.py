@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..artifacts.manifest import Weight
-from ..artifacts.store import Planned, WeightWriter, plan_weights, write_weights
+from ..artifacts.store import Planned, plan_weights, store_bytes, write_weights
 from ..artifacts.writer import BundleWriter
 from ..model.quantized import SCALE, Recipe, Scheme
 from ..model.quantizing import quantize
 from .checkpoint import Checkpoint, blocks
+from .progress import Bytes
 
 
 def write_checkpoint_weights(
@@ -22,26 +23,33 @@ def write_checkpoint_weights(
     if checkpoint is None:
         return plan_weights(planned)
     scales: dict[str, np.ndarray] = {}
+    total, done = Bytes(store_bytes(planned)), 0
     with write_weights(writer, planned) as store:
-        for done, (name, _, dtype) in enumerate(planned):
-            progress(f"weights: {name}", done, len(planned))
+
+        def write(name: str, block: np.ndarray) -> None:
+            nonlocal done
+            progress(f"weights: {name}", Bytes(done), total)
+            store.write(name, block)
+            done += block.nbytes
+
+        for name, _, dtype in planned:
             scheme = recipe.scheme(name)
             if name in scales:
-                store.write(name, scales.pop(name))
+                write(name, scales.pop(name))
             elif scheme == Scheme.NONE:
                 for block in blocks(checkpoint.tensors[name], dtype):
-                    store.write(name, block)
+                    write(name, block)
             else:
-                scales[name + SCALE] = _write_quantized(store, checkpoint, name, scheme)
+                scales[name + SCALE] = _write_quantized(write, checkpoint, name, scheme)
     return store.weights
 
 
 def _write_quantized(
-    store: WeightWriter, checkpoint: Checkpoint, name: str, scheme: Scheme
+    write: Callable[[str, np.ndarray], None], checkpoint: Checkpoint, name: str, scheme: Scheme
 ) -> np.ndarray:
     """Write the numbers of a matrix; returns its scales, which come later in the store."""
     parts = []
     for numbers, scale in quantize(blocks(checkpoint.tensors[name], "float32"), scheme):
-        store.write(name, numbers)
+        write(name, numbers)
         parts.append(scale)
     return np.concatenate(parts)
