@@ -188,7 +188,7 @@ def _choose_work(model: LoadedModel, options: Options, status: StatusLine) -> Wo
     decode = options.decode or max(1, min(_DECODE, most - (options.prefill or most - most // 4)))
     prefill = options.prefill or max(1, min(_PREFILL, most - decode))
     usual = (options.prefill or _PREFILL, options.decode or _DECODE)
-    if (prefill, decode) != usual:
+    if (prefill, decode) != usual and prefill + decode <= most:
         status.say("")
         print(
             f"note: --prefill {prefill} --decode {decode}, which fit the largest cache bucket of "
