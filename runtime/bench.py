@@ -60,9 +60,13 @@ class Options:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--prefill", type=WHOLE, default=512, show_default=True, help="Tokens of a prompt.")
 @click.option(
-    "--decode", type=WHOLE, default=128, show_default=True, help="Tokens generated after."
+    "--prefill", type=WHOLE, help=f"Tokens of a prompt; {_PREFILL}, or what fits if that is less."
+)
+@click.option(
+    "--decode",
+    type=WHOLE,
+    help=f"Tokens generated after; {_DECODE}, or what fits if that is less.",
 )
 @click.option(
     "--context",
