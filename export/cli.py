@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -137,15 +139,17 @@ _DEFAULT_JOBS = 4
 @click.version_option(package_name="gemma3-export")
 def command(as_json: bool, **flags: Any) -> None:
     """Lower Gemma 3 for meshes and buckets into a bundle of ahead-of-time programs."""
-    options = _options(**flags)
-    # Lowering needs no accelerator, and must not take hold of one that is there; measuring does.
-    measured = options.platforms if options.tune else ()
-    os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys(["cpu", *measured]))
     from rich.console import Console
 
-    from .pipeline import export
-    from .progress import ExportProgress
-    from .report import print_result, result_data
+    with _libraries_explained():
+        options = _options(**flags)
+        # Lowering needs no accelerator, and must not take hold of one that is there; measuring
+        # does.
+        measured = options.platforms if options.tune else ()
+        os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys(["cpu", *measured]))
+        from .pipeline import export
+        from .progress import ExportProgress
+        from .report import print_result, result_data
 
     with ExportProgress(Console(stderr=True)) as progress:
         result = export(options, progress.update)
@@ -155,6 +159,20 @@ def command(as_json: bool, **flags: Any) -> None:
     else:
         width = None if sys.stdout.isatty() else 200
         print_result(Console(width=width, soft_wrap=True, highlight=False), data)
+
+
+@contextlib.contextmanager
+def _libraries_explained() -> Iterator[None]:
+    """UsageError for a library that a machine which only runs bundles does not have."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith(__name__.partition(".")[0]):
+            raise
+        raise UsageError(
+            f"gemma3-export needs {error.name}, which is not installed: "
+            "pip install 'gemma3-export[export]'"
+        ) from error
 
 
 def _options(

@@ -66,9 +66,7 @@ def _record(writer: BundleWriter, manifest: Manifest) -> Goldens:
     platform = "cpu" if "cpu" in manifest.platforms else manifest.platforms[0]
     environment = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
     with writer.draft(manifest) as folder:
-        run = run_child(
-            [sys.executable, "-m", _RECORDER, str(folder), mesh, platform], environment
-        )
+        run = run_child([sys.executable, "-m", _RECORDER, str(folder), mesh, platform], environment)
     if run.returncode:
         lines = run.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         if run.returncode != EXIT_USAGE:

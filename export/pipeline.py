@@ -79,7 +79,7 @@ CHAT_TEMPLATE_PATH = "tokenizer/chat_template.jinja"
 _PROGRAM_BYTES_GUESS = 4 << 20
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, steps done and steps in all."""
+"""Called with what is being done, steps (or `progress.Bytes`) done and in all."""
 
 
 @dataclass(frozen=True)

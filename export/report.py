@@ -42,13 +42,15 @@ def print_result(console: Console, data: dict[str, Any]) -> None:
     if data["tuning"] is not None:
         print_tuning(console, data["tuning"])
     table = Table(box=None, pad_edge=False)
-    for heading in ("mesh", "platform", "program"):
+    several = len({row["variant"] for row in data["programs"]}) > 1
+    for heading in ("mesh", "platform", "program", *["variant"] * several):
         table.add_column(heading)
-    for heading in ("batch", "tokens", "cache", "arguments", "program", "seconds", "per device"):
+    for heading in ("batch", "tokens", "cache", "arguments", "StableHLO", "seconds", "per device"):
         table.add_column(heading, justify="right")
     for row in data["programs"]:
         table.add_row(
-            row["mesh"], row["platform"], row["program"], str(row["batch"]), str(row["tokens"]),
+            row["mesh"], row["platform"], row["program"], *[row["variant"]] * several,
+            str(row["batch"]), str(row["tokens"]),
             str(row["cache"]), format_bytes(row["argument_bytes"]),
             format_bytes(row["program_bytes"]), f"{row['seconds']:.1f}",
             format_bytes(row["device_bytes"]),
@@ -82,6 +84,7 @@ def _programs(result: ExportResult) -> list[dict[str, Any]]:
                 "mesh": program.mesh,
                 "platform": program.platform,
                 "program": str(bucket.program),
+                "variant": program.variant,
                 "batch": bucket.batch,
                 "tokens": bucket.tokens,
                 "cache": bucket.cache,

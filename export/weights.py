@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..artifacts.manifest import Weight
-from ..artifacts.store import Planned, WeightWriter, plan_weights, write_weights
+from ..artifacts.store import Planned, plan_weights, store_bytes, write_weights
 from ..artifacts.writer import BundleWriter
 from ..model.quantized import SCALE, Recipe, Scheme
 from ..model.quantizing import quantize
 from .checkpoint import Checkpoint, blocks, finite
+from .progress import Bytes
 
 
 def write_checkpoint_weights(
@@ -26,29 +27,37 @@ def write_checkpoint_weights(
     if checkpoint is None:
         return plan_weights(planned)
     scales: dict[str, np.ndarray] = {}
+    total, done = Bytes(store_bytes(planned)), 0
     with write_weights(writer, planned) as store:
-        for done, (name, _, dtype) in enumerate(planned):
-            progress(f"weights: {name}", done, len(planned))
+
+        def write(name: str, block: np.ndarray) -> None:
+            nonlocal done
+            progress(f"weights: {name}", Bytes(done), total)
+            store.write(name, block)
+            done += block.nbytes
+
+        for name, _, dtype in planned:
             scheme = recipe.scheme(name)
             if name in scales:
-                store.write(name, scales.pop(name))
+                write(name, scales.pop(name))
             elif scheme == Scheme.NONE:
                 source = checkpoint.tensors[name]
                 for block in finite(source, blocks(source, dtype), nonfinite):
-                    store.write(name, block)
+                    write(name, block)
             else:
-                scales[name + SCALE] = _write_quantized(store, checkpoint, name, scheme, workers)
+                scales[name + SCALE] = _write_quantized(write, checkpoint, name, scheme, workers)
     return store.weights
 
 
 def _write_quantized(
-    store: WeightWriter, checkpoint: Checkpoint, name: str, scheme: Scheme, workers: int
-) -> np.ndarray:
+    write: Callable[[str, np.ndarray], None], checkpoint: Checkpoint, name: str, scheme: Scheme,
+    workers: int,
+) -> np.ndarray:  # fmt: skip
     """Write the numbers of a matrix; returns its scales, which come later in the store."""
     parts = []
     source = checkpoint.tensors[name]
     numbers_of = finite(source, blocks(source, "float32"), None)
     for numbers, scale in quantize(numbers_of, scheme, workers):
-        store.write(name, numbers)
+        write(name, numbers)
         parts.append(scale)
     return np.concatenate(parts)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .model import LoadedModel
 
 
+_PREFILL, _DECODE = 512, 128
+
+
 @dataclass(frozen=True)
 class Run:
     """One repeat, in seconds and tokens per second over all rows.
@@ -43,8 +46,8 @@ class Options:
     """The command line of `gemma3-bench`."""
 
     bundle: Path
-    prefill: int
-    decode: int
+    prefill: int | None
+    decode: int | None
     context: str | None
     batch: int
     repeats: int
@@ -57,9 +60,13 @@ class Options:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--prefill", type=WHOLE, default=512, show_default=True, help="Tokens of a prompt.")
 @click.option(
-    "--decode", type=WHOLE, default=128, show_default=True, help="Tokens generated after."
+    "--prefill", type=WHOLE, help=f"Tokens of a prompt; {_PREFILL}, or what fits if that is less."
+)
+@click.option(
+    "--decode",
+    type=WHOLE,
+    help=f"Tokens generated after; {_DECODE}, or what fits if that is less.",
 )
 @click.option(
     "--context",
@@ -88,15 +95,18 @@ def main() -> NoReturn:
 def run(options: Options) -> None:
     """Measure and print; raises UsageError when the bundle has no bucket for it."""
     for flag in ("prefill", "decode", "batch", "repeats"):
-        if getattr(options, flag) < 1:
-            raise UsageError(f"--{flag}: expected at least 1, got {getattr(options, flag)}")
+        if (value := getattr(options, flag)) is not None and value < 1:
+            raise UsageError(f"--{flag}: expected at least 1, got {value}")
     contexts = _parse_contexts(options.context)
     bundle = open_bundle(options.bundle, options.require_signature)
     with StatusLine() as status:
         model = load_model(bundle, options.mesh, options.platform, status, not options.no_cache)
-        result = measure(model, options, status)
+        work = _choose_work(model, options, status)
+        for context in contexts:
+            _choose_shape(model, work, "--context", context)  # refuses what does not fit
+        result = measure(model, work, options.repeats, status)
         if contexts:
-            result["decode_at"] = _measure_contexts(model, options, contexts, status)
+            result["decode_at"] = _measure_contexts(model, work, options.repeats, contexts, status)
             result["peak_rss_bytes"] = peak_rss_bytes()
     if options.as_json:
         print(json.dumps(result))
@@ -104,19 +114,28 @@ def run(options: Options) -> None:
         _print(result)
 
 
-def measure(model: LoadedModel, options: Options, status: StatusLine) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Work:
+    """What a repeat does: tokens of each prompt, tokens generated after it, prompts at once."""
+
+    prefill: int
+    decode: int
+    batch: int
+
+
+def measure(model: LoadedModel, work: Work, repeats: int, status: StatusLine) -> dict[str, Any]:
     """What `gemma3-bench --json` prints; raises UsageError when no bucket fits."""
     from .generate import Request, buckets_of
 
-    shape = _choose_shape(model, options, options.prefill)
-    prompts = _prompts(model, options.batch, options.prefill)
-    request = Request(prompts, options.decode + 1)
-    compile_ahead(model, buckets_of(model, request, [Group(0, options.batch, shape)]), status)
+    shape = _choose_shape(model, work, "--prefill", work.prefill)
+    prompts = _prompts(model, work.batch, work.prefill)
+    request = Request(prompts, work.decode + 1)
+    compile_ahead(model, buckets_of(model, request, [Group(0, work.batch, shape)]), status)
     loaded_at = time.monotonic()
     runs, cold_first_s = [], 0.0
-    for number in range(options.repeats + 1):
-        status.say(f"repeat {number} of {options.repeats}" if number else "warming up")
-        result, first_at = _measure_once(model, shape, prompts, options.decode)
+    for number in range(repeats + 1):
+        status.say(f"repeat {number} of {repeats}" if number else "warming up")
+        result, first_at = _measure_once(model, shape, prompts, work.decode)
         if number:
             runs.append(result)
         else:
@@ -128,9 +147,7 @@ def measure(model: LoadedModel, options: Options, status: StatusLine) -> dict[st
         "decode_tok_s": statistics.median(run.decode_tok_s for run in runs),
         "warm_first_token_s": statistics.median(run.first_token_s for run in runs),
         "peak_rss_bytes": peak_rss_bytes(),
-        "prefill": options.prefill,
-        "decode": options.decode,
-        "batch": options.batch,
+        **asdict(work),
         "mesh": model.record.mesh.name,
         "platform": model.platform,
         "variant": model.variant,
@@ -149,36 +166,60 @@ def _parse_contexts(text: str | None) -> list[int]:
 
 
 def _measure_contexts(
-    model: LoadedModel, options: Options, contexts: list[int], status: StatusLine
+    model: LoadedModel, work: Work, repeats: int, contexts: list[int], status: StatusLine
 ) -> dict[str, float]:
     """Median tokens per second over all rows, by the length of the prompts before."""
     from .generate import Request, buckets_of
 
     speeds = {}
     for context in contexts:
-        shape = _choose_shape(model, options, context)
-        prompts = _prompts(model, options.batch, context)
-        request = Request(prompts, options.decode + 1)
-        compile_ahead(model, buckets_of(model, request, [Group(0, options.batch, shape)]), status)
+        shape = _choose_shape(model, work, "--context", context)
+        prompts = _prompts(model, work.batch, context)
+        request = Request(prompts, work.decode + 1)
+        compile_ahead(model, buckets_of(model, request, [Group(0, work.batch, shape)]), status)
         status.say(f"decoding after {context} tokens")
         runs = [
-            _measure_once(model, shape, prompts, options.decode)[0].decode_tok_s
-            for _ in range(options.repeats + 1)
+            _measure_once(model, shape, prompts, work.decode)[0].decode_tok_s
+            for _ in range(repeats + 1)
         ]
         speeds[str(context)] = statistics.median(runs[1:])
     return speeds
 
 
-def _choose_shape(model: LoadedModel, options: Options, prefill: int) -> Shape:
-    grid, shapes = model.grid, model.grid.generating()
-    grid.require_fit(shapes, "generate", [prefill], options.decode)
-    group = grid.groups(shapes, options.batch, prefill + options.decode)[0]
-    if group.count < options.batch:
-        raise UsageError(
-            f"--batch {options.batch} does not fit: largest batch bucket of {grid.source} is "
-            f"{group.shape.batch}; re-export with --batch {options.batch}"
+def _choose_work(model: LoadedModel, options: Options, status: StatusLine) -> Work:
+    """What is asked for; where nothing is, the defaults, or what fits of them, saying so."""
+    most = model.grid.longest(model.grid.generating(), "generate")
+    # Of little room most is for the prompt, as by default.
+    decode = options.decode or max(1, min(_DECODE, most - (options.prefill or most - most // 4)))
+    prefill = options.prefill or max(1, min(_PREFILL, most - decode))
+    usual = (options.prefill or _PREFILL, options.decode or _DECODE)
+    if (prefill, decode) != usual and prefill + decode <= most:
+        status.say("")
+        print(
+            f"note: --prefill {prefill} --decode {decode}, which fit the largest cache bucket of "
+            f"{model.grid.source}, {most}",
+            file=sys.stderr,
         )
-    return group.shape
+    return Work(prefill, decode, options.batch)
+
+
+def _choose_shape(model: LoadedModel, work: Work, flag: str, prefill: int) -> Shape:
+    """The bucket for prompts of `prefill` tokens, which `flag` asked for."""
+    grid, shapes = model.grid, model.grid.generating()
+    most, needed = grid.longest(shapes, "generate"), prefill + work.decode
+    if needed > most:
+        raise UsageError(
+            f"{flag} {prefill} and --decode {work.decode} do not fit: largest cache bucket of "
+            f"{grid.source} is {most}; ask for at most {most} tokens together, or re-export with "
+            f"--cache {1 << (needed - 1).bit_length()}"
+        )
+    largest = max(shape.batch for shape in shapes if shape.cache >= needed)
+    if work.batch > largest:
+        raise UsageError(
+            f"--batch {work.batch} does not fit: largest batch bucket of {grid.source} is "
+            f"{largest}; ask for at most {largest}, or re-export with --batch {work.batch}"
+        )
+    return grid.groups(shapes, work.batch, needed)[0].shape
 
 
 def _prompts(model: LoadedModel, rows: int, length: int) -> list[list[int]]:

@@ -49,14 +49,15 @@ def test_decoding_is_measured_after_each_context(toy: Path, gemma3_bench: Comman
     [
         (["--context", "8,x"], "--context: expected lengths such as 512,2048, got '8,x'"),
         (["--context", "0"], "--context: expected lengths such as 512,2048, got '0'"),
-        (["--prefill", 4, "--decode", 4, "--context", "64"], "prompt of 64 tokens and 4 new"),
+        (["--prefill", 4, "--decode", 4, "--context", "64"], "--context 64 and --decode 4 do not"),
         (["--repeats", 0], "--repeats: expected at least 1, got 0"),
         (["--decode", 0], "--decode: expected at least 1, got 0"),
-        ([], "prompt of 512 tokens and 128 new tokens does not fit: largest cache bucket is 64"),
-        (
-            ["--prefill", 4, "--decode", 4, "--batch", 5],
-            "--batch 5 does not fit: largest batch bucket of",
-        ),
+        (["--prefill", 64], "--prefill 64 and --decode 1 do not fit: largest cache bucket of"),
+        (["--prefill", 512], "ask for at most 64 tokens together, or re-export with --cache 1024"),
+        (["--decode", 64], "--prefill 1 and --decode 64 do not fit"),
+        (["--decode", 10**30], "--decode: expected an integer of 64 bits"),
+        (["--batch", 5], "--batch 5 does not fit: largest batch bucket of"),
+        (["--batch", 10**15], "ask for at most 4, or re-export with --batch 10000000000"),
         (["--mesh", "9x9"], "expected a mesh of the bundle (1x1, 2x4), got 9x9"),
     ],
 )
@@ -64,5 +65,20 @@ def test_what_cannot_be_measured_is_one_line_and_status_2(
     toy: Path, gemma3_bench: Command, arguments: list[object], message: str
 ):
     status, out, err = gemma3_bench(toy, *arguments)
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert message in err
+    lines = [line for line in err.splitlines() if not line.startswith("note: ")]
+    assert (status, out, len(lines)) == (2, "", 1)
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prefill", "decode"),
+    [([], 48, 16), (["--prefill", 60], 60, 4), (["--decode", 60], 4, 60), (["--decode", 4], 60, 4)],
+)
+def test_what_is_not_asked_for_is_what_fits_and_is_said(
+    toy: Path, gemma3_bench: Command, arguments: list[object], prefill: int, decode: int
+):
+    status, out, err = gemma3_bench(toy, *arguments, "--repeats", 1, "--json")
+    assert status == 0
+    assert err.startswith(f"note: --prefill {prefill} --decode {decode}, which fit the largest")
+    value = json.loads(out)
+    assert (value["prefill"], value["decode"], value["batch"]) == (prefill, decode, 1)
