@@ -72,7 +72,7 @@ def _refusal(source: TensorSource, dtype: str) -> ArtifactError:
         remedy = "download the checkpoint again, or save one whose training did not diverge"
     else:
         count, what = rounded, f"too large for {dtype}"
-        remedy = "export with --dtype float32"
+        remedy = "export with --dtype float32" if dtype == "bfloat16" else "save it rescaled"
     return ArtifactError(
         f"{source.path}: tensor {source.name} has numbers {what} ({count} of {seen}, the first at "
         f"[{index}]); expected finite ones; {remedy} "
