@@ -39,15 +39,18 @@ class ExportProgress:
             BarColumn(bar_width=12), _Count(), TimeElapsedColumn(), _Left(), name,
             console=console, transient=True, expand=True, disable=not console.is_terminal,
         )  # fmt: skip
+        self._shown = console.is_terminal
         self._task = self._bar.add_task("opening the checkpoint", total=None)
         self._kind: tuple[type, int] = (int, 0)
 
     def __enter__(self) -> ExportProgress:
-        self._bar.start()
+        if self._shown:
+            self._bar.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._bar.stop()
+        if self._shown:  # rich before 14.3 ends a bar that is disabled with an empty line
+            self._bar.stop()
 
     def update(self, what: str, done: int, total: int) -> None:
         """Show that `what` is under way, after `done` of `total` steps, or `Bytes`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -171,7 +172,8 @@ def _verify_digests(bundle: Bundle) -> None:
     console = Console(stderr=True, markup=False)
     columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with bar:
+    # rich before 14.3 ends a bar that is disabled with an empty line.
+    with bar if console.is_terminal else contextlib.nullcontext():
         task = bar.add_task("", total=sum(record.bytes for record in bundle.manifest.files))
         for record in bundle.manifest.files:
             bar.update(task, description=record.path)

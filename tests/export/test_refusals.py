@@ -52,7 +52,7 @@ FLAGS = [
     (("--mesh", "1x1", "--dtype", "float16"), "Invalid value for '--dtype'"),
     (("--mesh", "1x1", "--generate", "0"), "Invalid value for '--generate'"),
     (("--mesh", "1x1", "--jobs", "0"), "Invalid value for '--jobs'"),
-    (("--mesh", "1x1", "--colour"), "No such option '--colour'"),
+    (("--mesh", "1x1", "--colour"), "No such option"),
     (("--mesh", "1x1", "bundle"), "unexpected extra argument"),
 ]
 
@@ -171,8 +171,8 @@ def test_a_weight_that_is_not_a_number_is_refused_and_leaves_nothing(
     line = refused(
         gemma3_export, *SMALL, "--checkpoint", diverged, "--out", "b", "--quantize", quantize
     )
-    assert "tensor model.norm.weight holds 1 numbers that are NaN or infinite" in line
-    assert "the first at [0] of [64]" in line
+    assert "tensor model.norm.weight has numbers that are NaN or infinite (1 of 64, " in line
+    assert "the first at [0])" in line
     assert left_in(Path.cwd()) == []
 
 
