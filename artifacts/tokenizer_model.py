@@ -58,6 +58,18 @@ def repeated_piece(content: bytes) -> str | None:
     return None
 
 
+def message_fields(content: bytes, at: int = 0, end: int | None = None) -> Iterator[_Field]:
+    """The fields of a protobuf message, the bytes from `at` to `end`; see `_Field`.
+
+    Raises:
+        TokenizerModelError: they are no message.
+    """
+    end = len(content) if end is None else end
+    while at < end:
+        field, at = _field(content, at, end)
+        yield field
+
+
 def _read(content: bytes) -> tuple[_Pieces, _Settings]:
     if not 0 < len(content) <= _MAX_BYTES:
         raise TokenizerModelError(_UNREADABLE)
@@ -208,7 +220,7 @@ class _Pieces:
 def _piece(content: bytes, begin: int, end: int, number: int) -> tuple[int, int, int]:
     """Where the text of a piece begins and ends, and its type."""
     text, score, kind = (begin, begin), 0.0, _NORMAL
-    for field, wire, first, last in _fields(content, begin, end):
+    for field, wire, first, last in message_fields(content, begin, end):
         expected = {1: _BYTES, 2: _FIXED32, 3: _VARINT}.get(field)
         if expected is None:
             raise TokenizerModelError(
@@ -250,7 +262,7 @@ class _Settings:
             if end > begin:
                 raise TokenizerModelError("has self_test_data: expected none")
             return
-        for field, wire, first, last in _fields(content, begin, end):
+        for field, wire, first, last in message_fields(content, begin, end):
             numbers = self._trainer if number == 2 else self._normalizer
             if field in numbers:
                 _expect(wire, _VARINT)
@@ -299,12 +311,6 @@ def _is_text(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return b"\0" not in text
-
-
-def _fields(content: bytes, at: int, end: int) -> Iterator[_Field]:
-    while at < end:
-        field, at = _field(content, at, end)
-        yield field
 
 
 def _field(content: bytes, at: int, end: int) -> tuple[_Field, int]:

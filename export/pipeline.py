@@ -299,12 +299,14 @@ def _write_tokenizer(writer: BundleWriter, checkpoint: Checkpoint | None) -> Tok
     if checkpoint is None or checkpoint.tokenizer is None:
         return None
     writer.add_file(TOKENIZER_PATH, checkpoint.tokenizer)
-    if checkpoint.chat_template is None:
-        return TokenizerRecord(TOKENIZER_PATH, add_eos=checkpoint.add_eos)
-    writer.add_file(CHAT_TEMPLATE_PATH, checkpoint.chat_template.encode())
+    template = None
+    if checkpoint.chat_template is not None:
+        template = CHAT_TEMPLATE_PATH
+        writer.add_file(template, checkpoint.chat_template.encode())
     return TokenizerRecord(
-        TOKENIZER_PATH, add_eos=checkpoint.add_eos, chat_template=CHAT_TEMPLATE_PATH
-    )
+        TOKENIZER_PATH, add_bos=checkpoint.add_bos, add_eos=checkpoint.add_eos,
+        chat_template=template,
+    )  # fmt: skip
 
 
 def _manifest(

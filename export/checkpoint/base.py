@@ -32,6 +32,7 @@ class Checkpoint:
         tokenizer: a serialised SentencePiece ModelProto, or None if the checkpoint has none.
         chat_template: Jinja source, or None.
         generation_config: content of generation_config.json, or {}.
+        add_bos: whether its tokenizer begins a text with the bos token.
         add_eos: whether its tokenizer ends a text with the end token.
     """
 
@@ -42,6 +43,7 @@ class Checkpoint:
     tokenizer: bytes | None
     chat_template: str | None
     generation_config: dict[str, Any]
+    add_bos: bool = True
     add_eos: bool = False
 
     @property

@@ -11,8 +11,7 @@ from .names import canonical_name
 from .safetensors_header import check_dtype, read_safetensors
 from .sentence_transformers import dense_tensors
 from .tensors import TensorSource
-from .tokenizer import check_sentencepiece
-from .tokenizer_json import sentencepiece_from_tokenizer_json
+from .tokenizer_files import read_tokenizer
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -36,6 +35,7 @@ def open_huggingface(folder: Path) -> Checkpoint:
     config = read_json(folder / CONFIG)
     _check_architecture(folder / CONFIG, config)
     generation = folder / "generation_config.json"
+    tokenizer = read_tokenizer(folder)
     return Checkpoint(
         path=folder,
         name=folder.resolve().name,
@@ -43,10 +43,11 @@ def open_huggingface(folder: Path) -> Checkpoint:
         tensors=_canonical(
             folder, _stored_tensors(folder) | dense_tensors(folder), _is_tied(config)
         ),
-        tokenizer=_tokenizer(folder),
+        tokenizer=tokenizer.model,
         chat_template=_chat_template(folder),
         generation_config=read_json(generation) if generation.is_file() else {},
-        add_eos=_adds_eos(folder),
+        add_bos=tokenizer.add_bos,
+        add_eos=tokenizer.add_eos,
     )
 
 
@@ -124,22 +125,6 @@ def _canonical(
         name: TensorSource(name, source.shape, source.dtype, source.path, source.offset)
         for name, source in tensors.items()
     }
-
-
-def _tokenizer(folder: Path) -> bytes | None:
-    model, converted = folder / "tokenizer.model", folder / "tokenizer.json"
-    if model.is_file():
-        content = read_bytes(model)
-        check_sentencepiece(content, model)
-        return content
-    if converted.is_file():
-        return sentencepiece_from_tokenizer_json(read_json(converted), converted)
-    return None
-
-
-def _adds_eos(folder: Path) -> bool:
-    settings = folder / "tokenizer_config.json"
-    return settings.is_file() and read_json(settings).get("add_eos_token") is True
 
 
 def _chat_template(folder: Path) -> str | None:
