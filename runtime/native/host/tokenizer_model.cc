@@ -107,7 +107,8 @@ std::optional<uint8_t> byte_named(std::string_view text) {
 bool is_piece_text(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     if (text[at] == 0) return false;
-    const int length = static_cast<signed char>(text[at]) > 0 ? 1 : host::first_character(text.substr(at)).length;
+    const bool ascii = static_cast<uint8_t>(text[at]) < 0x80;
+    const int length = ascii ? 1 : host::first_character(text.substr(at)).length;
     if (length == 0) return false;
     at += static_cast<size_t>(length);
   }
