@@ -112,6 +112,32 @@ int32_t Tokenizer::steering_id(std::string_view piece) const {
   return found->second;
 }
 
+int32_t Tokenizer::stop_token(std::string_view text, bool shows_special) const {
+  const int32_t whole = special_id(text);
+  if (whole >= 0 || shows_special) return whole;
+  for (size_t begin = 0; begin < text.size(); ++begin) {
+    for (size_t length = 1; length <= text::kMostPieceBytes; ++length) {
+      if (begin + length > text.size()) break;
+      const std::string_view part = text.substr(begin, length);
+      const int32_t token = special_id(part);
+      if (token >= 0 && token != bpe_.model().unknown()) {
+        throw UsageError("stop text " + in_quotes(text) + " has the control token " +
+                         std::string(part) + " in it, which texts do not show: pass the token " +
+                         "alone, or --special");
+      }
+    }
+  }
+  return -1;
+}
+
+// The id of a piece that no text shows as it is, a control token or the unknown one; else -1.
+int32_t Tokenizer::special_id(std::string_view piece) const {
+  const int32_t token = bpe_.find(piece);
+  if (token < 0) return -1;
+  const text::PieceKind kind = bpe_.model().kind(token);
+  return kind == text::PieceKind::kControl || kind == text::PieceKind::kUnknown ? token : -1;
+}
+
 std::string Tokenizer::decode(const Ids& tokens) const {
   IncrementalDecoder decoder = this->decoder();
   std::string text;

@@ -54,6 +54,10 @@ class Tokenizer {
   Ids turn(const Ids& user) const;
   // Id of a steering piece such as `<end_of_turn>`; throws UsageError when there is none.
   int32_t steering_id(std::string_view piece) const;
+  // The id at which a text ends that is to end before `text`; -1 for a text to look for. Throws
+  // UsageError when a control token is part of `text`, which would never be found in a text that
+  // does not show them.
+  int32_t stop_token(std::string_view text, bool shows_special) const;
   // Text of the ids; control tokens and ids beyond the tokenizer's pieces give nothing.
   std::string decode(const Ids& tokens) const;
   IncrementalDecoder decoder(bool shows_special = false) const {
@@ -62,6 +66,7 @@ class Tokenizer {
 
  private:
   void append(std::string_view text, Ids& ids) const;
+  int32_t special_id(std::string_view piece) const;
   bool steers(const Ids& ids) const;
   bool cuts(std::string_view text, size_t at) const;
 

@@ -1,8 +1,8 @@
 #include "tokenizer_model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <optional>
 
 #include "unicode.h"
@@ -12,6 +12,7 @@ namespace {
 
 constexpr uint64_t kBpe = 2;  // TrainerSpec.ModelType
 constexpr size_t kMostPieces = size_t{1} << 24;
+constexpr size_t kMostNested = 64;
 // Bytes of a file: pieces are told apart by 32 bits.
 constexpr size_t kMostBytes = size_t{1} << 30;
 
@@ -106,7 +107,8 @@ std::optional<uint8_t> byte_named(std::string_view text) {
 bool is_piece_text(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     if (text[at] == 0) return false;
-    const int length = static_cast<signed char>(text[at]) > 0 ? 1 : host::first_character(text.substr(at)).length;
+    const bool ascii = static_cast<uint8_t>(text[at]) < 0x80;
+    const int length = ascii ? 1 : host::first_character(text.substr(at)).length;
     if (length == 0) return false;
     at += static_cast<size_t>(length);
   }
@@ -276,12 +278,6 @@ void TokenizerModel::check_pieces() {
         unknown_ = id;
         ++unknowns;
         break;
-      case PieceKind::kControl:
-        // SentencePiece would find it in a text.
-        if (static_cast<size_t>(host::first_character(text).length) == text.size()) {
-          refuse_piece(id, "that is a control token of one character");
-        }
-        break;
       case PieceKind::kByte: {
         const std::optional<uint8_t> byte = byte_named(text);
         if (!byte) refuse_piece(id, "of type 6: expected <0x00> to <0xFF>");
@@ -299,6 +295,27 @@ void TokenizerModel::check_pieces() {
   for (const int32_t id : byte_pieces_) bytes += id >= 0;
   if (bytes != 256) {
     throw TokenizerError("has " + std::to_string(bytes) + " byte pieces: expected 256");
+  }
+  check_nesting();
+}
+
+// SentencePiece looks at the first 64 user-defined pieces that a text begins with.
+void TokenizerModel::check_nesting() const {
+  std::vector<std::string_view> user_defined;
+  for (int32_t id = 0; id < size(); ++id) {
+    if (kind(id) == PieceKind::kUserDefined) user_defined.push_back(text(id));
+  }
+  std::sort(user_defined.begin(), user_defined.end());
+  std::vector<std::string_view> beginnings;  // of the piece at hand, each of the next
+  for (const std::string_view text : user_defined) {
+    while (!beginnings.empty() && text.substr(0, beginnings.back().size()) != beginnings.back()) {
+      beginnings.pop_back();
+    }
+    beginnings.push_back(text);
+    if (beginnings.size() > kMostNested) {
+      throw TokenizerError("has more than " + std::to_string(kMostNested) +
+                           " user-defined pieces that begin with one another");
+    }
   }
 }
 

@@ -70,6 +70,7 @@ class TokenizerModel {
   void read();
   Piece read_piece(std::string_view message) const;
   void check_pieces();
+  void check_nesting() const;
 
   std::string content_;
   std::vector<Piece> pieces_;

@@ -99,7 +99,6 @@ def test_side_files_are_read(folder):
     assert converted.chat_template == "{{ bos_token }}"
     assert converted.tokenizer is not None
     (folder / "tokenizer.model").write_bytes(converted.tokenizer)
-    (folder / "tokenizer.json").write_text("tokenizer.model comes first")
     assert open_checkpoint(folder).tokenizer == converted.tokenizer
 
 
@@ -290,7 +289,7 @@ def test_git_lfs_pointer_is_named_as_such(assert_refused, folder, name):
 
 def test_damaged_tokenizer_model_is_refused(assert_refused, folder):
     (folder / "tokenizer.model").write_bytes(b"\xff" * 64)
-    assert_refused(folder, "tokenizer.model: not a tokenizer")
+    assert_refused(folder, "tokenizer.model: the tokenizer is not a readable SentencePiece model")
 
 
 def test_missing_and_unexpected_tensors_are_listed_briefly(make_folder, weights, shapes):

@@ -127,14 +127,14 @@ def test_tokenizer_json_that_is_not_gemmas_is_refused_with_the_remedy(change, re
 
 
 def test_bytes_that_are_no_tokenizer_are_refused():
-    with pytest.raises(ArtifactError, match=r"x/tokenizer\.model: not a tokenizer") as error:
+    with pytest.raises(ArtifactError, match=r"x/tokenizer\.model: the tokenizer is not") as error:
         check_sentencepiece(b"\x0a\xff\xff\xff\xff\x0fgarbage", Path("x/tokenizer.model"))
     assert "\n" not in str(error.value)
 
 
 def test_vocabulary_that_sentencepiece_refuses_is_refused():
     pieces = [("<unk>", 0.0, PieceType.UNKNOWN), ("a", 0.0, PieceType.NORMAL)] * 2
-    with pytest.raises(ArtifactError, match="not a tokenizer"):
+    with pytest.raises(ArtifactError, match="the tokenizer has 2 unknown pieces: expected 1"):
         build_sentencepiece(pieces, SpecialIds(unk=0, bos=-1, eos=-1, pad=-1), WHERE)
 
 
