@@ -100,11 +100,14 @@ def _handler(path: Path, target: str):
         return None
     info, owner, loaded = (ctypes.c_void_p * 4)(), ctypes.c_void_p(), ctypes.c_void_p()
     process = ctypes.CDLL(None)
+    dlinfo, dladdr1 = (getattr(process, name, None) for name in ("dlinfo", "dladdr1"))
+    if dlinfo is None or dladdr1 is None:  # not glibc: whose function it is cannot be told
+        return None
     handle = ctypes.c_void_p(library._handle)
     address = ctypes.cast(handler, ctypes.c_void_p)
-    if process.dlinfo(handle, _LINK_MAP, ctypes.byref(loaded)) != 0:
+    if dlinfo(handle, _LINK_MAP, ctypes.byref(loaded)) != 0:
         return None
-    if process.dladdr1(address, info, ctypes.byref(owner), _LINK_MAP) == 0:
+    if dladdr1(address, info, ctypes.byref(owner), _LINK_MAP) == 0:
         return None
     return handler if owner.value == loaded.value else None
 
