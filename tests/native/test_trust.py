@@ -213,6 +213,15 @@ def test_weights_written_between_the_signature_and_the_copy_are_refused(
     assert f"{WEIGHTS}: contents changed: expected SHA-256" in replies.refused(3)
 
 
+def test_a_pin_vouches_for_copied_weights_too(library: Path, folder: Path) -> None:
+    shutil.copy(folder / "other", folder / "toy" / WEIGHTS)
+    replies = serve(
+        library,
+        *generating(folder, manifest_sha256=digest(folder), flags=NO_CACHE | COPY_WEIGHTS),
+    )
+    assert f"{WEIGHTS}: contents changed: expected SHA-256" in replies.refused(0)
+
+
 def test_options_of_an_older_header_are_taken_and_strange_ones_refused(
     library: Path, folder: Path
 ) -> None:

@@ -160,8 +160,8 @@ enum {
   GEMMA3_CACHE_READ_ONLY = 2, /* read compiled programs, but write none on first use */
   GEMMA3_VERIFY = 4,          /* compare the SHA-256 of every file of the bundle first */
   GEMMA3_COPY_WEIGHTS = 8,    /* copy the weights into memory of the process instead of mapping the
-                                 files, which nobody can change then; with GEMMA3_VERIFY or a
-                                 signature the digest is that of the copy. Takes as much memory as
+                                 files, which nobody can change then; with GEMMA3_VERIFY, a
+                                 signature or a pin the digest is that of the copy. Takes as much memory as
                                  the files, where mapped pages are shared and can be given back */
 };
 

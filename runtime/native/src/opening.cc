@@ -99,7 +99,10 @@ Opening::Opening(const OpenOptions &options, Json &report) {
   bundle = options.opened != nullptr
                ? options.opened
                : std::make_shared<const Bundle>(options.bundle, options.manifest_sha256);
-  if (!options.manifest_sha256.empty()) bundle->check_pin(options.manifest_sha256);
+  if (!options.manifest_sha256.empty()) {
+    bundle->check_pin(options.manifest_sha256);
+    bundle->vouch();
+  }
   check_contents(*bundle, options);
   if (bundle->manifest().abstract) {
     refuse(options.bundle + ": expected a bundle with weights, got one that was exported with "
