@@ -68,8 +68,9 @@ soak: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[soak]'
 	$(BIN)/python -m tests.soak
 
-# The fast part of the suite with the oldest jax that is supported and the newest that installs, which
-# wants a new Python: make compat NEWEST_PYTHON=python3.13
+# The fast part of the suite with the oldest jax that is supported, with the lowest version of every
+# package that pyproject.toml allows, and with the newest jax that installs, which wants a new
+# Python: make compat NEWEST_PYTHON=python3.13
 NEWEST_PYTHON ?= $(PYTHON)
 compat: setup
 	$(BIN)/python -m tests.soak.compat $(PYTHON) $(NEWEST_PYTHON)

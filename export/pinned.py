@@ -2,15 +2,15 @@
 
 Each flag of JAX can be set by a variable (JAX_ENABLE_X64), by `jax.config` or for a thread, and
 many change what a program is. Those whose other values changed a byte or failed an export of jax
-0.10, each tried, have their defaults here for the time of the lowering.
+0.10, each tried, have their defaults here for the time of the lowering. A version of JAX that has
+no such flag has nothing to pin.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,23 +18,23 @@ import jax
 _CONVENTION = 10
 """Of calling an exported program: that of jax 0.10, for as long as JAX writes it."""
 
-_SCOPED: tuple[Callable[[], AbstractContextManager[Any]], ...] = (
-    lambda: jax.enable_x64(False),
-    lambda: jax.default_matmul_precision(None),
-    lambda: jax.default_prng_impl("threefry2x32"),
-    lambda: jax.threefry_partitionable(True),
-    lambda: jax.numpy_rank_promotion("allow"),
-    lambda: jax.numpy_dtype_promotion("standard"),
-    lambda: jax.softmax_custom_jvp(False),
-    lambda: jax.allow_f16_reductions(True),
-    lambda: jax.enable_custom_prng(False),
-    lambda: jax.legacy_prng_key("allow"),
-    lambda: jax.debug_nans(False),
-    lambda: jax.debug_infs(False),
-    lambda: jax.disable_jit(False),
-    lambda: jax.no_tracing(False),
-)
-"""Those that can be set for this thread alone."""
+_SCOPED: dict[str, Any] = {
+    "enable_x64": False,
+    "default_matmul_precision": None,
+    "default_prng_impl": "threefry2x32",
+    "threefry_partitionable": True,
+    "numpy_rank_promotion": "allow",
+    "numpy_dtype_promotion": "standard",
+    "softmax_custom_jvp": False,
+    "allow_f16_reductions": True,
+    "enable_custom_prng": False,
+    "legacy_prng_key": "allow",
+    "debug_nans": False,
+    "debug_infs": False,
+    "disable_jit": False,
+    "no_tracing": False,
+}
+"""Those that JAX has a context manager of this name for, which binds this thread alone."""
 
 _GLOBAL: dict[str, Any] = {
     # Source files stay out of the programs: a moved line would otherwise change their bytes.
@@ -59,7 +59,7 @@ _GLOBAL: dict[str, Any] = {
     "jax_use_shardy_partitioner": True,
     "jax_use_simplified_jaxpr_constants": False,
 }
-"""Those that only the whole process can have; a version of JAX without one has nothing to pin."""
+"""Those that only the whole process can have."""
 
 _lock = threading.RLock()
 
@@ -71,8 +71,9 @@ def pinned() -> Iterator[None]:
     One thread at a time, the others wait: two that put back what they found would mix it up.
     """
     with _lock, contextlib.ExitStack() as stack:
-        for scoped in _SCOPED:
-            stack.enter_context(scoped())
+        for name, value in _SCOPED.items():
+            if hasattr(jax, name):
+                stack.enter_context(getattr(jax, name)(value))
         for name, value in _GLOBAL.items():
             if hasattr(jax.config, name):
                 stack.callback(jax.config.update, name, getattr(jax.config, name))

@@ -34,12 +34,34 @@ def completion_json(completion: Completion, loaded_at: float) -> dict[str, Any]:
     if completion.logprobs is not None:
         value["logprobs"] = completion.logprobs
     value["stats"] = run_stats([completion.timing], loaded_at)
-    return value
+    return finite_json(value)
+
+
+def finite_json(value: dict[str, Any]) -> dict[str, Any]:
+    """An object with null for every number that is NaN or infinite, which JSON has not.
+
+    Where there are any, `nonfinite` says how many: null may also say that nothing was computed.
+    """
+    count = 0
+
+    def finite(part: Any) -> Any:
+        nonlocal count
+        if isinstance(part, dict):
+            return {name: finite(inner) for name, inner in part.items()}
+        if isinstance(part, list | tuple):
+            return [finite(inner) for inner in part]
+        if isinstance(part, float) and not math.isfinite(part):
+            count += 1
+            return None
+        return part
+
+    value = finite(value)
+    return value | {"nonfinite": count} if count else value
 
 
 def score_json(score: Score) -> dict[str, Any]:
     """The object that `gemma3-run --score --json` prints for one text."""
-    return {"loss": score.loss, "logprobs": score.logprobs}
+    return finite_json({"loss": score.loss, "logprobs": score.logprobs})
 
 
 def write_outputs(path: Path, texts: Sequence[Sequence[int]], scores: Sequence[Score]) -> None:
@@ -49,7 +71,7 @@ def write_outputs(path: Path, texts: Sequence[Sequence[int]], scores: Sequence[S
     several texts each name ends in the number of its text: `hidden_states_1`. Raises UsageError
     when the file cannot be written.
     """
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for number, (text, score) in enumerate(zip(texts, scores, strict=True), 1):
         named = {
             "tokens": np.asarray(text, np.int32),
@@ -61,7 +83,7 @@ def write_outputs(path: Path, texts: Sequence[Sequence[int]], scores: Sequence[S
         arrays |= {name + ending: array for name, array in named.items() if array is not None}
     try:
         with whole_file(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)  # numpy before 2.2 takes allow_pickle for an array's name
     except OSError as error:
         raise UsageError(
             f"--outputs-to: cannot write {path}: {error.strerror}; choose another file"
@@ -97,12 +119,12 @@ def print_vectors(vectors: Sequence[Sequence[float]], text: bool) -> None:
 
 def _print_objects(objects: Iterable[dict[str, Any]]) -> None:
     for value in objects:
-        print(json.dumps(value))
+        print(json.dumps(value, allow_nan=False))
 
 
 def classify_json(scores: Sequence[float]) -> dict[str, Any]:
     """The object that `gemma3-run --classify --json` prints for one text."""
-    return {"scores": list(scores)}
+    return finite_json({"scores": list(scores)})
 
 
 def classify_lines(labels: Sequence[str], scores: Sequence[float]) -> list[str]:
@@ -112,7 +134,7 @@ def classify_lines(labels: Sequence[str], scores: Sequence[float]) -> list[str]:
 
 def embed_json(vector: Sequence[float]) -> dict[str, Any]:
     """The object that `gemma3-run --embed --json` prints for one text."""
-    return {"embedding": list(vector)}
+    return finite_json({"embedding": list(vector)})
 
 
 def embed_line(vector: Sequence[float]) -> str:

@@ -65,14 +65,19 @@ TopTokens = list[tuple[int, float]]
 
 
 def top_tokens(logits: np.ndarray, count: int) -> TopTokens:
-    """The `count` likeliest tokens of logits [V], with log-softmax taken in float64."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max()
-    normaliser = np.log(np.exp(wide).sum())
+    """The `count` likeliest tokens of logits [V], with log-softmax taken in float64.
+
+    It is NaN everywhere where a logit is NaN or infinity; NaN then counts as the likeliest.
+    """
+    wide, unknown = logits.astype(np.float64), np.isnan(logits)
+    rank = np.where(unknown, np.inf, wide)  # NaN is the likeliest, as the largest on a device is
+    with np.errstate(invalid="ignore"):
+        wide -= wide.max()
+        normaliser = np.log(np.exp(wide).sum())
     count = min(count, wide.size)
-    least = np.partition(wide, -count)[-count]
-    candidates = np.flatnonzero(wide >= least)  # more than `count` when logits are equal
-    order = np.lexsort((candidates, -wide[candidates]))[:count]
+    least = np.partition(rank, -count)[-count]
+    candidates = np.flatnonzero(rank >= least)  # more than `count` when logits are equal
+    order = np.lexsort((candidates, -rank[candidates], ~unknown[candidates]))[:count]
     return [(int(token), float(wide[token] - normaliser)) for token in candidates[order]]
 
 

@@ -9,6 +9,7 @@ from ...artifacts.errors import ArtifactError
 from .base import ARCHITECTURES
 
 _MODEL_TYPES = ("gemma3", "gemma3_text")
+_DEFAULT_PATTERN = 6
 _OTHERS = {
     "gemma": "Gemma 1",
     "gemma2": "Gemma 2",
@@ -44,7 +45,8 @@ def check_architecture(path: Path, config: dict[str, Any]) -> None:
                 f"{path}: {name}per_layer_config: layers that differ in more than layer_types are "
                 "not exported; expected one configuration for all layers"
             )
-    _check_rope(path, text or config)
+    _check_layers(path, text or config)
+    _check_rope(path, config, text or config)
 
 
 def _check_model_type(path: Path, config: dict[str, Any]) -> None:
@@ -97,8 +99,26 @@ def _check_quantization(path: Path, name: str, section: dict[str, Any]) -> None:
             )
 
 
-def _check_rope(path: Path, text: dict[str, Any]) -> None:
-    """Refuse two spellings that transformers 5.23 reads past: it would compute something else."""
+def _check_layers(path: Path, text: dict[str, Any]) -> None:
+    """Refuse a pattern of layers that is written where transformers does not read it."""
+    pattern = text.get("_sliding_window_pattern")
+    read = text.get("layer_types") or text.get("sliding_window_pattern")
+    if pattern not in (None, _DEFAULT_PATTERN) and not read:
+        raise ArtifactError(
+            f"{path}: _sliding_window_pattern: transformers reads layer_types or "
+            f"sliding_window_pattern and would take {_DEFAULT_PATTERN} for it, not "
+            f"{_shown(pattern)}; write one of them"
+        )
+
+
+def _check_rope(path: Path, config: dict[str, Any], text: dict[str, Any]) -> None:
+    """Refuse what transformers 5.23 reads past: it would compute something else than is written."""
+    for name in ("rope_scaling", "rope_parameters"):
+        if config.get(name) and config[name] != text.get(name):
+            raise ArtifactError(
+                f"{path}: {name}: transformers reads it in text_config and past it at the top; "
+                "move it there"
+            )
     old = text.get("rope_scaling")
     if isinstance(old, dict) and "rope_type" not in old and old.get("type", "default") != "default":
         raise ArtifactError(

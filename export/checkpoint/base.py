@@ -159,7 +159,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        ArtifactError: the file cannot be read, is not JSON, or is not an object.
+        ArtifactError: the file cannot be read, is not JSON (NaN is not), has a key twice, or is not
+            an object.
     """
     try:
         value = json.loads(

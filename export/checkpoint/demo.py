@@ -64,9 +64,18 @@ def demo_checkpoint() -> Path:
 
 
 def cache_folder() -> Path:
-    """The project's cache folder (not created): $XDG_CACHE_HOME or ~/.cache."""
+    """The project's cache folder (not created): $XDG_CACHE_HOME or ~/.cache.
+
+    Raises UsageError where neither is known.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gemma3-export"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "gemma3-export"
+    except RuntimeError as error:
+        raise UsageError(
+            "no place for the demo weights (240 MB): expected HOME or XDG_CACHE_HOME, got neither; "
+            "set one, or pass --checkpoint"
+        ) from error
 
 
 def _stamp(path: Path, sha256: str) -> dict[str, object]:

@@ -68,13 +68,13 @@ def _refusal(source: TensorSource, dtype: str) -> ArtifactError:
     assert first is not None, source.name
     index = ",".join(map(str, np.unravel_index(first, source.shape)))
     if stored:
-        what = f"holds {stored} numbers that are NaN or infinite"
+        count, what = stored, "that are NaN or infinite"
         remedy = "download the checkpoint again, or save one whose training did not diverge"
     else:
-        what = f"holds {rounded} numbers too large for {dtype}"
+        count, what = rounded, f"too large for {dtype}"
         remedy = "export with --dtype float32"
     return ArtifactError(
-        f"{source.path}: tensor {source.name} {what}, the first at [{index}] of "
-        f"[{','.join(map(str, source.shape))}]; expected finite ones; {remedy} "
+        f"{source.path}: tensor {source.name} has numbers {what} ({count} of {seen}, the first at "
+        f"[{index}]); expected finite ones; {remedy} "
         "(--allow-nonfinite exports it as it is, where it is not quantised)"
     )

@@ -10,8 +10,10 @@ from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gemma3_export.artifacts import atomic, writer
+from gemma3_export.export import pipeline
 
 from .conftest import Command
 
@@ -111,6 +113,11 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
     ("layers too many", change_config(num_hidden_layers=3), "unexpected (model.layers.3."),
     ("another architecture", change_config(model_type="llama"), "model_type 'llama'"),
     ("a bad field", change_config(head_dim="16"), "config.json head_dim: expected a whole number"),
+    (
+        "another class",
+        change_config(architectures=["Gemma3ForCausalLMWithValueHead"]),
+        "architectures: 'Gemma3ForCausalLMWithValueHead' is not exported",
+    ),
     ("a bad rope", change_config(rope_scaling={"rope_type": "mrope"}), "rope_scaling.rope_type"),
     ("text config no object", change_config(text_config=[1]), "text_config must be an object"),
     (
@@ -137,6 +144,111 @@ def test_checkpoints(
     assert reason in line
     assert str(damaged) in line
     assert left_in(Path.cwd()) == []
+
+
+def one_nan(folder: Path) -> None:
+    """Make the first number of the last norm NaN."""
+    file = folder / "model.safetensors"
+    length = int.from_bytes(file.read_bytes()[:8], "little")
+    header = json.loads(file.read_bytes()[8 : 8 + length])
+    with file.open("r+b") as opened:
+        opened.seek(8 + length + header["model.norm.weight"]["data_offsets"][0])
+        opened.write(np.array(np.nan, np.float32).tobytes())
+
+
+@pytest.fixture
+def diverged(checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint with one weight that is NaN."""
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "diverged"))
+    one_nan(folder)
+    return folder
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_a_weight_that_is_not_a_number_is_refused_and_leaves_nothing(
+    gemma3_export: Command, diverged: Path, quantize: str
+):
+    line = refused(
+        gemma3_export, *SMALL, "--checkpoint", diverged, "--out", "b", "--quantize", quantize
+    )
+    assert "tensor model.norm.weight has numbers that are NaN or infinite (1 of 64, " in line
+    assert "the first at [0])" in line
+    assert left_in(Path.cwd()) == []
+
+
+def test_a_weight_that_is_not_a_number_is_exported_for_who_asks_and_said(
+    gemma3_export: Command, diverged: Path
+):
+    status, out, err = gemma3_export(
+        *SMALL, "--checkpoint", diverged, "--out", "b", "--allow-nonfinite"
+    )
+    assert (status, err) == (0, "")
+    assert "NaN or infinity in model.norm.weight" in out
+
+
+ODD_NAMES = ["line\nbreak", "latin-\udce9", "bell\a", "\u2028"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+@pytest.mark.parametrize("flag", ["--checkpoint", "--out"])
+def test_names_that_no_manifest_could_hold_are_refused_before_any_work(
+    gemma3_export: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    flag: str, name: str,
+):  # fmt: skip
+    def worked(*_: object) -> None:
+        raise AssertionError("it began to work")
+
+    monkeypatch.setattr(pipeline, "open_checkpoint", worked)
+    given = {"--checkpoint": checkpoint, "--out": "bundle", flag: tmp_path / name}
+    line = refused(gemma3_export, *SMALL, *(part for pair in given.items() for part in pair))
+    assert f"{flag}: expected a path in UTF-8 without control characters, got " in line
+    assert left_in(Path.cwd()) == []
+
+
+def test_a_folder_whose_own_name_is_odd_is_refused_wherever_it_is_named_from(
+    gemma3_export: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    odd = Path(shutil.copytree(checkpoint, tmp_path / "line\nbreak"))
+    monkeypatch.chdir(odd)
+    before = left_in(Path.cwd())
+    line = refused(gemma3_export, *SMALL, "--checkpoint", ".", "--out", "../bundle")
+    assert "expected a model name in UTF-8 without control characters" in line
+    assert left_in(Path.cwd()) == before
+
+
+BITS = [
+    ({"bits": 8}, "none", "pass --quantize int8"), ({"bits": 8}, "int4", "pass --quantize int8"),
+    ({"bits": 4}, "none", "pass --quantize int4"), ({"bits": 4}, "int8", "pass --quantize int4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "quantize", "remedy"), BITS, ids=str)
+def test_bits_of_the_config_that_are_not_those_of_the_export_are_refused(
+    gemma3_export: Command, checkpoint: Path, tmp_path: Path, changes: dict, quantize: str,
+    remedy: str,
+):  # fmt: skip
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "bits"))
+    change_config(**changes)(folder)
+    line = refused(gemma3_export, *SMALL, "--checkpoint", folder, "--quantize", quantize)
+    assert f"config.json bits: {changes['bits']} asks for quantised matrices" in line
+    assert remedy in line
+
+
+def test_fields_that_a_bundle_does_not_keep_are_said(
+    gemma3_export: Command, checkpoint: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "fields"))
+    change_config(
+        bits=8, output_attentions=True, output_hidden_states=True, mask_max_position_embeddings=12
+    )(folder)
+    status, out, err = gemma3_export(
+        *SMALL, "--checkpoint", folder, "--out", "b", "--quantize", "int8", "--outputs",
+        "hidden_states",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    assert "config.json output_attentions is not kept: --outputs attentions asks for them" in out
+    assert "output_hidden_states" not in out
+    assert "config.json mask_max_position_embeddings 12 does not limit the programs" in out
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gemma3_export.model.cache import init_cache
-from gemma3_export.model.config import Gemma3TextConfig
+from gemma3_export.model.config import Gemma3TextConfig, LayerType
 from gemma3_export.model.context import LoweringContext
 from gemma3_export.model.forms import Platform
 from gemma3_export.model.functional import CausalLM
@@ -144,3 +145,21 @@ def test_bfloat16_stays_near_the_float64_of_the_same_weights(platform: Platform)
     expected = reference_logits(SMALL, weights, list(tokens[0]))
     error = np.asarray(logits[0]) - expected
     assert np.sqrt((error**2).mean() / (expected**2).mean()) < 0.02
+
+
+def test_a_scaled_sliding_layer_is_a_scaled_full_one_as_long_as_its_window_holds_everything():
+    scaled, plain = {"rope_type": "linear", "factor": 8.0}, {"rope_theta": 500.0}
+    full = small_config(layer_types=(LayerType.FULL,) * 2, rope_scaling=scaled, **plain)
+    sliding = small_config(
+        layer_types=(LayerType.SLIDING,) * 2, rope_local_scaling=scaled, rope_local_base_freq=500.0,
+        sliding_window=CACHE,
+    )  # fmt: skip
+    unscaled = dataclasses.replace(sliding, rope_local_scaling=None)
+
+    def logits(config: Gemma3TextConfig) -> np.ndarray:
+        start, length = np.zeros(ROWS, np.int32), np.full(ROWS, CACHE, np.int32)
+        run = forward(config)
+        return np.asarray(run(WEIGHTS, TEXTS.astype(np.int32), start, length, fresh(config))[0])
+
+    np.testing.assert_allclose(logits(sliding), logits(full), atol=1e-5)
+    assert np.abs(logits(unscaled) - logits(full)).max() > 0.1

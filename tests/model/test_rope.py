@@ -198,7 +198,7 @@ def test_angles_are_float32_products_as_in_transformers_even_at_the_last_positio
     np.testing.assert_allclose(sin, np.sin(angles), atol=1e-6)
 
 
-def test_default_frequencies_are_the_plain_table_of_sliding_layers():
+def test_default_frequencies_are_the_table_of_sliding_layers_which_are_never_scaled():
     config = dataclasses.replace(
         config_of({"rope_type": "linear", "factor": 8.0}),
         rope_local_base_freq=500.0, freq_max_position_embeddings=7,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import struct
 import subprocess
@@ -114,11 +115,13 @@ def test_text_streams_piece_by_piece_as_in_the_python_runtime(
     assert got == [streamed(TextStream(tokenizer.decoder(), stops), ids) for ids in lists]
 
 
-def test_json_numbers_and_strings_are_those_of_json_dumps(host_parts: Path):
+def test_json_numbers_and_strings_are_those_of_json_dumps_and_null_where_there_is_none(
+    host_parts: Path,
+):
     draw = random.Random(1)
     numbers = [
         0.0, -0.0, 1.0, 1e15, 1e16, 123456789.0, 1e-4, 1e-5, 5e-324, sys.float_info.max,
-        float(np.float32(0.1)), float("inf"), -float("inf"), -9999999999999998.0,
+        float(np.float32(0.1)), math.inf, -math.inf, math.nan, -9999999999999998.0,
     ]  # fmt: skip
     raw = [struct.unpack("<d", draw.randbytes(8))[0] for _ in range(3000)]
     numbers += [x for x in raw if x == x] + [draw.gauss(0, 10) for _ in range(3000)]
@@ -126,7 +129,9 @@ def test_json_numbers_and_strings_are_those_of_json_dumps(host_parts: Path):
         [host_parts, "numbers"], capture_output=True, check=True, text=False,
         input=struct.pack("<I", 8 * len(numbers)) + struct.pack(f"<{len(numbers)}d", *numbers),
     )  # fmt: skip
-    assert done.stdout.decode().split() == [json.dumps(x) for x in numbers]
+    assert done.stdout.decode().split() == [
+        json.dumps(x) if math.isfinite(x) else "null" for x in numbers
+    ]
     strings = feed(host_parts, "strings", records=[text.encode() for text in TEXTS])
     for text, (same, stripped, quoted, line) in zip(TEXTS, strings, strict=True):
         assert (same, stripped) == (text, text.strip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from gemma3_export.runtime.generate import generate
 from gemma3_export.runtime.model import LoadedModel
 from gemma3_export.runtime.sampling import SamplingParameters
 from gemma3_export.runtime.score import score
+from safetensors.numpy import save_file
 
 from ..goldens.loader import TinyCase, TinyPrompt, tiny_cases
-from ..goldens.tiny import TINY, write_checkpoint
+from ..goldens.tiny import TINY, weights, write_checkpoint
 from .bundles import make_bundle
 
 TOLERANCE = 1e-4
@@ -77,3 +79,44 @@ def test_a_mesh_of_eight_devices_gives_the_same_logprobs(name: str, mesh: str, t
     goldens = _in_one_call(case)
     model = _load(name, tmp_path, (max(len(p.tokens) for p in goldens),), mesh)
     _check(model, goldens[-1])
+
+
+def _rewritten(name: str, folder: Path, change: str) -> Path:
+    """The tiny checkpoint as other people's tools write it; the numbers are the same."""
+    config, tensors = dict(TINY[name]), dict(weights(name))
+    if change == "in double precision":
+        tensors = {key: value.astype(np.float64) for key, value in tensors.items()}
+    if change == "untied but said to be tied":
+        config["tie_word_embeddings"] = True
+    if change == "tied, the head stored alone":
+        tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    if change != "in shards with an index that is wrong":
+        save_file(tensors, folder / "model.safetensors")
+        return folder
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for number, shard in enumerate(names):
+        save_file(dict(list(tensors.items())[number::2]), folder / shard)
+    # The first shard for all of one half, a head that is nowhere; the other half is left out.
+    weight_map = dict.fromkeys(list(tensors)[::2], names[0]) | {"lm_head.weight": names[1]}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("layer_types", "untied but said to be tied"),
+        ("default", "in double precision"),
+        ("default", "tied, the head stored alone"),
+        ("default", "in shards with an index that is wrong"),
+    ],
+)
+def test_checkpoints_as_other_tools_write_them_give_what_transformers_gives(
+    name: str, change: str, tmp_path: Path
+):
+    checkpoint = _rewritten(name, tmp_path / "checkpoint", change)
+    golden = _in_one_call(tiny_cases()[name])[0]
+    bundle = make_bundle(checkpoint, tmp_path / "bundle", prefill=(len(golden.tokens),))
+    _check(LoadedModel.load(bundle, "1x1", "cpu"), golden)

