@@ -8,8 +8,8 @@ DEMO := build/demo
 PACKAGES := model export artifacts runtime
 NATIVE := build/native
 # What the native host needs of the system: headers, and the Debian packages that bring them.
-NATIVE_HEADERS := nlohmann/json.hpp sentencepiece_processor.h png.h jconfig.h openssl/evp.h
-NATIVE_PACKAGES := nlohmann-json3-dev libsentencepiece-dev libpng-dev libjpeg-dev libssl-dev
+NATIVE_HEADERS := nlohmann/json.hpp png.h jconfig.h openssl/evp.h
+NATIVE_PACKAGES := nlohmann-json3-dev libpng-dev libjpeg-dev libssl-dev
 
 .PHONY: native-packages example-tools llama.cpp demo test check bench clean native setup browser soak compat
 

@@ -310,9 +310,10 @@ def _write_tokenizer(writer: BundleWriter, checkpoint: Checkpoint | None) -> Tok
     writer.add_file(TOKENIZER_PATH, checkpoint.tokenizer)
     if checkpoint.prompts is not None:
         writer.add_file(PROMPTS, format_prompts(checkpoint.prompts))
-    template = None if checkpoint.chat_template is None else CHAT_TEMPLATE_PATH
+    template = None
     if checkpoint.chat_template is not None:
-        writer.add_file(CHAT_TEMPLATE_PATH, checkpoint.chat_template.encode())
+        template = CHAT_TEMPLATE_PATH
+        writer.add_file(template, checkpoint.chat_template.encode())
     return TokenizerRecord(
         TOKENIZER_PATH, add_bos=checkpoint.add_bos, add_eos=checkpoint.add_eos,
         chat_template=template,

@@ -27,7 +27,7 @@ from .startup import (
     open_bundle,
 )
 from .terminal import StatusLine
-from .tokenizer import END_OF_TURN
+from .tokenizer import END_OF_TURN, check_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +54,7 @@ class Options:
     min_p: float
     seed: int
     stop: tuple[str, ...]
+    special: bool
     ignore_eos: bool
     logprobs: int | None
     score: bool
@@ -136,6 +137,7 @@ class Options:
     metavar="TEXT",
     help="End before this text, and leave it out. Repeatable.",
 )
+@click.option("--special", is_flag=True, help="Show control tokens in the text.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end tokens.")
 @click.option(
     "--logprobs", type=int, metavar="K", help="The K likeliest tokens at each step; prints JSON."
@@ -262,6 +264,9 @@ def _check_flags(options: Options) -> None:
     asked = [flag for flag, given in others.items() if given]
     if len(asked) > 1:
         raise UsageError(f"{' and '.join(asked)} exclude each other: pass only one of them")
+    for flag, texts in (("--prompt", options.prompt), ("--stop", options.stop)):
+        for text in texts:
+            check_text(flag, text)
     if options.image and len(options.prompt or options.tokens) > 1:
         raise UsageError("--image goes with one prompt: pass one --prompt or --tokens")
     if options.pan_and_scan and not options.image:
@@ -271,6 +276,7 @@ def _check_flags(options: Options) -> None:
     generating = {
         "--max-new-tokens": options.max_new_tokens is not None,
         "--stop": bool(options.stop),
+        "--special": options.special,
         "--ignore-eos": options.ignore_eos,
         "--logprobs": options.logprobs is not None,
         "--temperature": options.temperature != 0,
@@ -394,7 +400,7 @@ def _generate(
         )  # where 1 does not fit, a refusal says so
     request = Request(
         prompts, new_tokens, sampling, stop_tokens, options.stop, options.ignore_eos,
-        options.logprobs or 0, images,
+        options.logprobs or 0, images, options.special,
     )  # fmt: skip
     groups = plan_request(model, request)
     compile_ahead(model, buckets_of(model, request, groups), status)

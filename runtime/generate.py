@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ..artifacts.bundle import Bundle
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import Bucket, ProgramName
 from .buckets import Group, Shape, pick
 from .model import LoadedModel
+from .opening import open_tokenizer
 from .reading import PREFILL, plan_calls, reading_buckets
 from .sampling import SamplingParameters, TopTokens
 from .session import Session, Step
@@ -41,6 +43,8 @@ class Request:
     logprobs: int = 0
     images: Images = ()
     """For each prompt the pixels of its images [n,3,size,size] float32; empty for none at all."""
+    shows_special: bool = False
+    """Whether texts show control tokens."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,7 @@ def plan_request(model: LoadedModel, request: Request) -> list[Group]:
         )
     if "" in request.stop_texts:
         raise UsageError("stop text is empty: expected at least one character")
-    if request.stop_texts:
-        _ = model.tokenizer  # raises when the bundle has none to find stop texts with
+    stop_tokens_of(request, model.bundle)  # refuses texts that nothing can be found for
     check_images(model, request.prompts, request.images)
     shapes, what = _usable_shapes(model, request.logprobs, request.images)
     lengths = [len(prompt) for prompt in request.prompts]
@@ -170,9 +173,11 @@ def run_request(
 class _Row:
     """What one prompt has got so far."""
 
-    def __init__(self, model: LoadedModel, stop_tokens: frozenset[int], stop_texts: Sequence[str]):
-        has_text = model.bundle.manifest.tokenizer is not None
-        self.stream = TextStream(model.tokenizer.decoder(), stop_texts) if has_text else None
+    def __init__(self, model: LoadedModel, stop_tokens: frozenset[int], request: Request):
+        self.stream = None
+        if model.bundle.manifest.tokenizer is not None:
+            decoder = model.tokenizer.decoder(request.shows_special)
+            self.stream = TextStream(decoder, request.stop_texts)
         self.stop_tokens = stop_tokens
         self.tokens: list[int] = []
         self.logprobs: list[TopTokens] = []
@@ -212,8 +217,8 @@ def _run_group(
     model: LoadedModel, request: Request, group: Group, on_text: OnText | None
 ) -> list[Completion]:
     prompts = _prompts_of(request, group)
-    stop_tokens = _stop_tokens(model, request)
-    rows = [_Row(model, frozenset(stop_tokens), request.stop_texts) for _ in prompts]
+    stop_tokens = stop_tokens_of(request, model.bundle)
+    rows = [_Row(model, frozenset(stop_tokens), request) for _ in prompts]
 
     def show(row: int, text: str) -> None:
         if text and on_text is not None:
@@ -252,9 +257,20 @@ def _images_of(request: Request, group: Group) -> Images:
     return request.images[group.first : group.first + group.count]
 
 
-def _stop_tokens(model: LoadedModel, request: Request) -> tuple[int, ...]:
-    own = () if request.ignore_eos else model.bundle.manifest.model.eos_token_ids
-    return tuple(dict.fromkeys((*own, *request.stop_token_ids)))
+def stop_tokens_of(request: Request, bundle: Bundle) -> tuple[int, ...]:
+    """The tokens that end a row: the model's own, those asked for and those of stop texts.
+
+    Raises:
+        ArtifactError: there are stop texts, and the bundle has no tokenizer.
+        UsageError: a stop text can never be found; see `Tokenizer.stop_token`.
+    """
+    own = () if request.ignore_eos else bundle.manifest.model.eos_token_ids
+    tokens = [*own, *request.stop_token_ids]
+    if request.stop_texts:
+        tokenizer = open_tokenizer(bundle)
+        found = [tokenizer.stop_token(text, request.shows_special) for text in request.stop_texts]
+        tokens += [token for token in found if token is not None]
+    return tuple(dict.fromkeys(tokens))
 
 
 def _usable_shapes(

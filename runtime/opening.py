@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from pathlib import Path
 
@@ -40,10 +39,14 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer:
             f"{bundle.root / MANIFEST} names no tokenizer: pass --tokens and --json, or export "
             "from a checkpoint that has a tokenizer"
         )
+    path, bos = bundle.path(record.path), bundle.manifest.model.bos_token_id
     with _READING:
-        bundle.verify_digest(record.path)
-        path, bos = bundle.path(record.path), bundle.manifest.model.bos_token_id
-        return _read_tokenizer(path, bos, bundle.digest(record.path))
+        content = bundle.read(record.path)
+        known = (path, bos, bundle.digest(record.path))
+        if _LAST_READ.get(known) is None:
+            _LAST_READ.clear()
+            _LAST_READ[known] = Tokenizer(content, path, bos)
+        return _LAST_READ[known]
 
 
 def read_tokenizer_ahead(bundle: Bundle) -> None:
@@ -57,9 +60,5 @@ def read_tokenizer_ahead(bundle: Bundle) -> None:
 
 
 _READING = threading.Lock()
-
-
-@functools.lru_cache(maxsize=1)
-def _read_tokenizer(path: Path, bos_token_id: int, digest: str) -> Tokenizer:
-    """The tokenizer in a file of this digest; kept, for a command asks for it twice."""
-    return Tokenizer(path, bos_token_id)
+_LAST_READ: dict[tuple[Path, int, str], Tokenizer] = {}
+"""By path, bos token and digest; kept, for a command asks for it twice."""

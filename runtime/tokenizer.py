@@ -7,7 +7,13 @@ from pathlib import Path
 
 import sentencepiece
 
-from ..artifacts.errors import ArtifactError
+from ..artifacts.errors import ArtifactError, UsageError
+from ..artifacts.tokenizer_model import (
+    MAX_PIECE_BYTES,
+    TokenizerModelError,
+    check_tokenizer_model,
+    repeated_piece,
+)
 
 # Pieces that steer the model. Written out in a prompt they stay text, whatever type the
 # tokenizer file gives them.
@@ -22,22 +28,39 @@ _REPLACEMENT = "\ufffd"
 _SPACE = "\u2581"  # how SentencePiece writes a space
 
 
+def check_text(what: str, text: str) -> None:
+    """Raise UsageError for a text that UTF-8 cannot write, as bytes of a command line may be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # Bytes that are not UTF-8 reach Python as halves of surrogates.
+        quoted = re.sub(r"(?<!\\)\\udc([89a-f][0-9a-f])", r"\\x\1", repr(text))
+        raise UsageError(f"{what}: expected text in UTF-8, got {quoted}") from error
+
+
 class Tokenizer:
     """A SentencePiece model: ids of texts and chats, texts of ids."""
 
-    def __init__(self, path: Path, bos_token_id: int) -> None:
-        """Read the model file at `path`; raises ArtifactError when it is not one."""
+    def __init__(self, content: bytes, path: Path, bos_token_id: int) -> None:
+        """From the contents of a model file; `path` is how errors call it.
+
+        Raises:
+            ArtifactError: it is no such file, or one that asks for more than the runtimes do.
+        """
         self.path = path
         self._bos = bos_token_id
-        self._processor = sentencepiece.SentencePieceProcessor()
         try:
-            # The return value says nothing; a file that cannot be parsed raises.
-            self._processor.Load(str(path))
-            self._steering = self._find_steering()
-        except (OSError, RuntimeError, IndexError, UnicodeDecodeError) as error:
-            raise ArtifactError(
-                f"tokenizer {path} is not a readable SentencePiece model; export the bundle again"
-            ) from error
+            check_tokenizer_model(content)
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
+        except TokenizerModelError as error:
+            raise self._unusable(str(error)) from error
+        except RuntimeError as error:  # from SentencePiece
+            reason = repeated_piece(content) or "is not a readable SentencePiece model"
+            raise self._unusable(reason) from error
+        self._steering = self._find_steering()
+
+    def _unusable(self, reason: str) -> ArtifactError:
+        return ArtifactError(f"tokenizer {self.path} {reason}; export the bundle again")
 
     def _find_steering(self) -> dict[str, int]:
         """Ids of the steering pieces that the model has."""
@@ -89,11 +112,42 @@ class Tokenizer:
         decoder = self.decoder()
         return "".join(map(decoder.push, tokens)) + decoder.close()
 
-    def decoder(self) -> IncrementalDecoder:
-        """A decoder for ids that come one by one."""
-        return IncrementalDecoder(self._processor)
+    def decoder(self, shows_special: bool = False) -> IncrementalDecoder:
+        """A decoder for ids that come one by one; see `IncrementalDecoder`."""
+        return IncrementalDecoder(self._processor, shows_special)
+
+    def stop_token(self, text: str, shows_special: bool = False) -> int | None:
+        """The id at which a text ends that is to end before `text`; None for a text to look for.
+
+        Raises:
+            UsageError: a control token is part of `text`, which would never be found in a text
+                that does not show them.
+        """
+        processor = self._processor
+        whole = self._special_id(text)
+        if whole is not None or shows_special:
+            return whole
+        for begin in range(len(text)):
+            for end in range(begin + 1, min(len(text), begin + MAX_PIECE_BYTES) + 1):
+                token = self._special_id(text[begin:end])
+                if token is not None and processor.is_control(token):
+                    raise UsageError(
+                        f"stop text {text!r} has the control token {text[begin:end]} in it, which "
+                        "texts do not show: pass the token alone, or --special"
+                    )
+        return None
+
+    def _special_id(self, piece: str) -> int | None:
+        """Id of a piece that no text shows as it is: a control token or the unknown one."""
+        processor = self._processor
+        token = processor.piece_to_id(piece)
+        if processor.is_control(token):
+            return token
+        is_unknown = processor.is_unknown(token) and processor.id_to_piece(token) == piece
+        return token if is_unknown else None
 
     def _encode(self, text: str) -> list[int]:
+        check_text("prompt", text)
         ids = self._processor.encode(text)
         if not set(self._steering.values()).intersection(ids) - {self._processor.unk_id()}:
             return ids
@@ -110,28 +164,28 @@ class IncrementalDecoder:
     that are not UTF-8 become U+FFFD each, as SentencePiece decodes them.
     """
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
+    def __init__(
+        self, processor: sentencepiece.SentencePieceProcessor, shows_special: bool = False
+    ) -> None:
+        """With `shows_special`, control tokens are written as their pieces."""
         self._processor = processor
+        self._shows_special = shows_special
         self._bytes = b""
 
     def push(self, token: int) -> str:
         """The text that is certain once `token` has come; may be empty."""
         processor = self._processor
-        if not 0 <= token < processor.get_piece_size() or processor.is_control(token):
+        if not 0 <= token < processor.get_piece_size():
             return self.close()
-        try:
-            if processor.is_byte(token):
-                self._bytes += bytes([int(processor.id_to_piece(token)[3:5], 16)])
-                text, self._bytes = _take_characters(self._bytes)
-                return text
-            if processor.is_unknown(token):
-                return self.close() + processor.decode([token])
-            return self.close() + processor.id_to_piece(token).replace(_SPACE, " ")
-        except ValueError as error:  # a piece that is not UTF-8, or a byte that is no number
-            raise ArtifactError(
-                f"the tokenizer's piece {token} is not text: the file is damaged; export the "
-                "bundle again"
-            ) from error
+        if processor.is_control(token):
+            return self.close() + (processor.id_to_piece(token) if self._shows_special else "")
+        if processor.is_byte(token):
+            self._bytes += bytes([int(processor.id_to_piece(token)[3:5], 16)])
+            text, self._bytes = _take_characters(self._bytes)
+            return text
+        if processor.is_unknown(token):
+            return self.close() + processor.decode([token])
+        return self.close() + processor.id_to_piece(token).replace(_SPACE, " ")
 
     def close(self) -> str:
         """The text of bytes that never became a character."""

@@ -47,8 +47,8 @@ class Checkpoint:
         tokenizer: a serialised SentencePiece ModelProto, or None if the checkpoint has none.
         chat_template: Jinja source, or None.
         generation_config: content of generation_config.json, or {}.
+        add_bos: whether its tokenizer begins a text with the bos token.
         add_eos: whether its tokenizer ends a text with the end token.
-        add_bos: whether its tokenizer begins a text with the start token.
         head: how a text becomes a vector, where the files say so.
         prompts: what stands before a text of each task of an embedding model, or None.
         notes: what was left out, assumed, or read otherwise than the files say, worth telling.
@@ -61,8 +61,8 @@ class Checkpoint:
     tokenizer: bytes | None
     chat_template: str | None
     generation_config: dict[str, Any]
-    add_eos: bool = False
     add_bos: bool = True
+    add_eos: bool = False
     head: EmbeddingHead | None = None
     prompts: TaskPrompts | None = None
     notes: tuple[str, ...] = ()

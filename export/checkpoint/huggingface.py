@@ -14,8 +14,7 @@ from .safetensors_header import check_dtype
 from .sentence_transformers import MODULES, Embedder, read_embedder
 from .shards import SINGLE, stored_tensors
 from .tensors import TensorSource
-from .tokenizer import check_sentencepiece
-from .tokenizer_json import sentencepiece_from_tokenizer_json
+from .tokenizer_files import read_tokenizer
 
 CONFIG = "config.json"
 _READ = (".json", ".safetensors", ".model", ".jinja")
@@ -44,15 +43,17 @@ def open_huggingface(folder: Path) -> Checkpoint:
     stored, notes = stored_tensors(folder)
     tensors = _canonical(folder, stored | embedder.tensors)
     tensors, config, head_notes = resolve_head(tensors, config)
+    tokenizer = read_tokenizer(folder)
     return Checkpoint(
         path=folder,
         name=folder.resolve().name,
         config=config,
         tensors=tensors,
-        tokenizer=_tokenizer(folder),
+        tokenizer=tokenizer.model,
         chat_template=_chat_template(folder),
         generation_config=read_json(generation) if generation.is_file() else {},
-        add_eos=_adds_eos(folder),
+        add_bos=tokenizer.add_bos,
+        add_eos=tokenizer.add_eos,
         head=embedder.head,
         prompts=embedder.prompts,
         notes=(*notes, *head_notes, *embedder.notes, *_adapter_note(folder)),
@@ -102,22 +103,6 @@ def _canonical(folder: Path, stored: dict[str, TensorSource]) -> dict[str, Tenso
         name: TensorSource(name, source.shape, source.dtype, source.path, source.offset)
         for name, source in tensors.items()
     }
-
-
-def _tokenizer(folder: Path) -> bytes | None:
-    model, converted = folder / "tokenizer.model", folder / "tokenizer.json"
-    if model.is_file():
-        content = read_bytes(model)
-        check_sentencepiece(content, model)
-        return content
-    if converted.is_file():
-        return sentencepiece_from_tokenizer_json(read_json(converted), converted)
-    return None
-
-
-def _adds_eos(folder: Path) -> bool:
-    settings = folder / "tokenizer_config.json"
-    return settings.is_file() and read_json(settings).get("add_eos_token") is True
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece
 
 from ...artifacts.errors import ArtifactError
+from ...artifacts.tokenizer_model import (
+    TokenizerModelError,
+    check_tokenizer_model,
+    message_fields,
+    repeated_piece,
+)
 
 SPACE = "\u2581"
 """What SentencePiece writes for a space."""
@@ -82,14 +88,58 @@ def build_sentencepiece(
 
 
 def check_sentencepiece(content: bytes, where: Path) -> None:
-    """Refuse bytes that SentencePiece does not load; `where` is the file they came from."""
+    """Refuse bytes that the runtimes do not take; `where` is the file they came from."""
     try:
+        check_tokenizer_model(content)
         sentencepiece.SentencePieceProcessor(model_proto=content)
-    except (RuntimeError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "cannot parse"
+    except TokenizerModelError as error:
         raise ArtifactError(
-            f"{where}: not a tokenizer that SentencePiece loads ({reason}); download the file again"
+            f"{where}: the tokenizer {error}; export with a checkpoint of Gemma's tokenizer"
         ) from error
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = repeated_piece(content)
+        if reason is None:
+            reason = f"is none that SentencePiece loads ({str(error).strip().splitlines()[:1]})"
+        raise ArtifactError(f"{where}: the tokenizer {reason}; download the file again") from error
+
+
+def edit_sentencepiece(
+    content: bytes, changed: Mapping[int, PieceType], appended: Sequence[tuple[str, PieceType]]
+) -> bytes:
+    """A checked ModelProto with other types for some pieces, and with more pieces after its own."""
+    pieces: list[bytes] = []
+    others: list[bytes] = []
+    for number, _, begin, end in message_fields(content):
+        field = content[begin:end]
+        if number != 1:
+            others.append(_field(number, _BYTES, field))
+            continue
+        if len(pieces) in changed:
+            parts = [
+                _field(part, wire, field[first:last])
+                for part, wire, first, last in message_fields(field)
+                if part != 3
+            ]
+            kind = next((first for part, _, first, _ in message_fields(field) if part == 3), 1)
+            if kind != changed[len(pieces)]:
+                field = b"".join(parts) + _field(3, _VARINT, _varint(changed[len(pieces)]))
+        pieces.append(_field(1, _BYTES, field))
+    more = [_field(1, _BYTES, _piece(piece, 0.0, kind)) for piece, kind in appended]
+    return b"".join(pieces + more + others)
+
+
+def without_self_test(content: bytes, where: Path) -> bytes:
+    """A ModelProto without the sample texts that SentencePiece would encode at each start."""
+    try:
+        if all(number != 4 for number, _, _, _ in message_fields(content)):
+            return content
+        return b"".join(
+            _field(number, _BYTES, content[begin:end])
+            for number, wire, begin, end in message_fields(content)
+            if number != 4 and wire == _BYTES
+        )
+    except TokenizerModelError as error:
+        raise ArtifactError(f"{where}: the tokenizer {error}; download the file again") from error
 
 
 def _piece(piece: str, score: float, kind: PieceType) -> bytes:

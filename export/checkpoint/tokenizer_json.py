@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,14 @@ from .tokenizer import SPACE, PieceType, SpecialIds
 from .tokenizer_merges import UnsupportedTokenizerError, bpe_tokenizer_model, is_run
 
 _NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_DECODER = {
+    "type": "Sequence",
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ],
+}
 
 
 def sentencepiece_from_tokenizer_json(document: dict[str, Any], where: Path) -> bytes:
@@ -22,7 +31,7 @@ def sentencepiece_from_tokenizer_json(document: dict[str, Any], where: Path) -> 
     model = document.get("model") or {}
     added = document.get("added_tokens") or []
     try:
-        _check_kind(document, model, added)
+        check_kind(document, model)
         vocabulary = _vocabulary(model["vocab"], added)
         kinds = _kinds(vocabulary, added, model["unk_token"])
         merges = model["merges"]
@@ -41,7 +50,8 @@ def sentencepiece_from_tokenizer_json(document: dict[str, Any], where: Path) -> 
     return bpe_tokenizer_model(vocabulary, kinds, merges, special, where)
 
 
-def _check_kind(document: dict[str, Any], model: dict[str, Any], added: list[Any]) -> None:
+def check_kind(document: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Raise UnsupportedTokenizerError for a tokenizer.json of another kind than Gemma's."""
     if model.get("type") != "BPE" or not model.get("byte_fallback"):
         raise UnsupportedTokenizerError(f"it is {model.get('type')}, not BPE with byte fallback")
     if model.get("ignore_merges") or model.get("dropout"):
@@ -52,7 +62,10 @@ def _check_kind(document: dict[str, Any], model: dict[str, Any], added: list[Any
     splitter = document.get("pre_tokenizer") or {"type": "Split", "pattern": {"String": " "}}
     if splitter.get("type") != "Split" or splitter.get("pattern") != {"String": " "}:
         raise UnsupportedTokenizerError("its pre_tokenizer splits the text")
-    for token in added:
+    decoder = document.get("decoder")
+    if decoder not in (None, _DECODER):
+        raise UnsupportedTokenizerError("its decoder is not Gemma's")
+    for token in document.get("added_tokens") or []:
         if any(token.get(flag) for flag in ("single_word", "lstrip", "rstrip")):
             raise UnsupportedTokenizerError(
                 f"added token {token['content']!r} strips its surroundings"

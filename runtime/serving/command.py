@@ -62,7 +62,15 @@ def print_generated(
     if new_tokens is None:  # where 1 does not fit, the server says so
         new_tokens = max(1, min(default_new_tokens, model.most_new_tokens(prompts)))
     request = Request(
-        prompts, new_tokens, sampling, stop_tokens, options.stop, options.ignore_eos, 0, images
+        prompts,
+        new_tokens,
+        sampling,
+        stop_tokens,
+        options.stop,
+        options.ignore_eos,
+        0,
+        images,
+        options.special,
     )
 
     def show(_: int, new: str) -> None:

@@ -14,7 +14,7 @@ from ...artifacts.errors import UsageError
 from ...artifacts.manifest import ProgramName, Signature
 from ...artifacts.serving import SAMPLING_NAMES, SignatureName, saved_model_programs
 from ..buckets import split_rows
-from ..generate import STREAM_TOKENS, Completion, Request, Timing
+from ..generate import STREAM_TOKENS, Completion, Request, Timing, stop_tokens_of
 from ..opening import open_tokenizer
 from ..score import Score
 from ..text import TextStream
@@ -105,9 +105,11 @@ class _Text:
     def __init__(self, model: RemoteModel, request: Request) -> None:
         manifest = model.bundle.manifest
         has_text = manifest.tokenizer is not None
-        decoder = open_tokenizer(model.bundle).decoder() if has_text else None
-        self._stream = TextStream(decoder, request.stop_texts) if decoder is not None else None
-        self._stop = frozenset(_stop_tokens(model, request))
+        self._stream = None
+        if has_text:
+            decoder = open_tokenizer(model.bundle).decoder(request.shows_special)
+            self._stream = TextStream(decoder, request.stop_texts)
+        self._stop = frozenset(stop_tokens_of(request, model.bundle))
         self.tokens: list[int] = []
         self.stopped = False
 
@@ -134,11 +136,6 @@ class _Text:
     def close(self) -> str:
         """The last text to show."""
         return self._stream.close() if self._stream is not None else ""
-
-
-def _stop_tokens(model: RemoteModel, request: Request) -> tuple[int, ...]:
-    own = () if request.ignore_eos else model.bundle.manifest.model.eos_token_ids
-    return tuple(dict.fromkeys((*own, *request.stop_token_ids)))
 
 
 def _whole(model: RemoteModel, request: Request, on_text: OnText | None) -> Iterator[Completion]:
@@ -257,7 +254,7 @@ def _sampling(request: Request, rows: int) -> dict[str, np.ndarray]:
 
 def _stop_rows(model: RemoteModel, request: Request, rows: int) -> np.ndarray:
     """The stop tokens the server looks for; the others are found here, when they have come."""
-    known = list(_stop_tokens(model, request))[:STOP_TOKENS] or [-1]
+    known = list(stop_tokens_of(request, model.bundle))[:STOP_TOKENS] or [-1]
     return np.tile(np.array(known, np.int32), (rows, 1))
 
 

@@ -74,7 +74,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         path.write_bytes(content)
     else:
         path.write_bytes(toy_tokenizer(steering_as_text=request.param == "user_defined"))
-    return Tokenizer(path, BOS)
+    return Tokenizer(path.read_bytes(), path, BOS)
 
 
 def test_ids_of_texts_and_chats_are_those_of_the_python_runtime(

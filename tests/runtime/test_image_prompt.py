@@ -32,7 +32,7 @@ BLOCK = [900, 901, 901, 901, 902]
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     path.write_bytes(toy_tokenizer())
-    return Tokenizer(path, BOS)
+    return Tokenizer(path.read_bytes(), path, BOS)
 
 
 @pytest.mark.parametrize("crops", processor_goldens().texts)

@@ -20,7 +20,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """The toy tokenizer, with its steering pieces marked in either of the two usual ways."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     path.write_bytes(toy_tokenizer(steering_as_text=request.param))
-    return Tokenizer(path, BOS)
+    return Tokenizer(path.read_bytes(), path, BOS)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_chat_with_a_tokenizer_that_has_no_turns_is_refused(tmp_path: Path):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(toy_tokenizer().replace(b"<start_of_turn>", b"<start_of_tern>"))
     with pytest.raises(ArtifactError, match=r"has no <start_of_turn> piece.*run without --chat"):
-        Tokenizer(path, BOS).chat("hello")
+        Tokenizer(path.read_bytes(), path, BOS).chat("hello")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x00" * 100])
@@ -69,7 +69,7 @@ def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, content: byt
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"tokenizer\.model is not a readable SentencePiece"):
-        Tokenizer(path, BOS)
+        Tokenizer(path.read_bytes(), path, BOS)
 
 
 # Mostly bytes, so that characters are spelled, broken and interrupted.
@@ -91,7 +91,7 @@ def test_pieces_joined_are_what_sentencepiece_decodes(
     path = tmp_path_factory.getbasetemp() / "joined.model"
     if not path.exists():
         path.write_bytes(toy_tokenizer())
-    decoder = Tokenizer(path, BOS).decoder()
+    decoder = Tokenizer(path.read_bytes(), path, BOS).decoder()
     assert "".join(map(decoder.push, ids)) + decoder.close() == processor.decode(ids)
 
 

@@ -228,7 +228,7 @@ def _tokenizer_model() -> Target:
 
     def read(data: bytes) -> None:
         file.write_bytes(data)
-        tokenizer = Tokenizer(file, 2)
+        tokenizer = Tokenizer(file.read_bytes(), file, 2)
         ids = tokenizer.encode("the quick <start_of_turn> fox \u00e9\n", True)
         tokenizer.decode(ids)
 

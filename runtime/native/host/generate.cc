@@ -25,8 +25,8 @@ constexpr double kLeastTemperature = 1e-6, kMostTemperature = 1e6, kLeastTopP = 
 // What one prompt has got so far.
 class Row {
  public:
-  Row(const Tokenizer* tokenizer, const std::vector<std::string>& stop_texts) {
-    if (tokenizer) stream_.emplace(tokenizer->decoder(), stop_texts);
+  Row(const Tokenizer* tokenizer, const Options& options) {
+    if (tokenizer) stream_.emplace(tokenizer->decoder(options.special), options.stop);
   }
 
   // Adds a new token; the text to show.
@@ -131,7 +131,7 @@ void generate(gemma3_model* model, const Options& options, const Bundle& bundle,
   Receiver receiver;
   receiver.streams = options.prints_text();
   receiver.status = &status;
-  receiver.rows.assign(prompts.ids.size(), Row(prompts.tokenizer.get(), options.stop));
+  receiver.rows.assign(prompts.ids.size(), Row(prompts.tokenizer.get(), options));
   const std::vector<gemma3_prompt> view = prompts.view();
   const gemma3_sampling sampling = sampling_of(options);
   gemma3_request request{};

@@ -95,6 +95,7 @@ std::vector<Flag> run_flags(Options& o) {
              "Draw from tokens at least P times as likely as the first; 0 is off."),
       whole("--seed", "S", o.seed, "The same seed gives the same text; 0 by default."),
       list("--stop", "TEXT", o.stop, "End before this text, and leave it out. Repeatable."),
+      toggle("--special", o.special, "Show control tokens in the text."),
       toggle("--ignore-eos", o.ignore_eos, "Go on after the model's end tokens."),
       whole("--logprobs", "K", o.logprobs, "The K likeliest tokens at each step; prints JSON."),
       toggle("--score", o.score, "Log-probabilities of the prompt instead of new text."),
@@ -201,8 +202,11 @@ void check_task(const Options& o) {
   require(!o.embed || o.images.empty(),
           "--embed and --image exclude each other: an embedding model reads text");
   const std::pair<const char*, bool> generating[] = {
-      {"--max-new-tokens", o.max_new_tokens.has_value()}, {"--stop", !o.stop.empty()},
-      {"--ignore-eos", o.ignore_eos},                     {"--logprobs", o.logprobs.has_value()},
+      {"--max-new-tokens", o.max_new_tokens.has_value()},
+      {"--stop", !o.stop.empty()},
+      {"--special", o.special},
+      {"--ignore-eos", o.ignore_eos},
+      {"--logprobs", o.logprobs.has_value()},
       {"--temperature", o.temperature != 0},
   };
   for (const auto& [flag, given] : generating) {

@@ -23,6 +23,7 @@ struct Options {
   double min_p = 0;
   int64_t seed = 0;
   std::vector<std::string> stop;
+  bool special = false;
   bool ignore_eos = false;
   std::optional<int64_t> logprobs;
   bool score = false;

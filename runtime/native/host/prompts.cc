@@ -140,6 +140,10 @@ Prompts read_prompts(const Options& options, const Bundle& bundle) {
   if (options.chat && !options.ignore_eos) {
     prompts.stop_tokens.push_back(tokenizer->steering_id(kEndOfTurn));
   }
+  for (const std::string& text : options.stop) {
+    const int32_t token = tokenizer->stop_token(text, options.special);
+    if (token >= 0) prompts.stop_tokens.push_back(token);
+  }
   const std::string before = options.embed ? task_text(options.task, bundle) : "";
   for (const std::string& text : options.prompts) {
     prompts.ids.push_back(

@@ -18,7 +18,7 @@ struct Prompts {
   std::vector<Ids> ids;
   std::vector<float> pixels;  // of all images of the one prompt that has any, in order
   size_t images = 0;
-  std::vector<int32_t> stop_tokens;  // that the form of the prompts brings with it
+  std::vector<int32_t> stop_tokens;  // that the form of the prompts and stop texts bring with them
   std::shared_ptr<const Tokenizer> tokenizer;  // null for a bundle without one
 
   // As the library takes them; valid as long as this object.

@@ -1,7 +1,5 @@
 #include "tokenizer.h"
 
-#include <sentencepiece_processor.h>
-
 #include <algorithm>
 
 #include "error.h"
@@ -17,16 +15,22 @@ constexpr std::string_view kSteeringPieces[] = {
     "<start_of_image>", "<end_of_image>", "<image_soft_token>",
 };
 
-constexpr std::string_view kSpace = "\xE2\x96\x81";  // how SentencePiece writes a space
-
 std::string with_spaces(std::string_view piece) {
-  std::string text;
-  for (size_t at; (at = piece.find(kSpace)) != piece.npos;) {
-    text += piece.substr(0, at);
-    text += ' ';
-    piece.remove_prefix(at + kSpace.size());
+  std::string written;
+  for (size_t at; (at = piece.find(text::kSpace)) != piece.npos;) {
+    written += piece.substr(0, at);
+    written += ' ';
+    piece.remove_prefix(at + text::kSpace.size());
   }
-  return text.append(piece);
+  return written.append(piece);
+}
+
+text::Bpe read_model(std::string content, const std::string& name) {
+  try {
+    return text::Bpe(std::move(content));
+  } catch (const text::TokenizerError& error) {
+    throw UsageError("tokenizer " + name + " " + error.what() + "; export the bundle again");
+  }
 }
 
 // The text at the start of `pending`, which keeps the bytes that may yet become a character.
@@ -48,20 +52,18 @@ std::string take_characters(std::string& pending) {
 }  // namespace
 
 std::string IncrementalDecoder::push(int32_t token) {
-  if (token < 0 || token >= processor_->GetPieceSize() || processor_->IsControl(token)) {
-    return close();
+  if (token < 0 || token >= model_->size()) return close();
+  switch (model_->kind(token)) {
+    case text::PieceKind::kControl:
+      return close() + (shows_special_ ? std::string(model_->text(token)) : std::string());
+    case text::PieceKind::kByte:
+      bytes_ += static_cast<char>(model_->byte_of(token));
+      return take_characters(bytes_);
+    case text::PieceKind::kUnknown:
+      return close() + model_->unknown_surface();
+    default:
+      return close() + with_spaces(model_->text(token));
   }
-  const std::string& piece = processor_->IdToPiece(token);
-  if (processor_->IsByte(token)) {
-    bytes_ += static_cast<char>(std::stoi(piece.substr(3, 2), nullptr, 16));  // <0xE6>
-    return take_characters(bytes_);
-  }
-  if (processor_->IsUnknown(token)) {
-    std::string text;
-    const auto status = processor_->Decode(std::vector<int>{token}, &text);
-    return close() + (status.ok() ? text : std::string());
-  }
-  return close() + with_spaces(piece);
 }
 
 std::string IncrementalDecoder::close() {
@@ -71,24 +73,13 @@ std::string IncrementalDecoder::close() {
   return text;
 }
 
-Tokenizer::Tokenizer(std::string_view content, std::string name, int32_t bos)
-    : name_(std::move(name)),
-      bos_(bos),
-      processor_(std::make_unique<sentencepiece::SentencePieceProcessor>()) {
-  // An empty file parses as a model without pieces.
-  if (!processor_->LoadFromSerializedProto(content).ok() || processor_->GetPieceSize() == 0) {
-    throw UsageError("tokenizer " + name_ +
-                     " is not a readable SentencePiece model; export the bundle again");
-  }
+Tokenizer::Tokenizer(std::string content, std::string name, int32_t bos)
+    : name_(std::move(name)), bos_(bos), bpe_(read_model(std::move(content), name_)) {
   for (const std::string_view piece : kSteeringPieces) {
-    const int32_t token = processor_->PieceToId(piece);
-    if (token != processor_->unk_id() || processor_->IdToPiece(token) == piece) {
-      steering_.emplace(piece, token);
-    }
+    const int32_t token = bpe_.find(piece);
+    if (token >= 0) steering_.emplace(piece, token);
   }
 }
-
-Tokenizer::~Tokenizer() = default;
 
 Ids Tokenizer::encode(std::string_view text, bool add_bos) const {
   Ids ids;
@@ -121,6 +112,32 @@ int32_t Tokenizer::steering_id(std::string_view piece) const {
   return found->second;
 }
 
+int32_t Tokenizer::stop_token(std::string_view text, bool shows_special) const {
+  const int32_t whole = special_id(text);
+  if (whole >= 0 || shows_special) return whole;
+  for (size_t begin = 0; begin < text.size(); ++begin) {
+    for (size_t length = 1; length <= text::kMostPieceBytes; ++length) {
+      if (begin + length > text.size()) break;
+      const std::string_view part = text.substr(begin, length);
+      const int32_t token = special_id(part);
+      if (token >= 0 && token != bpe_.model().unknown()) {
+        throw UsageError("stop text " + in_quotes(text) + " has the control token " +
+                         std::string(part) + " in it, which texts do not show: pass the token " +
+                         "alone, or --special");
+      }
+    }
+  }
+  return -1;
+}
+
+// The id of a piece that no text shows as it is, a control token or the unknown one; else -1.
+int32_t Tokenizer::special_id(std::string_view piece) const {
+  const int32_t token = bpe_.find(piece);
+  if (token < 0) return -1;
+  const text::PieceKind kind = bpe_.model().kind(token);
+  return kind == text::PieceKind::kControl || kind == text::PieceKind::kUnknown ? token : -1;
+}
+
 std::string Tokenizer::decode(const Ids& tokens) const {
   IncrementalDecoder decoder = this->decoder();
   std::string text;
@@ -131,9 +148,11 @@ std::string Tokenizer::decode(const Ids& tokens) const {
 void Tokenizer::append(std::string_view text, Ids& ids) const {
   Ids whole;
   const auto encode = [&](std::string_view part, Ids& into) {
-    if (!processor_->Encode(part, &into).ok()) {
-      throw UsageError("tokenizer " + name_ +
-                       " cannot encode the text; export the bundle again");
+    into.clear();
+    try {
+      bpe_.encode(part, into);
+    } catch (const text::TokenizerError& error) {
+      throw UsageError("tokenizer " + name_ + " " + error.what());
     }
   };
   encode(text, whole);
@@ -154,7 +173,7 @@ void Tokenizer::append(std::string_view text, Ids& ids) const {
 
 bool Tokenizer::steers(const Ids& ids) const {
   return std::any_of(steering_.begin(), steering_.end(), [&](const auto& entry) {
-    return entry.second != processor_->unk_id() &&
+    return entry.second != bpe_.model().unknown() &&
            std::find(ids.begin(), ids.end(), entry.second) != ids.end();
   });
 }

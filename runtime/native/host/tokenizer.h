@@ -3,14 +3,11 @@
 
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
-namespace sentencepiece {
-class SentencePieceProcessor;
-}
+#include "bpe.h"
 
 namespace gemma3::host {
 
@@ -25,8 +22,9 @@ inline constexpr std::string_view kEndOfTurn = "<end_of_turn>";
 // that are not UTF-8 become U+FFFD each, as SentencePiece decodes them.
 class IncrementalDecoder {
  public:
-  explicit IncrementalDecoder(const sentencepiece::SentencePieceProcessor& processor)
-      : processor_(&processor) {}
+  // With `shows_special`, control tokens are written as their pieces.
+  IncrementalDecoder(const text::TokenizerModel& model, bool shows_special)
+      : model_(&model), shows_special_(shows_special) {}
 
   // The text that is certain once `token` has come; may be empty.
   std::string push(int32_t token);
@@ -34,17 +32,17 @@ class IncrementalDecoder {
   std::string close();
 
  private:
-  const sentencepiece::SentencePieceProcessor* processor_;
+  const text::TokenizerModel* model_;
+  bool shows_special_;
   std::string bytes_;
 };
 
-// A SentencePiece model: ids of texts and chats, texts of ids. Threads may share it.
+// A SentencePiece model file: ids of texts and chats, texts of ids. Threads may share it.
 class Tokenizer {
  public:
   // From the contents of a model file; `name` is how errors call it. Throws UsageError when it is
   // no such file.
-  Tokenizer(std::string_view content, std::string name, int32_t bos);
-  ~Tokenizer();
+  Tokenizer(std::string content, std::string name, int32_t bos);
 
   // Ids of `text` (UTF-8), after <bos> if asked. Text never becomes a steering token.
   Ids encode(std::string_view text, bool add_bos) const;
@@ -56,18 +54,25 @@ class Tokenizer {
   Ids turn(const Ids& user) const;
   // Id of a steering piece such as `<end_of_turn>`; throws UsageError when there is none.
   int32_t steering_id(std::string_view piece) const;
+  // The id at which a text ends that is to end before `text`; -1 for a text to look for. Throws
+  // UsageError when a control token is part of `text`, which would never be found in a text that
+  // does not show them.
+  int32_t stop_token(std::string_view text, bool shows_special) const;
   // Text of the ids; control tokens and ids beyond the tokenizer's pieces give nothing.
   std::string decode(const Ids& tokens) const;
-  IncrementalDecoder decoder() const { return IncrementalDecoder(*processor_); }
+  IncrementalDecoder decoder(bool shows_special = false) const {
+    return IncrementalDecoder(bpe_.model(), shows_special);
+  }
 
  private:
   void append(std::string_view text, Ids& ids) const;
+  int32_t special_id(std::string_view piece) const;
   bool steers(const Ids& ids) const;
   bool cuts(std::string_view text, size_t at) const;
 
   std::string name_;
   int32_t bos_;
-  std::unique_ptr<sentencepiece::SentencePieceProcessor> processor_;
+  text::Bpe bpe_;
   std::map<std::string, int32_t, std::less<>> steering_;
 };
 
