@@ -49,7 +49,6 @@ class Checkpoint:
         generation_config: content of generation_config.json, or {}.
         add_bos: whether its tokenizer begins a text with the bos token.
         add_eos: whether its tokenizer ends a text with the end token.
-        add_bos: whether its tokenizer begins a text with the start token.
         head: how a text becomes a vector, where the files say so.
         prompts: what stands before a text of each task of an embedding model, or None.
         notes: what was left out, assumed, or read otherwise than the files say, worth telling.
@@ -64,7 +63,6 @@ class Checkpoint:
     generation_config: dict[str, Any]
     add_bos: bool = True
     add_eos: bool = False
-    add_bos: bool = True
     head: EmbeddingHead | None = None
     prompts: TaskPrompts | None = None
     notes: tuple[str, ...] = ()
