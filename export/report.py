@@ -45,7 +45,7 @@ def print_result(console: Console, data: dict[str, Any]) -> None:
     several = len({row["variant"] for row in data["programs"]}) > 1
     for heading in ("mesh", "platform", "program", *["variant"] * several):
         table.add_column(heading)
-    for heading in ("batch", "tokens", "cache", "arguments", "StableHLO", "seconds", "per device"):
+    for heading in ("batch", "tokens", "cache", "arguments", "StableHLO", "seconds", "per device*"):
         table.add_column(heading, justify="right")
     for row in data["programs"]:
         table.add_row(
@@ -56,6 +56,9 @@ def print_result(console: Console, data: dict[str, Any]) -> None:
             format_bytes(row["device_bytes"]),
         )  # fmt: skip
     console.print(table)
+    console.print(
+        "* without temporaries, which only a compiler tells: gemma3-bundle verify asks it"
+    )
     for mesh, fallbacks in data["fallbacks"].items():
         for sentence in fallbacks:
             console.print(f"{mesh}: {sentence}", style="yellow")
@@ -98,7 +101,10 @@ def _programs(result: ExportResult) -> list[dict[str, Any]]:
 
 
 def _device_bytes(program: Program, weights: list[Weight], record: MeshRecord) -> int:
-    """Weights, inputs, outputs and cache on one device; the donated cache counts once."""
+    """Weights, inputs, outputs and cache on one device; the donated cache counts once.
+
+    Without temporaries, which only compiling tells: runtime/temporaries.py.
+    """
     tensors = (*program.inputs, *program.outputs, *program.cache)
     return sum(
         device_bytes(w.shape, w.dtype, record.weight_specs[w.name], record.mesh) for w in weights

@@ -13,7 +13,7 @@ from flax import nnx
 
 from .arguments import require_one_dtype
 from .batch import beyond_limits, last_place, read_batch
-from .cache import KVCache, LayerCache, visible_both_ways, visible_causally
+from .cache import KVCache, visible_both_ways, visible_causally
 from .config import Gemma3TextConfig
 from .context import LoweringContext, here
 from .dropout import dropout_key, layer_dropout, layer_keys

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from ..artifacts.errors import ArtifactError, UsageError
 from ..artifacts.manifest import Bucket, ProgramName
 
-
 CALL_COST = 32
 """What a call costs beside its tokens, in tokens: weights are read, and widened, for each.
 

@@ -63,10 +63,15 @@ def inspect(bundle: Path, as_json: bool) -> None:
 @click.option("--mesh", metavar="2x4", help="Ask for this mesh only, and run goldens on it.")
 @click.option("--platform", metavar="cpu", help="Ask for this platform only.")
 @click.option("--run", is_flag=True, help="Run the bundle's goldens and compare tokens.")
+@click.option(
+    "--no-compile",
+    is_flag=True,
+    help="Do not compile the largest programs: memory is then told without temporaries.",
+)
 @json_option
 def verify(
     bundle: Path, key: Path | None, certificate: Path | None, plugin: Path | None,
-    mesh: str | None, platform: str | None, run: bool, as_json: bool,
+    mesh: str | None, platform: str | None, run: bool, no_compile: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Say whether BUNDLE is whole, who signed it, and whether it runs on this machine.
 
@@ -82,7 +87,7 @@ def verify(
             require_signature(bundle, trusted)
         opened = Bundle.open(bundle)
         _verify_digests(opened)
-        found = verify_bundle(opened, trusted, plugin, mesh, platform, run)
+        found = verify_bundle(opened, trusted, plugin, mesh, platform, run, not no_compile)
         found.require()
     except UsageError as error:
         if as_json:

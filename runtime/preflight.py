@@ -1,4 +1,4 @@
-"""Will this bundle run on this machine? Answered from the manifest, before anything is compiled."""
+"""Will this bundle run on this machine? Answered from the manifest, and of memory by compiling."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..artifacts.bundle import Bundle
+from ..artifacts.errors import UsageError
 from ..artifacts.guarantee import MONTHS, guaranteed_until, released
-from ..artifacts.manifest import Mesh, MeshRecord
+from ..artifacts.manifest import MeshRecord
 from ..artifacts.sharding import device_bytes
 from ..artifacts.summary import format_bytes
 from .plugin import plugin_attributes
@@ -41,7 +42,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes a mesh needs at most, without what the compiler sets aside for intermediate values."""
+    """Bytes a mesh needs at most. Its programs run one at a time."""
 
     weights: int
     """Of one device."""
@@ -49,11 +50,13 @@ class Memory:
     """Inputs, outputs and cache of the largest bucket on one device."""
     host: int
     """Of all devices together where they share the memory of one host, as CPU devices do."""
+    temporaries: int | None
+    """What the compiler sets aside on one device for intermediate values; None if nobody asked."""
 
     @property
     def device(self) -> int:
         """Bytes of one device."""
-        return self.weights + self.largest_call
+        return self.weights + self.largest_call + (self.temporaries or 0)
 
 
 def check_versions(bundle: Bundle, plugin: Path | None, today: datetime.date) -> list[Check]:
@@ -76,17 +79,20 @@ def check_versions(bundle: Bundle, plugin: Path | None, today: datetime.date) ->
     return [*found, _guarantee(bundle, today)]
 
 
-def check_mesh(bundle: Bundle, record: MeshRecord, platform: str) -> Check:
-    """Whether the devices and the memory of a mesh are here. Starts JAX's backends."""
+def check_mesh(bundle: Bundle, record: MeshRecord, platform: str, compiling: bool) -> Check:
+    """Whether the devices and the memory of a mesh are here. Starts JAX's backends.
+
+    With `compiling`, programs for CPU are compiled to learn what they set aside.
+    """
     import jax
 
     name = f"mesh {record.mesh.name} on {platform}"
     if not any((p.mesh, p.platform) == (record.mesh.name, platform)
                for p in bundle.manifest.programs):  # fmt: skip
         return Check(name, Status.FAILED, "the bundle has no programs for it")
-    need = mesh_memory(bundle, record, platform)
     if platform == "cpu":
-        return _check_host(name, record.mesh, need)
+        return _check_host(name, bundle, record, compiling)
+    need = mesh_memory(bundle, record, platform, None)
     try:
         devices = jax.devices(platform)
     except (RuntimeError, AssertionError):
@@ -102,8 +108,13 @@ def check_mesh(bundle: Bundle, record: MeshRecord, platform: str) -> Check:
     return _fits(name, detail, need.device, free)
 
 
-def mesh_memory(bundle: Bundle, record: MeshRecord, platform: str) -> Memory:
-    """What the programs of a mesh and platform hold on its devices; 0 where there are none."""
+def mesh_memory(
+    bundle: Bundle, record: MeshRecord, platform: str, temporaries: int | None
+) -> Memory:
+    """What the programs of a mesh and platform hold on its devices; 0 where there are none.
+
+    `temporaries` is what the compiler sets aside on one of them, if known.
+    """
     programs = [
         p for p in bundle.manifest.programs
         if (p.mesh, p.platform) == (record.mesh.name, platform)
@@ -120,8 +131,8 @@ def mesh_memory(bundle: Bundle, record: MeshRecord, platform: str) -> Memory:
     ]
     largest = max(calls, default=0)
     # Devices of one host share the mapped file, and copies of a shard are one copy.
-    host = sum(w.nbytes for w in weights) + mesh.devices * largest
-    return Memory(on_device, largest, host)
+    host = sum(w.nbytes for w in weights) + mesh.devices * (largest + (temporaries or 0))
+    return Memory(on_device, largest, host, temporaries)
 
 
 def free_memory() -> int | None:
@@ -143,10 +154,24 @@ def verdict(meshes: Iterable[Check]) -> bool:
     return any(check.status is not Status.FAILED for check in meshes)
 
 
-def _check_host(name: str, mesh: Mesh, need: Memory) -> Check:
-    cores = os.cpu_count() or 1
+def _check_host(name: str, bundle: Bundle, record: MeshRecord, compiling: bool) -> Check:
+    cores, mesh = os.cpu_count() or 1, record.mesh
+    asked = None
+    if compiling:
+        from .temporaries import largest_temporaries
+
+        try:
+            asked = largest_temporaries(bundle, record, "cpu")
+        except UsageError as error:
+            return Check(name, Status.FAILED, str(error))
+    need = mesh_memory(bundle, record, "cpu", asked and asked.bytes)
     devices = f"{mesh.devices} virtual devices on {cores} cores" if mesh.devices > 1 else "1 device"
     detail = f"{devices}, {_needs(need)} each, {format_bytes(need.host)} together"
+    if asked is not None:
+        largest = asked.program.program
+        detail += (
+            f"; {asked.compiled} programs compiled in {asked.seconds:.1f} s, most for {largest}"
+        )
     free = free_memory()
     if free is None:
         return Check(name, Status.WARNING, f"{detail}; this system does not tell what is free")
@@ -160,7 +185,10 @@ def _fits(name: str, detail: str, needed: int, free: int) -> Check:
 
 def _needs(need: Memory) -> str:
     parts = f"{format_bytes(need.weights)} weights + {format_bytes(need.largest_call)} cache"
-    return f"{format_bytes(need.device)} ({parts} and results)"
+    if need.temporaries is None:
+        return f"{format_bytes(need.device)} ({parts} and results, without temporaries)"
+    temporaries = format_bytes(need.temporaries)
+    return f"{format_bytes(need.device)} ({parts} and results + {temporaries} temporaries)"
 
 
 def _least_free(devices: Sequence[Any]) -> int | None:

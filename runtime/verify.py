@@ -57,12 +57,14 @@ class Verification:
 
 def verify_bundle(
     bundle: Bundle, signer: Path | None, plugin: Path | None, mesh: str | None,
-    platform: str | None, run: bool,
+    platform: str | None, run: bool, compiling: bool = True,
 ) -> Verification:  # fmt: skip
     """Hold an open bundle against this machine, and run its goldens if asked.
 
-    `mesh` and `platform` narrow what is looked at. Raises UsageError for one the bundle lacks,
-    for a plugin that is none, and for goldens that are not there.
+    With `compiling`, the largest programs for CPU are compiled to learn what they set aside; not
+    for a `plugin`, which would compile them itself. `mesh` and `platform` narrow what is looked at.
+    Raises UsageError for one the bundle lacks, for a plugin that is none, and for goldens that are
+    not there.
     """
     if mesh is not None:
         bundle.mesh(mesh)
@@ -71,16 +73,12 @@ def verify_bundle(
         raise UsageError(f"--platform: expected one of the bundle's ({known}), got {platform}")
     goldens = _require_goldens(bundle) if run else None
     versions = check_versions(bundle, plugin, datetime.date.today())
-    records = _narrowed(bundle, mesh)
-    meshes = [
-        check_mesh(bundle, record, name)
-        for record in records
-        for name in bundle.manifest.platforms
-        if platform in (None, name) and not bundle.manifest.abstract
-    ]
+    unread = any(check.status is Status.FAILED for check in versions)
+    compiling = compiling and plugin is None and not unread
+    meshes = _check_meshes(bundle, mesh, platform, compiling)
     kernels = check_kernels(
         bundle,
-        [record.mesh.name for record in records],
+        [record.mesh.name for record in _narrowed(bundle, mesh)],
         [name for name in bundle.manifest.platforms if platform in (None, name)],
     )
     found = Verification(bundle, signer, tuple(versions), tuple(meshes), None, kernels)
@@ -146,6 +144,28 @@ def _require_goldens(bundle: Bundle):
             "--goldens run, or --goldens FILE"
         )
     return goldens
+
+
+def _check_meshes(
+    bundle: Bundle, mesh: str | None, platform: str | None, compiling: bool
+) -> list[Check]:
+    """A check of each mesh and platform that is asked for; none of an abstract bundle."""
+    if bundle.manifest.abstract:
+        return []
+    records = _narrowed(bundle, mesh)
+    platforms = [name for name in bundle.manifest.platforms if platform in (None, name)]
+    if compiling and "cpu" in platforms:
+        from .temporaries import prepare_meshes
+
+        prepare_meshes(records, platforms)
+    checks = []
+    with StatusLine() as status:
+        for record in records:
+            for name in platforms:
+                if compiling and name == "cpu":
+                    status.say(f"compiling the largest programs of mesh {record.mesh.name}")
+                checks.append(check_mesh(bundle, record, name, compiling))
+    return checks
 
 
 def _narrowed(bundle: Bundle, mesh: str | None) -> tuple[MeshRecord, ...]:

@@ -5,6 +5,9 @@
 
 #include "grid.h"
 
+// Of the manifest, which has no part in this.
+std::string_view gemma3::name_of(gemma3::ProgramName) { return ""; }
+
 int main() {
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream numbers(line);

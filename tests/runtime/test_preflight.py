@@ -15,9 +15,16 @@ import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.artifacts.guarantee import guaranteed_until, released
+from gemma3_export.artifacts.manifest import Bucket, ProgramName
+from gemma3_export.artifacts.store import numpy_dtype
+from gemma3_export.artifacts.summary import format_bytes
 from gemma3_export.runtime import preflight
+from gemma3_export.runtime.devices import find_devices
+from gemma3_export.runtime.kernels import choose_variants
 from gemma3_export.runtime.plugin import plugin_attributes
 from gemma3_export.runtime.preflight import Status, check_mesh, check_versions, mesh_memory, verdict
+from gemma3_export.runtime.programs import compile_program, sharding_of
+from gemma3_export.runtime.temporaries import largest_programs, largest_temporaries
 
 from .toy_bundle import copy_bundle
 
@@ -89,34 +96,88 @@ def test_dates_of_versions():
 
 
 def test_memory_of_a_mesh_is_that_of_its_shards(bundle: Bundle):
-    one = mesh_memory(bundle, bundle.mesh("1x1"), "cpu")
-    eight = mesh_memory(bundle, bundle.mesh("2x4"), "cpu")
+    one = mesh_memory(bundle, bundle.mesh("1x1"), "cpu", None)
+    eight = mesh_memory(bundle, bundle.mesh("2x4"), "cpu", None)
     stored = sum(weight.nbytes for weight in bundle.manifest.weights)
     assert one.weights == stored
     assert one.device == one.host == stored + one.largest_call
     # embed and head are cut over `model`, near and far lie on every device whole.
     assert eight.weights == (2 * 384 * 16 // 4 + 2 * 16 * 16) * 4
     assert eight.host == stored + 8 * eight.largest_call
-    assert mesh_memory(bundle, bundle.mesh("1x1"), "tpu").device == 0
+    assert mesh_memory(bundle, bundle.mesh("1x1"), "tpu", None).device == 0
+    more = mesh_memory(bundle, bundle.mesh("2x4"), "cpu", 1000)
+    assert (more.device, more.host) == (eight.device + 1000, eight.host + 8 * 1000)
+
+
+def test_temporaries_are_what_the_compiler_says_of_the_largest_programs(bundle: Bundle):
+    record = bundle.mesh("2x4")
+    found = largest_temporaries(bundle, record, "cpu")
+    mesh = find_devices("cpu", record.mesh)
+    expected = {}
+    for program in choose_variants(bundle, "2x4", "cpu"):
+        weights = tuple(
+            jax.ShapeDtypeStruct(
+                w.shape,
+                numpy_dtype(w.dtype),
+                sharding=sharding_of(mesh, record.weight_specs[w.name]),
+            )
+            for w in bundle.weight_set(program.weights)
+        )
+        compiled = compile_program(bundle, program, mesh, weights).compiled
+        expected[program.bucket] = compiled.memory_analysis().temp_size_in_bytes
+    assert found.bytes == max(expected.values()) > 0
+    assert expected[found.program] == found.bytes
+    assert found.compiled == len({bucket.program for bucket in expected})
+
+
+def test_of_each_kind_the_program_of_most_tokens_and_longest_cache_is_compiled(bundle: Bundle):
+    programs = [
+        dataclasses.replace(bundle.manifest.programs[0], bucket=Bucket(ProgramName(name), *sizes))
+        for name, *sizes in (
+            ("prefill", 1, 512, 1024), ("prefill", 8, 32, 2048), ("prefill", 1, 512, 2048),
+            ("generate", 1, 64, 4096), ("generate", 2, 8, 2048), ("decode", 1, 1, 2048),
+        )
+    ]  # fmt: skip
+    chosen = [program.bucket for program in largest_programs(programs)]
+    assert chosen == [
+        Bucket(ProgramName.PREFILL, 1, 512, 2048), Bucket(ProgramName.GENERATE, 2, 8, 2048),
+        Bucket(ProgramName.DECODE, 1, 1, 2048),
+    ]  # fmt: skip
+
+
+def test_a_mesh_is_refused_by_its_temporaries_and_told_without_them(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+):
+    record = bundle.mesh("2x4")
+    most = largest_temporaries(bundle, record, "cpu").bytes
+    least = mesh_memory(bundle, record, "cpu", most).host
+    for free, status in ((least, Status.OK), (least - 1, Status.FAILED)):
+        monkeypatch.setattr(preflight, "free_memory", lambda free=free: free)
+        check = check_mesh(bundle, record, "cpu", True)
+        assert check.status is status, check.detail
+        assert f" + {format_bytes(most)} temporaries) each" in check.detail
+        check = check_mesh(bundle, record, "cpu", False)
+        assert check.status is Status.OK
+        assert "without temporaries" in check.detail
 
 
 def test_a_mesh_that_does_not_fit_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
-    assert check_mesh(bundle, bundle.mesh("2x4"), "cpu").status is Status.OK
+    assert check_mesh(bundle, bundle.mesh("2x4"), "cpu", False).status is Status.OK
     monkeypatch.setattr(preflight, "free_memory", lambda: 4096)
-    check = check_mesh(bundle, bundle.mesh("2x4"), "cpu")
+    check = check_mesh(bundle, bundle.mesh("2x4"), "cpu", False)
     assert check.status is Status.FAILED
     assert "4.0 KiB free" in check.detail
     monkeypatch.setattr(preflight, "free_memory", lambda: None)
-    assert check_mesh(bundle, bundle.mesh("1x1"), "cpu").status is Status.WARNING
+    assert check_mesh(bundle, bundle.mesh("1x1"), "cpu", False).status is Status.WARNING
 
 
 def test_devices_that_are_not_here_are_told(bundle: Bundle):
-    check = check_mesh(bundle, bundle.mesh("1x1"), "tpu")
+    check = check_mesh(bundle, bundle.mesh("1x1"), "tpu", True)
     assert check.status is Status.FAILED
     assert check.detail == "the bundle has no programs for it"
     programs = tuple(dataclasses.replace(p, platform="tpu") for p in bundle.manifest.programs)
     manifest = dataclasses.replace(bundle.manifest, programs=programs, platforms=("tpu",))
-    check = check_mesh(Bundle(bundle.root, manifest), bundle.mesh("1x1"), "tpu")
+    check = check_mesh(Bundle(bundle.root, manifest), bundle.mesh("1x1"), "tpu", True)
     assert check.detail == "JAX finds no tpu devices here"
     assert not verdict([check])
 
@@ -147,7 +208,7 @@ def test_memory_of_accelerators_is_asked_of_them(
     programs = tuple(dataclasses.replace(p, platform="cuda") for p in bundle.manifest.programs)
     manifest = dataclasses.replace(bundle.manifest, programs=programs, platforms=("cuda",))
     monkeypatch.setattr(jax, "devices", lambda platform: [Device(stats)] * count)
-    check = check_mesh(Bundle(bundle.root, manifest), bundle.mesh("1x1"), "cuda")
+    check = check_mesh(Bundle(bundle.root, manifest), bundle.mesh("1x1"), "cuda", True)
     assert check.status is status
     assert detail in check.detail
 
