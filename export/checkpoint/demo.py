@@ -66,7 +66,13 @@ def demo_checkpoint() -> Path:
 def cache_folder() -> Path:
     """The project's cache folder (not created): $XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gemma3-export"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "gemma3-export"
+    except RuntimeError as error:
+        raise UsageError(
+            "this user has no home folder to keep the demo weights (240 MB) in; set "
+            "XDG_CACHE_HOME to a folder with room, or pass --checkpoint"
+        ) from error
 
 
 def _stamp(path: Path, sha256: str) -> dict[str, object]:
