@@ -253,7 +253,8 @@ def test_without_a_place_for_a_key_programs_run_and_the_remedy_is_one_that_helps
     assert ended.status == 0
     assert ended.err == (
         "warning: compiled programs cannot be kept: no key can be made in "
-        f"{tmp_path / 'file' / 'gemma3-export'}; set XDG_CACHE_HOME to a folder that you can write\n"
+        f"{tmp_path / 'file' / 'gemma3-export'}; set XDG_CACHE_HOME to a folder that you "
+        "can write\n"
     )
     (tmp_path / "gemma3-export").mkdir()
     (tmp_path / "gemma3-export" / "key").write_text("short")
