@@ -39,7 +39,7 @@ def unfinished(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def making() -> Iterator[None]:
-    """Make a file or folder in what is `unfinished`: nothing is made once that is removed."""
+    """Make files in what is `unfinished`, or processes: none is made once the end has begun."""
     with _making:
         yield
 
@@ -48,11 +48,13 @@ def run_child(
     command: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """As `subprocess.run` with its output captured; the process does not outlive this one."""
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=environment,
-    ) as child:  # fmt: skip
+    with making():
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=environment,
+        )  # fmt: skip
         _children.append(child)
+    with child:
         try:
             out, err = child.communicate()
         except BaseException:
@@ -60,8 +62,7 @@ def run_child(
             raise
         finally:
             _children.remove(child)
-    if _ending.locked():
-        _ending.acquire()  # it was ended for the end of this process: never come back from here
+    _stay_if_ending()  # it was killed then: what comes of that is nobody's business
     return subprocess.CompletedProcess(command, child.returncode, out, err)
 
 
@@ -86,12 +87,19 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
+        _stay_if_ending()
         for number, handler in old.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(old_fd)
         os.close(writing)
         watcher.join()
         os.close(reading)
+
+
+def _stay_if_ending() -> None:
+    """Never come back from here once the process is being ended."""
+    if _ending.locked():
+        _ending.acquire()
 
 
 def _watch(reading: int) -> None:
@@ -103,28 +111,34 @@ def _watch(reading: int) -> None:
 
 def _end(number: int) -> None:
     """Remove what is unfinished and end the process with the status of a signal."""
-    _ending.acquire()  # for ever
+    _ending.acquire()  # both for ever
+    _making.acquire()
     for child in list(_children):  # before the folder that it writes into
         with contextlib.suppress(Exception):
             child.kill()
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    _making.acquire()
     for path in reversed(_unfinished):
         with contextlib.suppress(Exception):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-    _forget_semaphores()
+    _end_workers()
     with contextlib.suppress(OSError):  # last, for a bar may still be drawn
         if os.isatty(2):
             os.write(2, _CLEAR_LINE + _SHOW_CURSOR)
     os._exit(128 + number)
 
 
-def _forget_semaphores() -> None:
-    """Give up the semaphores of worker processes; else their tracker warns of them on stderr."""
-    util = sys.modules.get("multiprocessing.util")
+def _end_workers() -> None:
+    """Kill worker processes and give up their semaphores, of which their tracker would warn."""
+    if "multiprocessing.util" not in sys.modules:
+        return
+    from multiprocessing import active_children, util
+
+    with contextlib.suppress(Exception):
+        for worker in active_children():
+            worker.kill()
     finalize = getattr(util, "_run_finalizers", None)
     with contextlib.suppress(Exception):
         if finalize is not None:

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 
 from ..artifacts.errors import UsageError
+from ..artifacts.interruption import making
 from ..artifacts.kernels import register_kernel
 from ..model.choices import (
     LARGE_SCORES,
@@ -238,7 +239,9 @@ def measure_cases(cases: Sequence[Case], workers: int, progress: Progress) -> li
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=start_worker) as pool:
         try:
-            return _collect(pool.map(measure_case, cases), cases, progress)
+            with making():
+                results = pool.map(measure_case, cases)
+            return _collect(results, cases, progress)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

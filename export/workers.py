@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import jax
 
+from ..artifacts.interruption import making
 from .lower import Job, Lowered, lower
 
 _PR_SET_PDEATHSIG = 1
@@ -34,7 +35,8 @@ def lower_all(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_lowering) as pool:
         try:
-            results = pool.map(lower, jobs)
+            with making():
+                results = pool.map(lower, jobs)
             for done, job in enumerate(jobs):
                 progress(describe(job), done, len(jobs))
                 yield next(results)

@@ -64,8 +64,9 @@ class Gemma3TextConfig:
     """The text stack's architecture; fields and defaults are Hugging Face's Gemma3TextConfig.
 
     `rope_scaling` applies to full-attention layers only, as in Hugging Face, `rope_local_scaling`
-    to sliding ones. `layer_types` is derived from `sliding_window_pattern` when not given. A field of None takes its default,
-    but for num_key_value_heads, which then is num_attention_heads: each query head its own key.
+    to sliding ones. `layer_types` is derived from `sliding_window_pattern` when not given. A field
+    of None takes its default, but for num_key_value_heads, which then is num_attention_heads: each
+    query head its own key.
     Raises ConfigError, in one line naming the field, for a value that cannot be; what is checked
     is what `from_dict` checks of a file.
     """

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ..runtime.conftest import Command
+from ..runtime.toy_bundle import copy_bundle
 from .conftest import Host
+from .library import environment
 
 ONE = ["--tokens", "2"]
 TWO = ["--tokens", "2,3", "--score"]
@@ -199,3 +204,60 @@ def test_a_part_of_a_bundle_leads_to_the_whole(
     assert status == 2
     assert err.endswith(f": {bundle}\n")
     assert gemma3_host(bundle / part, *ONE).err == err
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "err"),
+    [
+        (">&-", 1, "error: standard output is closed; redirect it to a file, or to /dev/null\n"),
+        (">/dev/full", 1, "error: standard output: No space left on device; what was printed is"),
+        (">&- 2>&-", 1, ""),
+        (">/dev/full 2>/dev/full", 1, ""),
+        ("2>&-", 0, ""),
+        ("<&-", 0, ""),
+    ],
+)
+def test_output_that_is_lost_is_one_line_and_status_1(
+    toy: Path, native: Path, redirection: str, status: int, err: str
+):
+    host = native / "host" / "gemma3-host"
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" "$@" {redirection}', host, toy, *ONE, "--max-new-tokens", "2"],
+        capture_output=True, text=True, errors="replace", env=environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith(err)
+    assert done.stderr.count("\n") == (1 if err else 0)
+    assert bool(done.stdout) == (status == 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_host_with_its_status(toy: Path, native: Path, number: signal.Signals):
+    process = subprocess.Popen(
+        [native / "host" / "gemma3-host", toy, *ONE, "--no-cache", "--mesh", "2x4"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(),
+    )  # fmt: skip
+    time.sleep(0.3)
+    process.send_signal(number)
+    assert process.communicate(timeout=5)[1] == b""
+    assert process.returncode == 128 + number
+
+
+def test_without_a_place_for_a_key_programs_run_and_the_remedy_is_one_that_helps(
+    toy: Path, tmp_path: Path, gemma3_host: Host
+):
+    bundle = copy_bundle(toy, tmp_path / "b")
+    flags = (*ONE, "--max-new-tokens", "2", "--json")
+    (tmp_path / "file").write_text("")
+    ended = gemma3_host(bundle, *flags, XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert ended.status == 0
+    assert ended.err == (
+        "warning: compiled programs cannot be kept: no key can be made in "
+        f"{tmp_path / 'file' / 'gemma3-export'}; set XDG_CACHE_HOME to a folder that you "
+        "can write\n"
+    )
+    (tmp_path / "gemma3-export").mkdir()
+    (tmp_path / "gemma3-export" / "key").write_text("short")
+    ended = gemma3_host(bundle, *flags, XDG_CACHE_HOME=str(tmp_path))
+    assert ended.status == 0
+    assert "remove that file to have another made" in ended.err

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,31 @@ def test_ctrl_c_ends_at_once_with_the_usual_status_and_no_traceback(toy: Path):
     )
     result = run_python(code, toy, "--tokens", "2")
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_device_that_is_busy_for_minutes_is_not_waited_for(toy: Path, number: signal.Signals):
+    """As an image that is being encoded: the main thread is inside a call of the device."""
+    code = (
+        "import os, sys, threading, time\n"
+        "from gemma3_export.runtime import cli\n"
+        "def interrupted(*_):\n"
+        "    import jax, jax.numpy as jnp\n"
+        "    busy = jax.jit(lambda x: jax.lax.fori_loop(0, 10**6, lambda i, x: x @ x * 1e-9, x))\n"
+        "    busy = busy.lower(jnp.ones((512, 512))).compile()\n"
+        "    ones = jnp.ones((512, 512))\n"
+        "    def tell():\n"
+        "        print(time.monotonic(), flush=True)\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "    threading.Timer(1, tell).start()\n"
+        "    busy(ones).block_until_ready()\n"
+        "cli._generate = interrupted\n"
+        "cli.main()\n"
+    )
+    result = run_python(code, toy, "--tokens", "2")
+    ended = time.monotonic()
+    assert (result.returncode, result.stderr) == (128 + number, "")
+    assert ended - float(result.stdout) < 2
 
 
 def test_an_interrupt_after_the_command_is_left_to_its_caller(toy: Path, gemma3_run: Command):

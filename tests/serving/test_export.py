@@ -57,6 +57,38 @@ def test_the_manifest_names_the_cache_of_prefill_and_decode_in_order(bundle: Pat
     assert {"prefill_slot", "decode_slot", "release_slot", "score"} <= set(described)
 
 
+def test_tools_see_the_shapes_that_clients_may_send(bundle: Path):
+    """What saved_model_cli prints; the graph takes any shape, to refuse wrong ones by name."""
+    code = (
+        "import json, sys\n"
+        "from tensorflow.core.protobuf import saved_model_pb2\n"
+        "saved = saved_model_pb2.SavedModel.FromString(open(sys.argv[1], 'rb').read())\n"
+        "def shape(info):\n"
+        "    known = info.tensor_shape\n"
+        "    return None if known.unknown_rank else [dim.size for dim in known.dim]\n"
+        "print(json.dumps({name: [{n: shape(i) for n, i in side.items()}\n"
+        "    for side in (signature.inputs, signature.outputs)]\n"
+        "    for name, signature in saved.meta_graphs[0].signature_def.items()}))\n"
+    )
+    path = bundle / "saved_model" / "1" / "saved_model.pb"
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    found.pop("__saved_model_init_op")  # TensorFlow's own, which has no tensors
+    record = Bundle.open(bundle).manifest.saved_model
+    assert record is not None
+    assert found == {
+        signature.name: [
+            {array.name: list(array.shape) for array in arrays}
+            for arrays in (signature.inputs, signature.outputs)
+        ]
+        for signature in record.signatures
+    }
+    assert found["generate"][0]["tokens"] == [-1, -1]
+
+
 def test_every_file_of_the_saved_model_is_in_the_manifest(bundle: Path):
     opened = Bundle.open(bundle)
     opened.verify()

@@ -86,7 +86,9 @@ bool has_ending(const std::set<std::string> &names, const std::string &ending) {
 
 // `org/name` or `org/name@revision`.
 bool is_hub_id(const std::string &text) {
-  const auto letter = [](char c) { return is_plain(c) && std::string("%+=:,/@").find(c) == std::string::npos; };
+  const auto letter = [](char c) {
+    return is_plain(c) && std::string("%+=:,/@").find(c) == std::string::npos;
+  };
   const auto name = [&](const std::string &part) {
     return !part.empty() && part[0] != '.' && part[0] != '-' && part[0] != '_' &&
            std::all_of(part.begin(), part.end(), letter);
