@@ -44,9 +44,7 @@ def _write_quantized(
 ) -> np.ndarray:
     """Write the numbers of a matrix; returns its scales, which come later in the store."""
     parts = []
-    for numbers, scale in quantize(
-        blocks(checkpoint.tensors[name], "float32"), scheme, workers
-    ):
+    for numbers, scale in quantize(blocks(checkpoint.tensors[name], "float32"), scheme, workers):
         store.write(name, numbers)
         parts.append(scale)
     return np.concatenate(parts)

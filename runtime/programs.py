@@ -19,6 +19,8 @@ from .compiled import entry_name, from_bytes, to_bytes
 
 Arrays = tuple[jax.Array, ...]
 Inputs = tuple[np.ndarray, ...]
+Described = jax.Array | jax.ShapeDtypeStruct
+"""An array, or what is known of it."""
 
 _CACHE_ARGUMENT = 2  # of (weights, inputs, cache)
 
@@ -72,6 +74,13 @@ def compile_program(
 
     Raises ArtifactError when the file is not what the manifest says.
     """
+    return LoadedProgram(record, weights, compile_unbound(bundle, record, mesh, weights))
+
+
+def compile_unbound(
+    bundle: Bundle, record: Program, mesh: jax.sharding.Mesh, weights: Sequence[Described]
+) -> jax.stages.Compiled:
+    """`compile_program` without its weights, of which shapes, dtypes and shardings are enough."""
     exported = _read(bundle, record)
     _check_signature(bundle, record, exported, weights)
     # jax.export keeps no donation and leaves shardings to the caller: both are in the manifest.
@@ -85,7 +94,7 @@ def compile_program(
         _arguments(mesh, record.inputs),
         _arguments(mesh, record.cache),
     )
-    return LoadedProgram(record, weights, _compile(lowered))
+    return _compile(lowered)
 
 
 def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
@@ -107,7 +116,7 @@ def _read(bundle: Bundle, record: Program) -> export.Exported:
 
 
 def _check_signature(
-    bundle: Bundle, record: Program, exported: export.Exported, weights: Arrays
+    bundle: Bundle, record: Program, exported: export.Exported, weights: Sequence[Described]
 ) -> None:
     """Refuse a program file that takes other arguments than its manifest entry says."""
     expected = [(w.shape, w.dtype.name) for w in weights]
