@@ -24,9 +24,7 @@ _PEAKS = (8.0, 7.0, 7.4, 7.7, 8.3, 8.6, 9.0, 9.5, 10.0)
 _GROUPS_AT_ONCE = 2048
 
 
-def quantize(
-    blocks: Iterable[np.ndarray], scheme: Scheme, workers: int = 1
-) -> Iterator[Quantized]:
+def quantize(blocks: Iterable[np.ndarray], scheme: Scheme, workers: int = 1) -> Iterator[Quantized]:
     """Numbers and scales of float32 row blocks [rows, I], block by block.
 
     `workers` threads share the groups of int4; the other schemes wait for memory only.

@@ -20,6 +20,8 @@ from .compiled import entry_name, from_bytes, to_bytes
 
 Arrays = tuple[jax.Array, ...]
 Inputs = tuple[np.ndarray, ...]
+Described = jax.Array | jax.ShapeDtypeStruct
+"""An array, or what is known of it."""
 
 _CACHE_ARGUMENT = 2  # of (weights, inputs, cache)
 _CALLED = re.compile(r'custom_call @"?([^"(\s]+)|call_target_name = "([^"]*)"')
@@ -74,6 +76,13 @@ def compile_program(
 
     Raises ArtifactError when the file is not what the manifest says.
     """
+    return LoadedProgram(record, weights, compile_unbound(bundle, record, mesh, weights))
+
+
+def compile_unbound(
+    bundle: Bundle, record: Program, mesh: jax.sharding.Mesh, weights: Sequence[Described]
+) -> jax.stages.Compiled:
+    """`compile_program` without its weights, of which shapes, dtypes and shardings are enough."""
     exported = _read(bundle, record)
     _check_calls(bundle, record, exported)
     _check_signature(bundle, record, exported, weights)
@@ -88,7 +97,7 @@ def compile_program(
         _arguments(mesh, record.inputs),
         _arguments(mesh, record.cache),
     )
-    return LoadedProgram(record, weights, _compile(lowered))
+    return _compile(lowered)
 
 
 def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
@@ -128,7 +137,7 @@ def _check_calls(bundle: Bundle, record: Program, exported: export.Exported) -> 
 
 
 def _check_signature(
-    bundle: Bundle, record: Program, exported: export.Exported, weights: Arrays
+    bundle: Bundle, record: Program, exported: export.Exported, weights: Sequence[Described]
 ) -> None:
     """Refuse a program file that takes other arguments than its manifest entry says."""
     expected = [(w.shape, w.dtype.name) for w in weights]

@@ -15,7 +15,7 @@ from ..artifacts.manifest import Bucket, MeshRecord, Program, ProgramName
 from ..artifacts.store import numpy_dtype
 from .devices import find_devices, prepare_backend
 from .kernels import choose_variants
-from .programs import compile_program, sharding_of
+from .programs import compile_unbound, sharding_of
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,8 @@ def prepare_meshes(records: Iterable[MeshRecord], platforms: Iterable[str]) -> N
 def largest_temporaries(bundle: Bundle, record: MeshRecord, platform: str) -> Temporaries:
     """Compile what a host here would run on a mesh, and ask XLA what it sets aside.
 
-    Of each kind of program only the one of most tokens in a call, and of those the longest cache:
-    no other of its kind sets aside more. Raises UsageError where devices are missing and
-    ArtifactError for a program that cannot be read.
+    Only the programs that can set aside most: `largest_programs`. Raises UsageError where devices
+    are missing and ArtifactError for a program that cannot be read.
     """
     started = time.perf_counter()
     mesh = find_devices(platform, record.mesh)
@@ -54,8 +53,9 @@ def largest_temporaries(bundle: Bundle, record: MeshRecord, platform: str) -> Te
             )
             for weight in bundle.weight_set(program.weights)
         )  # fmt: skip
-        loaded = compile_program(bundle, program, mesh, weights)
-        return loaded.compiled.memory_analysis().temp_size_in_bytes
+        memory = compile_unbound(bundle, program, mesh, weights).memory_analysis()
+        assert memory is not None, platform  # XLA:CPU always tells
+        return memory.temp_size_in_bytes
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # XLA compiles without holding Python's lock
         sizes = list(pool.map(compiled, chosen))
@@ -64,14 +64,35 @@ def largest_temporaries(bundle: Bundle, record: MeshRecord, platform: str) -> Te
     return Temporaries(sizes[most], chosen[most].bucket, len(chosen), seconds)
 
 
+# What sets aside no more than another of the same size: a step is what generate repeats, and a
+# prefill ends with the logits of one token where score has those of all.
+_COVERED = {
+    ProgramName.DECODE: ProgramName.GENERATE,
+    ProgramName.PREFILL: ProgramName.SCORE,
+    ProgramName.PREFILL_IMAGES: ProgramName.SCORE_IMAGES,
+}
+
+
 def largest_programs(programs: Iterable[Program]) -> list[Program]:
-    """Of each kind the program that reads most tokens in a call, over the longest cache."""
+    """Of each kind the program that reads most tokens in a call, over the longest cache.
+
+    None of a kind where one of another, as large, does the same and more.
+    """
     largest: dict[ProgramName, Program] = {}
     for program in programs:
         kind = program.bucket.program
         if kind not in largest or _size(program.bucket) > _size(largest[kind].bucket):
             largest[kind] = program
-    return [*largest.values()]
+
+    def covered(bucket: Bucket) -> bool:
+        other = largest.get(_COVERED.get(bucket.program, bucket.program))
+        return (
+            other is not None
+            and other.bucket != bucket
+            and (all(a >= b for a, b in zip(_size(other.bucket), _size(bucket), strict=True)))
+        )
+
+    return [program for program in largest.values() if not covered(program.bucket)]
 
 
 def _size(bucket: Bucket) -> tuple[int, int]:
