@@ -20,7 +20,7 @@ from .tokenizer_models import HARMLESS, HOSTILE, damaged
 HOST = Path(__file__).parent.parent.parent / "runtime" / "native" / "host"
 SOURCES = ("bpe.cc", "tokenizer.cc", "tokenizer_model.cc", "unicode.cc")
 DAMAGED = 1500
-TEXT = "the quick <start_of_turn> brown fox \u00e9\u65e5 xy aaa QQQ\n  dog <0x41>\u2581z"
+TEXT = "the quick <start_of_turn> brown fox \u00e9\u65e5 XY aaa QQQ\n  dog <0x41>\u2581z"
 
 
 @pytest.fixture(scope="module")
