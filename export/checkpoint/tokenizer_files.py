@@ -107,8 +107,8 @@ def _surroundings(
 
     transformers does not look at add_bos_token and add_eos_token where there is a tokenizer.json.
     """
-    before: list[str] = []
-    after: list[str] = []
+    before: list[Any] = []
+    after: list[Any] = []
     try:
         for processor in _post_processors(document.get("post_processor")):
             names = [

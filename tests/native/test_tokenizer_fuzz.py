@@ -20,7 +20,7 @@ from .tokenizer_models import HARMLESS, HOSTILE, damaged
 HOST = Path(__file__).parent.parent.parent / "runtime" / "native" / "host"
 SOURCES = ("bpe.cc", "tokenizer.cc", "tokenizer_model.cc", "unicode.cc")
 DAMAGED = 1500
-TEXT = "the quick <start_of_turn> brown fox \u00e9\u65e5 xy aaa QQQ\n  dog <0x41>\u2581z"
+TEXT = "the quick <start_of_turn> brown fox \u00e9\u65e5 XY aaa QQQ\n  dog <0x41>\u2581z"
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,17 @@ def test_models_at_the_edge_give_the_same_ids_in_both_runtimes(program: Path, ap
 
 def test_damaged_models_are_refused_or_give_the_same_ids_in_both_runtimes(program: Path):
     good = [toy_tokenizer(), toy_tokenizer(steering_as_text=True)]
-    lines = check_same(program, list(damaged(good, DAMAGED, seed=3)))
-    refused = sum(line.startswith("tokenizer m ") for line in lines)
+    models = list(damaged(good, DAMAGED, seed=3))
+    refused = 0
+    for model, line in zip(
+        models, native(program, [(m, TEXT.encode()) for m in models]), strict=True
+    ):
+        expected = python(model, TEXT)
+        if expected.startswith("tokenizer m "):  # of several faults each may name another
+            assert line.startswith("tokenizer m ")
+            refused += 1
+        else:
+            assert line == expected
     assert DAMAGED // 10 < refused < DAMAGED
 
 

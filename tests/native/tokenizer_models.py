@@ -80,7 +80,7 @@ HOSTILE: list[tuple[str, bytes, str]] = [
 HARMLESS: list[tuple[str, bytes]] = [
     ("64 nested", b"".join(piece(b"Q" * size, 4) for size in range(1, 65))),
     ("256 bytes", piece(b"a" * 256, 4)),
-    ("unused", piece(b"x", 5) + piece(b"xy", 5, 3.0) + piece(b"fox", 5, 9.0)),
+    ("unused", piece(b"X", 5) + piece(b"XY", 5, 3.0) + piece(b"n f", 5, 9.0)),
     ("no type, other order", message(1, b"\x15\0\0\0\0" + message(1, "\u00e9\u00e9".encode()))),
     ("surface", message(2, message(44, b"<?>"))),
     ("training", message(2, number(4, 7) + message(30, b"abc") + b"\x55\0\0\0\0")),
