@@ -21,6 +21,7 @@
 #include "image_prompt.h"
 #include "images.h"
 #include "json.h"
+#include "records.h"
 #include "text_stream.h"
 #include "tokenizer.h"
 #include "unicode.h"
@@ -28,14 +29,6 @@
 using namespace gemma3::host;
 
 namespace {
-
-std::optional<std::string> next_record() {
-  uint32_t size = 0;
-  if (std::fread(&size, sizeof size, 1, stdin) != 1) return std::nullopt;
-  std::string record(size, '\0');
-  if (std::fread(record.data(), 1, size, stdin) != size) return std::nullopt;
-  return record;
-}
 
 template <typename T>
 std::vector<T> values_of(const std::string& record) {

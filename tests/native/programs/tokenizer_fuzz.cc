@@ -7,20 +7,13 @@
 #include <string>
 
 #include "error.h"
+#include "../records.h"
 #include "tokenizer.h"
 #include "unicode.h"
 
 using namespace gemma3::host;
 
 namespace {
-
-std::optional<std::string> next_record() {
-  uint32_t size = 0;
-  if (std::fread(&size, sizeof size, 1, stdin) != 1) return std::nullopt;
-  std::string record(size, '\0');
-  if (std::fread(record.data(), 1, size, stdin) != size) return std::nullopt;
-  return record;
-}
 
 std::string in_hexadecimal(const std::string& text) {
   constexpr char kDigits[] = "0123456789abcdef";
