@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,10 @@ def verify_bundle(
     versions = check_versions(bundle, plugin, datetime.date.today())
     unread = any(check.status is Status.FAILED for check in versions)
     compiling = compiling and plugin is None and not unread
-    meshes = _check_meshes(bundle, mesh, platform, compiling)
-    kernels = check_kernels(
-        bundle,
-        [record.mesh.name for record in _narrowed(bundle, mesh)],
-        [name for name in bundle.manifest.platforms if platform in (None, name)],
-    )
+    records = bundle.manifest.meshes if mesh is None else (bundle.mesh(mesh),)
+    platforms = [name for name in bundle.manifest.platforms if platform in (None, name)]
+    meshes = _check_meshes(bundle, records, platforms, compiling)
+    kernels = check_kernels(bundle, [record.mesh.name for record in records], platforms)
     found = Verification(bundle, signer, tuple(versions), tuple(meshes), None, kernels)
     if goldens is None:
         return found
@@ -147,13 +146,11 @@ def _require_goldens(bundle: Bundle):
 
 
 def _check_meshes(
-    bundle: Bundle, mesh: str | None, platform: str | None, compiling: bool
+    bundle: Bundle, records: Sequence[MeshRecord], platforms: Sequence[str], compiling: bool
 ) -> list[Check]:
-    """A check of each mesh and platform that is asked for; none of an abstract bundle."""
+    """A check of each of these meshes on each platform; none of an abstract bundle."""
     if bundle.manifest.abstract:
         return []
-    records = _narrowed(bundle, mesh)
-    platforms = [name for name in bundle.manifest.platforms if platform in (None, name)]
     if compiling and "cpu" in platforms:
         from .temporaries import prepare_meshes
 
@@ -166,7 +163,3 @@ def _check_meshes(
                     status.say(f"compiling the largest programs of mesh {record.mesh.name}")
                 checks.append(check_mesh(bundle, record, name, compiling))
     return checks
-
-
-def _narrowed(bundle: Bundle, mesh: str | None) -> tuple[MeshRecord, ...]:
-    return bundle.manifest.meshes if mesh is None else (bundle.mesh(mesh),)
