@@ -23,7 +23,7 @@ TARGETS = (
     "gemma3_int8_linear",
 )
 """The targets of XLA's FFI that this version knows, and all that is ever looked up. The exporter
-writes these (model/forms.py), and runtime/native/src/kernels.cc has the same table."""
+writes these (model/lowering/forms.py), and runtime/native/src/kernels.cc has the same table."""
 TARGET_NAME = re.compile(r"gemma3_[a-z0-9_]{1,57}")
 """What a manifest may name. Other targets than the above are of another version of the project:
 their programs are left for the portable ones."""

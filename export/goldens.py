@@ -25,7 +25,7 @@ from ..artifacts.manifest import Manifest
 from ..artifacts.writer import BundleWriter
 
 RUN = "run"
-_RECORDER = "gemma3_export.runtime.goldens"
+_RECORDER = "gemma3_export.runtime.checks.goldens"
 
 
 def check_wanted(wanted: str | None, abstract: bool) -> None:

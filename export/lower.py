@@ -41,14 +41,14 @@ from ..artifacts.manifest import (
 )
 from ..artifacts.memory import peak_rss_bytes
 from ..model.cache import cache_slots
-from ..model.choices import SHIPPED, Case, FormTable
 from ..model.config import Gemma3TextConfig, LayerType
-from ..model.context import LoweringContext
-from ..model.forms import KERNELS as KERNEL_TARGETS
-from ..model.forms import Platform
-from ..model.quantized import UNQUANTIZED, Recipe
+from ..model.lowering.context import LoweringContext
+from ..model.lowering.forms import KERNELS as KERNEL_TARGETS
+from ..model.lowering.forms import Platform
+from ..model.lowering.layers import layers_form
+from ..model.lowering.quantized import UNQUANTIZED, Recipe
+from ..model.lowering.table import SHIPPED, Case, FormTable
 from ..model.sharding import Sharder
-from ..model.stack import layers_form
 from ..model.vision_config import Gemma3Config
 from .pinned import pinned
 from .programs import ProgramFunction, define

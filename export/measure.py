@@ -18,11 +18,11 @@ import numpy as np
 
 from ..model.attention import Visibility, blocked_attention, whole_attention
 from ..model.cache import LayerCache, cached, update_layer
-from ..model.choices import AttentionCase, Blocks, ProductCase
 from ..model.config import LayerType
-from ..model.context import LoweringContext
-from ..model.forms import Form
-from ..model.quantized import GROUP, Matrix, QuantizedWeight, Scheme
+from ..model.lowering.context import LoweringContext
+from ..model.lowering.forms import Form
+from ..model.lowering.quantized import GROUP, Matrix, QuantizedWeight, Scheme
+from ..model.lowering.table import AttentionCase, Blocks, ProductCase
 
 Array = jax.Array
 Call = Callable[[], Any]

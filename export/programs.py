@@ -17,12 +17,12 @@ from ..artifacts.manifest import Bucket, ProgramName
 from ..model.batch import last_place, row_at
 from ..model.cache import KVCache, LayerCache
 from ..model.classification import SequenceClassifier
-from ..model.context import LoweringContext
 from ..model.embedding import TextEmbedder
-from ..model.functional import CausalLM
-from ..model.image_encoder import ImageEncoder
 from ..model.image_mask import SoftTokens
+from ..model.lowering.context import LoweringContext
 from ..model.observe import Observed, Watch
+from ..model.pure.causal_lm import CausalLM
+from ..model.pure.image_encoder import ImageEncoder
 from .sampling import SamplingInputs, choose_largest, sample
 
 Array = jax.Array

@@ -15,7 +15,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from ..artifacts.summary import format_bytes
+from ..artifacts.inspect.summary import format_bytes
 
 
 class Bytes(int):

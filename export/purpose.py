@@ -12,9 +12,9 @@ from ..artifacts.errors import ArtifactError, UsageError
 from ..model.classification import SequenceClassifier
 from ..model.config import ConfigError, Gemma3TextConfig
 from ..model.embedding import EmbeddingHead, TextEmbedder
-from ..model.functional import CausalLM
-from ..model.image_encoder import ImageEncoder
-from ..model.quantized import UNQUANTIZED, Recipe
+from ..model.lowering.quantized import UNQUANTIZED, Recipe
+from ..model.pure.causal_lm import CausalLM
+from ..model.pure.image_encoder import ImageEncoder
 from ..model.vision_config import Gemma3Config
 from .checkpoint import Checkpoint
 

@@ -1,7 +1,7 @@
 """The recipes of quantised weights that a user can ask for, and what the manifest says of them.
 
-How the numbers are stored is said in model/quantized.py, how they are found in
-model/quantizing.py.
+How the numbers are stored is said in model/lowering/quantized.py, how they are found in
+model/lowering/quantize.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import QuantizationRecord
-from ..model.quantized import BY_BITS, GROUP, UNQUANTIZED, ParameterSpec, Recipe, Scheme
+from ..model.lowering.quantized import BY_BITS, GROUP, UNQUANTIZED, ParameterSpec, Recipe, Scheme
 
 RECIPES: dict[str, Recipe] = {
     "none": UNQUANTIZED,

@@ -7,10 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..artifacts.inspect.summary import format_bytes
 from ..artifacts.manifest import Mesh, MeshRecord, Program, Tensor, Weight
 from ..artifacts.memory import largest_child_bytes, peak_rss_bytes
 from ..artifacts.sharding import device_bytes
-from ..artifacts.summary import format_bytes
 from .pipeline import ExportResult
 from .tuning_report import print_tuning, tuning_data
 
@@ -103,7 +103,7 @@ def _programs(result: ExportResult) -> list[dict[str, Any]]:
 def _device_bytes(program: Program, weights: list[Weight], record: MeshRecord) -> int:
     """Weights, inputs, outputs and cache on one device; the donated cache counts once.
 
-    Without temporaries, which only compiling tells: runtime/temporaries.py.
+    Without temporaries, which only compiling tells: runtime/checks/temporaries.py.
     """
     tensors = (*program.inputs, *program.outputs, *program.cache)
     return sum(

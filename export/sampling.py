@@ -15,8 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..model.context import LoweringContext
-from ..model.forms import Platform
+from ..model.lowering.context import LoweringContext
+from ..model.lowering.forms import Platform
 
 Array = jax.Array
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from ..artifacts.atomic import whole_file
 from ..artifacts.codec import REMEDY, decode, encode, format_json, parse_json, refuse
 from ..artifacts.errors import ArtifactError
-from ..model.choices import AttentionCase, Blocks, Case, FormTable, ProductCase
-from ..model.forms import KERNEL_OF, Form, usable_forms
-from ..model.quantized import GROUP, Scheme
+from ..model.lowering.forms import KERNEL_OF, Form, usable_forms
+from ..model.lowering.quantized import GROUP, Scheme
+from ..model.lowering.table import AttentionCase, Blocks, Case, FormTable, ProductCase
 from .options import DTYPES
 
 TUNED_VERSION = 1
@@ -43,7 +43,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class ProductChoice:
-    """The form of one product: a name of model/forms.py."""
+    """The form of one product: a name of model/lowering/forms.py."""
 
     case: ProductCase
     form: str

@@ -26,7 +26,10 @@ import jax
 from ..artifacts.errors import UsageError
 from ..artifacts.interruption import making
 from ..artifacts.kernels import register_kernel
-from ..model.choices import (
+from ..model.config import LayerType
+from ..model.lowering.forms import KERNELS
+from ..model.lowering.quantized import Matrix, Scheme
+from ..model.lowering.table import (
     LARGE_SCORES,
     SHIPPED,
     AttentionCase,
@@ -37,9 +40,6 @@ from ..model.choices import (
     blocks_name,
     scores_bytes,
 )
-from ..model.config import LayerType
-from ..model.forms import KERNELS
-from ..model.quantized import Matrix, Scheme
 from .lower import Job, Lowered, met_by
 from .measure import Call, attention_calls, copies, interleaved, product_calls, random_weight
 from .options import ExportOptions

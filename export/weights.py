@@ -9,8 +9,8 @@ import numpy as np
 from ..artifacts.manifest import Weight
 from ..artifacts.store import Planned, plan_weights, store_bytes, write_weights
 from ..artifacts.writer import BundleWriter
-from ..model.quantized import SCALE, Recipe, Scheme
-from ..model.quantizing import quantize
+from ..model.lowering.quantize import quantize
+from ..model.lowering.quantized import SCALE, Recipe, Scheme
 from .checkpoint import Checkpoint, blocks, finite
 from .progress import Bytes
 

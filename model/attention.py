@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from .cache import LayerCache, held_positions, reach, visible_back, visible_held
-from .choices import AttentionCase, Blocks, blocks_name
 from .config import LayerType
-from .context import LoweringContext, softcap
 from .dropout import Dropout, dropped
-from .forms import ATTENTION_KERNEL, KERNELS
 from .image_mask import visible_ahead
-from .quantized import GROUP
+from .lowering.context import LoweringContext, softcap
+from .lowering.forms import ATTENTION_KERNEL, KERNELS
+from .lowering.quantized import GROUP
+from .lowering.table import AttentionCase, Blocks, blocks_name
 
 Array = jax.Array
 

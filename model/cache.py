@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from .config import Gemma3TextConfig, LayerType
-from .forms import Platform, quantized_rows
+from .lowering.forms import Platform, quantized_rows
 
 Array = jax.Array
 

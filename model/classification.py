@@ -12,17 +12,17 @@ from flax import nnx
 from .batch import last_place, row_at
 from .cache import KVCache
 from .config import Gemma3TextConfig
-from .context import LoweringContext, here
 from .decoder import Gemma3TextModel
-from .functional import store_order
 from .generation import GenerationMixin
 from .image_mask import SoftTokens
 from .loss import LossMetrics, classification_loss
+from .lowering.context import LoweringContext, here
+from .lowering.quantized import UNQUANTIZED, ParameterSpec, Recipe
 from .multimodal import Gemma3Model
 from .outputs import Gemma3SequenceClassifierOutputWithPast
 from .past import TransformerCache
-from .pure import Params, PureModule
-from .quantized import UNQUANTIZED, ParameterSpec, Recipe
+from .pure.causal_lm import store_order
+from .pure.module import Params, PureModule
 from .text import Gemma3TextScaledWordEmbedding, Linear
 from .vision_config import Gemma3Config
 

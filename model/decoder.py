@@ -15,17 +15,17 @@ from .arguments import require_one_dtype
 from .batch import beyond_limits, last_place, read_batch
 from .cache import KVCache, visible_both_ways, visible_causally
 from .config import Gemma3TextConfig
-from .context import LoweringContext, here
 from .dropout import dropout_key, layer_dropout, layer_keys
 from .generation import GenerationMixin
 from .head import LanguageModelHead
 from .image_mask import SoftTokens, image_groups, merge_soft_tokens
 from .loading import quantize_weights, require_bits
+from .lowering.context import LoweringContext, here
+from .lowering.layers import run_layers
 from .observe import NOTHING, Observed, Watch
 from .outputs import Gemma3CausalLMOutputWithPast, Gemma3ModelOutputWithPast
 from .past import TransformerCache
 from .rope import local_frequencies, rope_tables
-from .stack import run_layers
 from .steps import LayerStep, layer_steps
 from .text import (
     Gemma3DecoderLayer,

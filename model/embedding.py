@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .config import Gemma3TextConfig
-from .context import LoweringContext
 from .decoder import Gemma3TextModel
-from .functional import store_order
-from .pure import Params, PureModule
-from .quantized import UNQUANTIZED, ParameterSpec, Recipe
+from .lowering.context import LoweringContext
+from .lowering.quantized import UNQUANTIZED, ParameterSpec, Recipe
+from .pure.causal_lm import store_order
+from .pure.module import Params, PureModule
 from .text import Linear
 
 Array = jax.Array

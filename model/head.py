@@ -8,9 +8,9 @@ import jax
 from flax import nnx
 
 from .batch import valid_tokens
-from .context import LoweringContext, here, softcap
 from .generation import GenerationMixin
 from .loss import LossMetrics, next_token_loss
+from .lowering.context import LoweringContext, here, softcap
 from .outputs import Gemma3CausalLMOutputWithPast, Gemma3ModelOutputWithPast
 from .past import TransformerCache
 from .text import Gemma3TextScaledWordEmbedding, Linear, as_operand

@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 
 from .config import Gemma3TextConfig
-from .quantized import BY_BITS, GROUP, UNQUANTIZED, Matrix, QuantizedWeight, Recipe, Scheme
-from .quantizing import quantize
+from .lowering.quantize import quantize
+from .lowering.quantized import BY_BITS, GROUP, UNQUANTIZED, Matrix, QuantizedWeight, Recipe, Scheme
 from .vision_config import Gemma3Config
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)

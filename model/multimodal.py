@@ -12,12 +12,12 @@ from jax.sharding import Sharding
 
 from .batch import known
 from .config import Gemma3TextConfig
-from .context import here
 from .decoder import Gemma3TextModel
 from .generation import GenerationMixin
 from .head import LanguageModelHead
 from .image_mask import SoftTokens
 from .loading import quantize_weights
+from .lowering.context import here
 from .outputs import Gemma3CausalLMOutputWithPast, Gemma3ModelOutputWithPast
 from .past import TransformerCache
 from .text import Gemma3TextScaledWordEmbedding, Linear

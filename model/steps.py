@@ -11,7 +11,7 @@ from .attention import Visibility
 from .batch import last_place, row_at
 from .cache import KVCache
 from .config import Gemma3TextConfig, LayerType
-from .context import LoweringContext
+from .lowering.context import LoweringContext
 from .rope import rope_tables
 
 Array = jax.Array

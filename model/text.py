@@ -26,11 +26,11 @@ from .cache import (
     weights_by_position,
 )
 from .config import Gemma3TextConfig, LayerType
-from .context import LoweringContext, here
 from .dropout import Dropout, dropout_key, layer_dropout
-from .forms import ATTENTION_KERNEL
-from .operands import AddedNorm, Gated, Normed, Operand, rms_norm
-from .quantized import take_rows
+from .lowering.context import LoweringContext, here
+from .lowering.forms import ATTENTION_KERNEL
+from .lowering.fusions import AddedNorm, Gated, Normed, Operand, rms_norm
+from .lowering.quantized import take_rows
 from .rope import apply_rope
 from .steps import LayerStep
 from .whole import AttentionLayerOutput, DecoderLayerOutput, WholeText

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .context import LoweringContext, here
-from .forms import Platform
+from .lowering.context import LoweringContext, here
+from .lowering.forms import Platform
 from .text import Gemma3RMSNorm, parameter
 from .vision_config import Gemma3Config, SiglipVisionConfig
 

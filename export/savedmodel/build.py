@@ -34,7 +34,7 @@ from ...artifacts.manifest import (
     ProgramName,
     Signature,
 )
-from ...artifacts.serving import (
+from ...artifacts.serving.signatures import (
     VERSION_FOLDER,
     SignatureName,
     program_signature_name,

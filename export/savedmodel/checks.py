@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from ...artifacts.convention import STOP_TOKENS
 from ...artifacts.manifest import Array
-from ...artifacts.serving import ANY, SAMPLING_NAMES
+from ...artifacts.serving.signatures import ANY, SAMPLING_NAMES
 
 Tensors = dict[str, tf.Tensor]
 

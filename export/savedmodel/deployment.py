@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 
 from ...artifacts.manifest import Manifest, ProgramName, SavedModelRecord
-from ...artifacts.serving import (
+from ...artifacts.serving.signatures import (
     IDLE_SECONDS,
     MODEL_NAME,
     SignatureName,

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from ...artifacts.manifest import ProgramName
-from ...artifacts.serving import IDLE_SECONDS, SignatureName
+from ...artifacts.serving.signatures import IDLE_SECONDS, SignatureName
 from .calls import Calls, Flat, Generated, Shape
 from .checks import Tensors, after, check_fit, check_limits, check_sampling, check_texts, require
 from .requests import answered

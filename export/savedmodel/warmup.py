@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from ...artifacts.manifest import Bucket, Manifest, Program, ProgramName
-from ...artifacts.predict import Fill, warmup_record
-from ...artifacts.serving import (
+from ...artifacts.serving.messages import Fill, warmup_record
+from ...artifacts.serving.signatures import (
     MODEL_NAME,
     SignatureName,
     program_signature_name,

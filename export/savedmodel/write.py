@@ -12,7 +12,7 @@ from ...artifacts.errors import UsageError
 from ...artifacts.interruption import run_child
 from ...artifacts.manifest import Manifest, SavedModelRecord
 from ...artifacts.memory import return_freed_memory
-from ...artifacts.serving import FOLDER, PLATFORMS, VERSION_FOLDER, signatures
+from ...artifacts.serving.signatures import FOLDER, PLATFORMS, VERSION_FOLDER, signatures
 from ...artifacts.writer import BundleWriter
 from ..options import ExportOptions
 from .deployment import deployment_files

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...artifacts.errors import ArtifactError
 from ...artifacts.manifest import Signature
-from ...artifacts.serving import ANY
+from ...artifacts.serving.signatures import ANY
 
 Values = Mapping[str, np.ndarray]
 _REASONS = (b"stop", b"length")

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...artifacts.errors import ArtifactError, UsageError
 from ...artifacts.manifest import Signature
-from ...artifacts.serving import MODEL_NAME
+from ...artifacts.serving.signatures import MODEL_NAME
 from .answers import Values, check_outputs
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -87,7 +87,7 @@ class GrpcClient:
         try:
             import grpc
 
-            from ...artifacts import predict
+            from ...artifacts.serving import messages as predict
         except ModuleNotFoundError as error:
             raise UsageError(
                 f"--server needs {error.name}, which is not installed: pip install "

@@ -13,9 +13,11 @@ from ...artifacts.bundle import Bundle
 from ...artifacts.convention import STOP_TOKENS
 from ...artifacts.errors import UsageError
 from ...artifacts.manifest import Bucket, ProgramName, Signature
-from ...artifacts.serving import SAMPLING_NAMES, SignatureName, saved_model_programs
-from ..buckets import split_rows
-from ..generate import (
+from ...artifacts.serving.signatures import SAMPLING_NAMES, SignatureName, saved_model_programs
+from ..images.encode import has_images
+from ..loading.buckets import split_rows
+from ..loading.bundle import open_tokenizer
+from ..requests.generate import (
     STREAM_TOKENS,
     Completion,
     Request,
@@ -24,10 +26,8 @@ from ..generate import (
     check_request,
     stop_tokens_of,
 )
-from ..opening import open_tokenizer
-from ..score import Score
-from ..text import TextStream
-from ..vision import has_images
+from ..requests.score import Score
+from ..text.stream import TextStream
 from .answers import Answer, Values
 from .client import Client
 

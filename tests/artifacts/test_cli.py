@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import pytest
 from gemma3_export.artifacts.errors import ArtifactError, UsageError, run_command
-from gemma3_export.artifacts.summary import format_bytes
-from gemma3_export.runtime.bundle_cli import main
+from gemma3_export.artifacts.inspect.summary import format_bytes
+from gemma3_export.runtime.commands.bundle import main
 
 Result = tuple[int, str, str]
 
@@ -197,7 +197,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_closed_output_is_not_an_error_message(tiny: Path):
-    code = "from gemma3_export.runtime.bundle_cli import main; main()"
+    code = "from gemma3_export.runtime.commands.bundle import main; main()"
     command = [sys.executable, "-c", code, "inspect", str(tiny), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

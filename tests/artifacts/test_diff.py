@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
-from gemma3_export.artifacts.diff import diff_bundles
+from gemma3_export.artifacts.inspect.diff import diff_bundles
 from gemma3_export.artifacts.manifest import Bucket, ProgramName, Versions
 from gemma3_export.artifacts.store import write_weights
 from gemma3_export.artifacts.writer import BundleWriter

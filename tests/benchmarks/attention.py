@@ -1,4 +1,4 @@
-"""Which form of attention is fastest, by chunk and cache: what model/choices.py chooses by.
+"""Which form of attention is fastest, by chunk and cache: what model/lowering/table.py chooses by.
 
 Shapes are those of the 270M. Prints milliseconds of one layer in bfloat16, medians of interleaved
 repeats, cache written included; `*` marks the form that is chosen. `gemma3-export --tune` measures
@@ -10,9 +10,9 @@ from __future__ import annotations
 import jax
 from gemma3_export.export.measure import attention_calls
 from gemma3_export.export.tuning import attention_forms, shipped_form
-from gemma3_export.model.choices import AttentionCase
 from gemma3_export.model.config import LayerType
-from gemma3_export.model.forms import Platform
+from gemma3_export.model.lowering.forms import Platform
+from gemma3_export.model.lowering.table import AttentionCase
 from measure import medians
 
 HEADS, SIZE, WINDOW = 4, 256, 512

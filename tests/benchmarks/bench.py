@@ -50,7 +50,7 @@ LIMIT_BYTES = 512 << 20
 OURS = "gemma3-export"
 COMPILE_ALL = """
 import sys, time
-from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.loading.model import LoadedModel
 model = LoadedModel.load(sys.argv[1])
 started = time.perf_counter()
 model.compile(model.grid.buckets)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma3_export.artifacts.memory import peak_rss_bytes
-from gemma3_export.runtime.stats import process_started_at
+from gemma3_export.runtime.commands.stats import process_started_at
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
-from gemma3_export.runtime.buckets import Shape
-from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.loading.buckets import Shape
+from gemma3_export.runtime.loading.model import LoadedModel
 
 
 class Measured:

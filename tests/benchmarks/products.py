@@ -1,4 +1,4 @@
-"""Which form of the same product is fastest, by rows and scheme: what model/forms.py chooses by.
+"""Which form of the same product is fastest, by rows and scheme: what forms.py chooses by.
 
 Prints GB/s of weights read, GFLOP/s, and the share of the memory rate measured in the same run.
 Where the C++ kernels are built (make native), theirs is measured too.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import jax
 from gemma3_export.artifacts.kernels import register_kernel
 from gemma3_export.export.measure import product_calls, random_weight
-from gemma3_export.model.choices import SHIPPED, ProductCase
-from gemma3_export.model.forms import FORMS, KERNELS, ROW_BY_ROW, Form, Platform
-from gemma3_export.model.quantized import Scheme
+from gemma3_export.model.lowering.forms import FORMS, KERNELS, ROW_BY_ROW, Form, Platform
+from gemma3_export.model.lowering.quantized import Scheme
+from gemma3_export.model.lowering.table import SHIPPED, ProductCase
 from measure import medians, memory_readers
 
 OUT, IN = 65536, 640

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.score import score
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.score import score
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "goldens"))
 import texts

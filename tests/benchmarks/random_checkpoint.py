@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from gemma3_export.model.config import Gemma3TextConfig
-from gemma3_export.model.functional import CausalLM
+from gemma3_export.model.pure.causal_lm import CausalLM
 
 _BLOCK = 16 << 20  # values drawn; longer tensors repeat them
 

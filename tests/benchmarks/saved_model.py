@@ -18,9 +18,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import numpy as np
 import tensorflow as tf
 from gemma3_export.artifacts.memory import peak_rss_bytes
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
 
 PROMPT = [2, 818, 5279, 529, 7001]
 NEW_TOKENS, REPEATS = 33, 3

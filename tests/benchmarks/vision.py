@@ -77,8 +77,8 @@ def transformers(folder: Path) -> dict[str, float]:
 
 def ours(folder: Path) -> dict[str, float]:
     """The exported program in this process."""
-    from gemma3_export.runtime.model import LoadedModel
-    from gemma3_export.runtime.vision import encode_images
+    from gemma3_export.runtime.images.encode import encode_images
+    from gemma3_export.runtime.loading.model import LoadedModel
 
     model = LoadedModel.load(folder / "bundle", "1x1")
 
@@ -90,7 +90,7 @@ def ours(folder: Path) -> dict[str, float]:
 
 def prepare(folder: Path) -> None:
     """Checkpoint, bundle and pixels, unless they are there."""
-    from gemma3_export.runtime.images import load_images
+    from gemma3_export.runtime.images.files import load_images
 
     TINY_VISION[NAME] = CONFIG
     if not (folder / "checkpoint").exists():

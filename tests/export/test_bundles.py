@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
-from gemma3_export.artifacts.diff import diff_bundles
 from gemma3_export.artifacts.errors import ArtifactError
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
+from gemma3_export.artifacts.inspect.diff import diff_bundles
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
 
 from .conftest import Command
 from .exporting import ROOT, SIZES, contents, start_elsewhere, start_export

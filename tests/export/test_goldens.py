@@ -38,7 +38,7 @@ def recorded(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable:
     """`gemma3-bundle verify` in this process."""
-    from gemma3_export.runtime.bundle_cli import main
+    from gemma3_export.runtime.commands.bundle import main
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["gemma3-bundle", "verify", *map(str, arguments)])

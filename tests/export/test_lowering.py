@@ -209,7 +209,9 @@ def test_an_abstract_bundle_has_every_program_and_is_refused_by_the_runtime_with
 ):
     assert len(list(abstract.rglob("*.mlirbc"))) == 4
     assert not (abstract / "weights").exists()
-    status, out, err = main_of("runtime.cli", monkeypatch, capsys, str(abstract), "--prompt", "x")
+    status, out, err = main_of(
+        "runtime.commands.run", monkeypatch, capsys, str(abstract), "--prompt", "x"
+    )
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert "was exported with --abstract and has programs but no weights" in err

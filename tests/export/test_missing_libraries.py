@@ -31,8 +31,8 @@ EVERYTHING = (
     "matplotlib,xllamacpp,jsonschema,safetensors,transformers,torch,tqdm,yaml,requests"
 )
 EXPORT = ("gemma3_export.export.cli", "main")
-RUN = ("gemma3_export.runtime.cli", "main")
-BUNDLE = ("gemma3_export.runtime.bundle_cli", "main")
+RUN = ("gemma3_export.runtime.commands.run", "main")
+BUNDLE = ("gemma3_export.runtime.commands.bundle", "main")
 
 
 def run(hidden: str, command: tuple[str, str], *arguments: object) -> tuple[int, str, str]:

@@ -13,8 +13,8 @@ from gemma3_export.artifacts.convention import STOP_TOKENS
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
 from gemma3_export.export import programs
 from gemma3_export.model.cache import init_cache
-from gemma3_export.model.context import LoweringContext
-from gemma3_export.model.functional import CausalLM
+from gemma3_export.model.lowering.context import LoweringContext
+from gemma3_export.model.pure.causal_lm import CausalLM
 
 from ..model.small import (
     SMALL,

@@ -11,8 +11,8 @@ import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.store import map_weight
 from gemma3_export.export.checkpoint import blocks, open_checkpoint
-from gemma3_export.model.quantized import Scheme
-from gemma3_export.model.quantizing import quantize
+from gemma3_export.model.lowering.quantize import quantize
+from gemma3_export.model.lowering.quantized import Scheme
 
 from ..model.quantized_weights import dequantized
 from .conftest import Command

@@ -17,12 +17,12 @@ import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.export import measure, tuning
 from gemma3_export.export.tuned_file import read_tuned
-from gemma3_export.model.choices import SHIPPED, AttentionCase, Blocks, ProductCase
 from gemma3_export.model.config import LayerType
-from gemma3_export.model.forms import Platform
-from gemma3_export.model.quantized import Scheme
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.score import score
+from gemma3_export.model.lowering.forms import Platform
+from gemma3_export.model.lowering.quantized import Scheme
+from gemma3_export.model.lowering.table import SHIPPED, AttentionCase, Blocks, ProductCase
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.score import score
 
 from .conftest import Command
 from .test_refusals import left_in, refused

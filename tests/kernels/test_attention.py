@@ -13,7 +13,7 @@ import pytest
 from gemma3_export.model.attention import HeadNorms, attention_kernel
 from gemma3_export.model.cache import LayerCache, reach
 from gemma3_export.model.config import LayerType
-from gemma3_export.model.forms import ATTENTION_KERNEL, KERNELS
+from gemma3_export.model.lowering.forms import ATTENTION_KERNEL, KERNELS
 
 HEAD, EPSILON, SCALE = 64, 1e-6, 0.125
 TARGET = KERNELS[ATTENTION_KERNEL]

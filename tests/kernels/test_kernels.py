@@ -16,8 +16,7 @@ from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.export import tuning
 from gemma3_export.export.pipeline import export
-from gemma3_export.model.choices import ProductCase
-from gemma3_export.model.forms import (
+from gemma3_export.model.lowering.forms import (
     KERNELS,
     Platform,
     bfloat16_kernel,
@@ -26,9 +25,10 @@ from gemma3_export.model.forms import (
     plain_kernel_products,
     quantized_rows,
 )
-from gemma3_export.model.quantized import Scheme
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.score import score
+from gemma3_export.model.lowering.quantized import Scheme
+from gemma3_export.model.lowering.table import ProductCase
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.score import score
 
 from ..goldens.tiny import write_checkpoint
 from ..model.quantized_weights import dequantized, random_weight

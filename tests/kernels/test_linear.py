@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gemma3_export.model.context import LoweringContext
-from gemma3_export.model.forms import (
+from gemma3_export.model.lowering.context import LoweringContext
+from gemma3_export.model.lowering.forms import (
     KERNEL_OF,
     KERNELS,
     Form,
     kernel_products,
     plain_kernel_products,
 )
-from gemma3_export.model.operands import AddedNorm, Gated, Normed, Operand, kernel_arguments
-from gemma3_export.model.quantized import Scheme
+from gemma3_export.model.lowering.fusions import AddedNorm, Gated, Normed, Operand, kernel_arguments
+from gemma3_export.model.lowering.quantized import Scheme
 
 from ..model.quantized_weights import random_weight
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gemma3_export.artifacts.kernels import TARGET_NAME, TARGETS
-from gemma3_export.model.forms import KERNELS
+from gemma3_export.model.lowering.forms import KERNELS
 
 from ..native.library import ROOT
 

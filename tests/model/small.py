@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gemma3_export.model.config import Gemma3TextConfig, LayerType
-from gemma3_export.model.functional import CausalLM
+from gemma3_export.model.pure.causal_lm import CausalLM
 
 SMALL = Gemma3TextConfig(
     vocab_size=96,

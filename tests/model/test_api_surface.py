@@ -18,9 +18,10 @@ from gemma3_export.model.config import (
     EasyDeLGradientCheckPointers,
     Gemma3TextConfig,
 )
-from gemma3_export.model.context import here
 from gemma3_export.model.decoder import Gemma3ForCausalLM, Gemma3TextModel
 from gemma3_export.model.loading import load_weights, weight_name
+from gemma3_export.model.lowering.context import here
+from gemma3_export.model.lowering.quantized import QuantizedWeight
 from gemma3_export.model.multimodal import Gemma3ForConditionalGeneration, Gemma3Model
 from gemma3_export.model.outputs import (
     Gemma3CausalLMOutputWithPast,
@@ -28,7 +29,6 @@ from gemma3_export.model.outputs import (
     ModelOutput,
 )
 from gemma3_export.model.past import TransformerCache
-from gemma3_export.model.quantized import QuantizedWeight
 from gemma3_export.model.sharding import NAMED_AXES, get_partition_rules, match_partition_rule
 from gemma3_export.model.text import Gemma3RMSNorm
 from gemma3_export.model.vision_config import Gemma3Config, SiglipVisionConfig

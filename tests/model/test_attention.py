@@ -16,10 +16,10 @@ from gemma3_export.model.attention import (
     whole_attention,
 )
 from gemma3_export.model.cache import LayerCache, cached
-from gemma3_export.model.choices import Blocks, blocks_name
 from gemma3_export.model.config import LayerType
-from gemma3_export.model.context import LoweringContext
-from gemma3_export.model.forms import Platform
+from gemma3_export.model.lowering.context import LoweringContext
+from gemma3_export.model.lowering.forms import Platform
+from gemma3_export.model.lowering.table import Blocks, blocks_name
 from gemma3_export.model.sharding import Sharder
 
 HEADS, KV_HEADS, SIZE = 4, 2, 4

@@ -10,17 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gemma3_export.model.choices import (
-    SHIPPED,
-    AttentionCase,
-    Blocks,
-    FormTable,
-    ProductCase,
-    blocks_name,
-)
 from gemma3_export.model.config import LayerType
-from gemma3_export.model.context import LoweringContext
-from gemma3_export.model.forms import (
+from gemma3_export.model.lowering.context import LoweringContext
+from gemma3_export.model.lowering.forms import (
     FORMS,
     KERNEL_OF,
     Platform,
@@ -30,7 +22,15 @@ from gemma3_export.model.forms import (
     row_product,
     usable_forms,
 )
-from gemma3_export.model.quantized import Scheme
+from gemma3_export.model.lowering.quantized import Scheme
+from gemma3_export.model.lowering.table import (
+    SHIPPED,
+    AttentionCase,
+    Blocks,
+    FormTable,
+    ProductCase,
+    blocks_name,
+)
 
 BFLOAT16, FLOAT32 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
 CASE = ProductCase(Platform.CPU, Scheme.NONE, "bfloat16", 24, 64, 1)

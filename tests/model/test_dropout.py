@@ -10,9 +10,9 @@ from flax import nnx
 from gemma3_export.model.attention import Visibility, attend_within, whole_attention
 from gemma3_export.model.cache import LayerCache
 from gemma3_export.model.config import LayerType
-from gemma3_export.model.context import here
 from gemma3_export.model.decoder import Gemma3ForCausalLM, Gemma3TextModel
 from gemma3_export.model.dropout import Dropout
+from gemma3_export.model.lowering.context import here
 from gemma3_export.model.multimodal import Gemma3ForConditionalGeneration
 from gemma3_export.model.text import Gemma3DecoderLayer
 from gemma3_export.model.vision_config import Gemma3Config

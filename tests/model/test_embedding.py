@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from gemma3_export.model.cache import init_cache, visible_both_ways, visible_causally
 from gemma3_export.model.config import Gemma3TextConfig, LayerType
-from gemma3_export.model.context import LoweringContext
 from gemma3_export.model.embedding import (
     Activation,
     DenseLayer,
@@ -20,7 +19,8 @@ from gemma3_export.model.embedding import (
     TextEmbedder,
     pool,
 )
-from gemma3_export.model.functional import CausalLM
+from gemma3_export.model.lowering.context import LoweringContext
+from gemma3_export.model.pure.causal_lm import CausalLM
 from gemma3_export.model.sharding import (
     DATA_MODEL_AXES,
     NAMED_AXES,

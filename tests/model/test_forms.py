@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gemma3_export.model.config import PUBLISHED_SIZES
-from gemma3_export.model.context import LoweringContext
-from gemma3_export.model.forms import (
+from gemma3_export.model.lowering.context import LoweringContext
+from gemma3_export.model.lowering.forms import (
     FORMS,
     Platform,
     choose_product,
@@ -18,7 +18,7 @@ from gemma3_export.model.forms import (
     narrow_product,
     row_product,
 )
-from gemma3_export.model.quantized import Scheme
+from gemma3_export.model.lowering.quantized import Scheme
 
 # float32 rounds the sum; a bfloat16 activation is rounded to 8 bits on top.
 TOLERANCE = {"float32": 2e-6, "bfloat16": 4e-3}

@@ -6,10 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gemma3_export.model.context import LoweringContext
-from gemma3_export.model.forms import FORMS, KERNELS, Platform, choose_product, unpacked_product
-from gemma3_export.model.functional import CausalLM
-from gemma3_export.model.quantized import Recipe, Scheme, take_rows
+from gemma3_export.model.lowering.context import LoweringContext
+from gemma3_export.model.lowering.forms import (
+    FORMS,
+    KERNELS,
+    Platform,
+    choose_product,
+    unpacked_product,
+)
+from gemma3_export.model.lowering.quantized import Recipe, Scheme, take_rows
+from gemma3_export.model.pure.causal_lm import CausalLM
 from gemma3_export.model.sharding import Sharder
 
 from .quantized_weights import dequantized, random_weight

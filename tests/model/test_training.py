@@ -15,10 +15,10 @@ import pytest
 from flax import nnx
 from gemma3_export.model.cache import init_cache
 from gemma3_export.model.config import ConfigError, Gemma3TextConfig, GradientCheckPointers
-from gemma3_export.model.context import LoweringContext
 from gemma3_export.model.decoder import Gemma3ForCausalLM
-from gemma3_export.model.functional import CausalLM
-from gemma3_export.model.pure import Params
+from gemma3_export.model.lowering.context import LoweringContext
+from gemma3_export.model.pure.causal_lm import CausalLM
+from gemma3_export.model.pure.module import Params
 from jax.extend.core import Jaxpr
 
 from .small import small_config, small_weights

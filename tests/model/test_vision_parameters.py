@@ -7,9 +7,9 @@ import math
 import jax.numpy as jnp
 import pytest
 from gemma3_export.model.config import PUBLISHED_PARAMETERS
-from gemma3_export.model.functional import CausalLM
-from gemma3_export.model.image_encoder import ImageEncoder
-from gemma3_export.model.pure import ParameterSpec
+from gemma3_export.model.pure.causal_lm import CausalLM
+from gemma3_export.model.pure.image_encoder import ImageEncoder
+from gemma3_export.model.pure.module import ParameterSpec
 from gemma3_export.model.sharding import (
     DATA_MODEL_AXES,
     NAMED_AXES,

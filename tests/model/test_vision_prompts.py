@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gemma3_export.model.cache import init_cache
-from gemma3_export.model.context import LoweringContext
-from gemma3_export.model.functional import CausalLM
-from gemma3_export.model.image_encoder import ImageEncoder
 from gemma3_export.model.image_mask import SoftTokens
+from gemma3_export.model.lowering.context import LoweringContext
+from gemma3_export.model.pure.causal_lm import CausalLM
+from gemma3_export.model.pure.image_encoder import ImageEncoder
 from gemma3_export.model.sharding import Sharder
 from gemma3_export.model.vision_config import Gemma3Config
-from gemma3_export.runtime.image_prompt import (
+from gemma3_export.runtime.images.prompt import (
     ImageTokens,
     plan_prefill_with_images,
     soft_token_index,

@@ -37,7 +37,7 @@ def host_parts(native: Path) -> Path:
 @pytest.fixture
 def gemma3_run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs `gemma3-run` in this process; it keeps no compiled programs beside gemma3-host's."""
-    from gemma3_export.runtime import cli
+    from gemma3_export.runtime.commands import run as cli
 
     run = _command(cli.main, monkeypatch, capfd)
     return lambda *arguments: run("--no-cache", *arguments)

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import UsageError, one_line
 from gemma3_export.export.checkpoint import demo_checkpoint, open_checkpoint
-from gemma3_export.runtime.image_prompt import texts_around_images
-from gemma3_export.runtime.images import crop_boxes, load_images
-from gemma3_export.runtime.text import TextStream
-from gemma3_export.runtime.tokenizer import Tokenizer
+from gemma3_export.runtime.images.files import crop_boxes, load_images
+from gemma3_export.runtime.images.prompt import texts_around_images
+from gemma3_export.runtime.text.stream import TextStream
+from gemma3_export.runtime.text.tokenizer import Tokenizer
 from PIL import Image
 
 from ..goldens import texts

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.export.checkpoint import demo_checkpoint
-from gemma3_export.runtime.generate import Completion, generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
-from gemma3_export.runtime.score import score
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import Completion, generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
+from gemma3_export.runtime.requests.score import score
 
 from ..goldens.loader import real_goldens
 from ..parity.bundles import make_bundle

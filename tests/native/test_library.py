@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gemma3_export.artifacts.manifest import ProgramName
-from gemma3_export.runtime.buckets import Shape
-from gemma3_export.runtime.classify import classify
-from gemma3_export.runtime.embed import embed
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
-from gemma3_export.runtime.score import score
-from gemma3_export.runtime.session import Session
+from gemma3_export.runtime.loading.buckets import Shape
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.classify import classify
+from gemma3_export.runtime.requests.embed import embed
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
+from gemma3_export.runtime.requests.score import score
+from gemma3_export.runtime.requests.session import Session
 
 from ..runtime.toy_bundle import EMBED, LABELS, Toy, make_toy_bundle, reference_greedy
 from .library import PLUGINS, ROOT, build, call, serve

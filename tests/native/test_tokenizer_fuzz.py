@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from gemma3_export.artifacts.errors import ArtifactError, one_line
-from gemma3_export.runtime.tokenizer import Tokenizer
+from gemma3_export.runtime.text.tokenizer import Tokenizer
 
 from ..runtime.toy_bundle import BOS, toy_tokenizer
 from .sanitizers import check_clean

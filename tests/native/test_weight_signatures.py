@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import ArtifactError
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
 
 from ..runtime.toy_bundle import Toy, copy_bundle, make_toy_bundle
 from .damage import redeclare_weight

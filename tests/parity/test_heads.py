@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gemma3_export.artifacts.manifest import ProgramName
-from gemma3_export.runtime.classify import classify
-from gemma3_export.runtime.embed import embed
-from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.classify import classify
+from gemma3_export.runtime.requests.embed import embed
 from safetensors.numpy import load_file, save_file
 
 from ..goldens.loader import classifier_cases, embedder_cases

@@ -11,10 +11,10 @@ from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
 from gemma3_export.export.options import ExportOptions
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
-from gemma3_export.runtime.vision import encode_images
+from gemma3_export.runtime.images.encode import encode_images
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
 
 from ..goldens.loader import VisionPrompt, vision_cases
 from ..goldens.tiny_vision import LAYOUTS, TINY_VISION, pixels, write_checkpoint

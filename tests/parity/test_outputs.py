@@ -10,9 +10,9 @@ import pytest
 from gemma3_export.artifacts.convention import SCORE_OUTPUTS
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
 from gemma3_export.export import pipeline
-from gemma3_export.runtime.classify import classify
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.score import score
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.classify import classify
+from gemma3_export.runtime.requests.score import score
 
 from ..goldens import tiny
 from ..goldens.loader import OutputCase, image_classifier_rows, output_cases

@@ -9,10 +9,10 @@ import pytest
 from gemma3_export.artifacts.store import map_weight
 from gemma3_export.export import quantize
 from gemma3_export.model.config import Gemma3TextConfig
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
-from gemma3_export.runtime.score import score
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
+from gemma3_export.runtime.requests.score import score
 
 from ..goldens.tiny import write_checkpoint
 from ..model.quantized_weights import dequantized

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gemma3_export.export.checkpoint import demo_checkpoint
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
-from gemma3_export.runtime.score import score
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
+from gemma3_export.runtime.requests.score import score
 
 from ..goldens.loader import RealPrompt, real_goldens
 from .bundles import REAL_MESHES, make_bundle

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jax
 import pytest
-from gemma3_export.runtime import programs
-from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.loading import programs
+from gemma3_export.runtime.loading.model import LoadedModel
 
 from .toy_bundle import Toy, make_toy_bundle
 
@@ -76,7 +76,7 @@ def sharded_model(toy: Path) -> LoadedModel:
 @pytest.fixture
 def gemma3_run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs `gemma3-run` in this process: exit status, stdout, stderr."""
-    from gemma3_export.runtime import cli
+    from gemma3_export.runtime.commands import run as cli
 
     return _command(cli.main, monkeypatch, capfd)
 
@@ -84,7 +84,7 @@ def gemma3_run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str
 @pytest.fixture
 def gemma3_bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs `gemma3-bench` in this process: exit status, stdout, stderr."""
-    from gemma3_export.runtime import bench
+    from gemma3_export.runtime.commands import bench
 
     return _command(bench.main, monkeypatch, capfd)
 

@@ -14,8 +14,8 @@ from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.goldens import GOLDENS, format_goldens
 from gemma3_export.artifacts.manifest import ProgramName
 from gemma3_export.artifacts.writer import BundleWriter
-from gemma3_export.runtime.goldens import record_goldens
-from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.checks.goldens import record_goldens
+from gemma3_export.runtime.loading.model import LoadedModel
 
 from .toy_bundle import Toy, make_toy_bundle
 

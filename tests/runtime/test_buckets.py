@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import pytest
 from gemma3_export.artifacts.errors import ArtifactError, UsageError
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
-from gemma3_export.runtime.buckets import (
+from gemma3_export.runtime.loading.buckets import (
     CALL_COST,
     Grid,
     Group,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.artifacts.manifest import ProgramName
-from gemma3_export.runtime.classify import classify
-from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.classify import classify
 
 from .conftest import Command
 from .toy_bundle import BOS, LABELS, PAD, VOCAB, Toy, make_toy_bundle, reference_logits

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from gemma3_export.artifacts.manifest import ProgramName
-from gemma3_export.runtime import cli
+from gemma3_export.runtime.commands import run as cli
 
 from .conftest import Command, run_python
 from .toy_bundle import (
@@ -300,7 +300,7 @@ class Refuse(MetaPathFinder):
         return None
 
 sys.meta_path.insert(0, Refuse())
-from gemma3_export.runtime.cli import main
+from gemma3_export.runtime.commands.run import main
 main()
 """
 
@@ -344,7 +344,7 @@ def test_devices_that_a_fresh_process_does_not_find_are_one_line_and_status_2(
     bundle = make_toy_bundle(tmp_path / "b", toy)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    code = "from gemma3_export.runtime.cli import main\nmain()\n"
+    code = "from gemma3_export.runtime.commands.run import main\nmain()\n"
     result = run_python(code, bundle, "--tokens", "2", *arguments)
     check_refusal((result.returncode, result.stdout, result.stderr), message)
 

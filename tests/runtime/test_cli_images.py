@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gemma3_export.artifacts.manifest import ProgramName
-from gemma3_export.runtime import model as model_module
-from gemma3_export.runtime.buckets import Shape
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.image_prompt import encode_prompt, image_tokens
-from gemma3_export.runtime.images import load_images, pixels_of
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.reading import PREFILL, plan_calls
-from gemma3_export.runtime.sampling import SamplingParameters
-from gemma3_export.runtime.vision import encode_images
-from gemma3_export.runtime.weights import place
+from gemma3_export.runtime.images.encode import encode_images
+from gemma3_export.runtime.images.files import load_images, pixels_of
+from gemma3_export.runtime.images.prompt import encode_prompt, image_tokens
+from gemma3_export.runtime.loading import model as model_module
+from gemma3_export.runtime.loading.arrays import place
+from gemma3_export.runtime.loading.buckets import Shape
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.chunks import PREFILL, plan_calls
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
 from PIL import Image
 
 from ..goldens.loader import vision_cases

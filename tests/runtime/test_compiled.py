@@ -8,11 +8,11 @@ import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.compiled import CompiledStore
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
-from gemma3_export.runtime import programs
-from gemma3_export.runtime.compiled import entry_name, identity
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
+from gemma3_export.runtime.loading import programs
+from gemma3_export.runtime.loading.compiled import entry_name, identity
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
 
 from .conftest import Command, run_python
 from .toy_bundle import Toy, copy_bundle, make_toy_bundle, reference_greedy
@@ -70,7 +70,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from gemma3_export.runtime import programs
 from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.loading.model import LoadedModel
 from gemma3_export.runtime.sampling import SamplingParameters
 if sys.argv[2] == "second":
     programs._compile = None

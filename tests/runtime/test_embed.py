@@ -8,8 +8,8 @@ import pytest
 from gemma3_export.artifacts.errors import ArtifactError, UsageError
 from gemma3_export.artifacts.manifest import ProgramName
 from gemma3_export.artifacts.prompts import TaskPrompts, format_prompts
-from gemma3_export.runtime.embed import embed, plan_embed
-from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.embed import embed, plan_embed
 
 from .conftest import Command
 from .toy_bundle import BOS, EOS, VOCAB, Toy, make_toy_bundle, toy_weights

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import ArtifactError, UsageError
 from gemma3_export.artifacts.manifest import ProgramName
-from gemma3_export.runtime.generate import (
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.loading.programs import Arrays, Inputs, LoadedProgram
+from gemma3_export.runtime.requests.generate import (
     Completion,
     Request,
     buckets_of,
@@ -15,9 +17,7 @@ from gemma3_export.runtime.generate import (
     most_new_tokens,
     plan_request,
 )
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.programs import Arrays, Inputs, LoadedProgram
-from gemma3_export.runtime.sampling import SamplingParameters
+from gemma3_export.runtime.requests.sampling import SamplingParameters
 
 from .toy_bundle import BOS, VOCAB, Toy, make_toy_bundle, reference_greedy, reference_logits
 

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import UsageError
-from gemma3_export.runtime.image_prompt import (
+from gemma3_export.runtime.images.prompt import (
     ImageTokens,
     PrefillCall,
     check_soft_tokens,
@@ -17,7 +17,7 @@ from gemma3_export.runtime.image_prompt import (
     soft_token_index,
     texts_around_images,
 )
-from gemma3_export.runtime.tokenizer import Tokenizer
+from gemma3_export.runtime.text.tokenizer import Tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 

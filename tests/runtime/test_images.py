@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import UsageError
-from gemma3_export.runtime.images import (
+from gemma3_export.runtime.images.files import (
     MOST_PIXELS,
     crop_boxes,
     load_images,

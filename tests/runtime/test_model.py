@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import ArtifactError, UsageError
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
-from gemma3_export.runtime.buckets import Shape
-from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.loading.buckets import Shape
+from gemma3_export.runtime.loading.model import LoadedModel
 
 from .toy_bundle import VOCAB, Toy, copy_bundle, make_toy_bundle
 

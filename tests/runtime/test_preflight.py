@@ -14,17 +14,23 @@ import jax
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import UsageError
-from gemma3_export.artifacts.guarantee import guaranteed_until, released
+from gemma3_export.artifacts.inspect.guarantee import guaranteed_until, released
+from gemma3_export.artifacts.inspect.summary import format_bytes
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
 from gemma3_export.artifacts.store import numpy_dtype
-from gemma3_export.artifacts.summary import format_bytes
-from gemma3_export.runtime import preflight
-from gemma3_export.runtime.devices import find_devices
-from gemma3_export.runtime.kernels import choose_variants
-from gemma3_export.runtime.plugin import plugin_attributes
-from gemma3_export.runtime.preflight import Status, check_mesh, check_versions, mesh_memory, verdict
-from gemma3_export.runtime.programs import compile_unbound, sharding_of
-from gemma3_export.runtime.temporaries import largest_programs, largest_temporaries
+from gemma3_export.runtime.checks import preflight
+from gemma3_export.runtime.checks.plugin import plugin_attributes
+from gemma3_export.runtime.checks.preflight import (
+    Status,
+    check_mesh,
+    check_versions,
+    mesh_memory,
+    verdict,
+)
+from gemma3_export.runtime.checks.temporaries import largest_programs, largest_temporaries
+from gemma3_export.runtime.loading.devices import find_devices
+from gemma3_export.runtime.loading.programs import compile_unbound, sharding_of
+from gemma3_export.runtime.loading.variants import choose_variants
 
 from .toy_bundle import copy_bundle
 
@@ -261,7 +267,7 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def gemma3_bundle(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs `gemma3-bundle` in this process: exit status, stdout, stderr."""
-    from gemma3_export.runtime.bundle_cli import main
+    from gemma3_export.runtime.commands.bundle import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["gemma3-bundle", *map(str, arguments)])

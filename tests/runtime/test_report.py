@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
+from gemma3_export.artifacts.inspect.report_page import report_page
+from gemma3_export.artifacts.inspect.report_svg import COLOURS, placement
 from gemma3_export.artifacts.manifest import Axis, Mesh, ProgramName
-from gemma3_export.artifacts.report_page import report_page
-from gemma3_export.artifacts.report_svg import COLOURS, placement
 from PIL import Image, ImageChops
 
 from .toy_bundle import Toy, make_toy_bundle
@@ -46,7 +46,7 @@ def page(toy: Path) -> str:
 @pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Report:
     """`gemma3-bundle report` in this process: exit status, stdout, stderr."""
-    from gemma3_export.runtime.bundle_cli import main
+    from gemma3_export.runtime.commands.bundle import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["gemma3-bundle", "report", *map(str, arguments)])

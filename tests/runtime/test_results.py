@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gemma3_export.runtime.generate import Completion, Timing
-from gemma3_export.runtime.report import (
+from gemma3_export.runtime.commands.output import (
     classify_json,
     completion_json,
     embed_json,
@@ -18,7 +17,8 @@ from gemma3_export.runtime.report import (
     score_json,
     write_outputs,
 )
-from gemma3_export.runtime.score import Score
+from gemma3_export.runtime.requests.generate import Completion, Timing
+from gemma3_export.runtime.requests.score import Score
 
 NAN, INF = math.nan, math.inf
 

@@ -13,11 +13,11 @@ import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.codec import decode, parse_json
 from gemma3_export.artifacts.goldens import Goldens, check_goldens, format_goldens, read_goldens
+from gemma3_export.artifacts.inspect.summary import summarize
 from gemma3_export.artifacts.manifest import FORMAT_VERSION, ProgramName
 from gemma3_export.artifacts.store import map_weight
-from gemma3_export.artifacts.summary import summarize
-from gemma3_export.runtime.goldens import TEXTS, record_goldens, run_goldens
-from gemma3_export.runtime.model import LoadedModel
+from gemma3_export.runtime.checks.goldens import TEXTS, record_goldens, run_goldens
+from gemma3_export.runtime.loading.model import LoadedModel
 
 from .toy_bundle import Toy, make_toy_bundle
 

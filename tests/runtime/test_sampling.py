@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import UsageError
-from gemma3_export.runtime.sampling import SamplingParameters, top_tokens
+from gemma3_export.runtime.requests.sampling import SamplingParameters, top_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 

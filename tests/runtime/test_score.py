@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import UsageError
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.score import score
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.score import score
 
 from .toy_bundle import BOS, VOCAB, reference_logits
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 from gemma3_export.artifacts.errors import UsageError
-from gemma3_export.runtime.buckets import Shape
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.programs import Arrays, Inputs, LoadedProgram
-from gemma3_export.runtime.sampling import SamplingParameters
-from gemma3_export.runtime.session import Session
+from gemma3_export.runtime.loading.buckets import Shape
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.loading.programs import Arrays, Inputs, LoadedProgram
+from gemma3_export.runtime.requests.sampling import SamplingParameters
+from gemma3_export.runtime.requests.session import Session
 
 from .toy_bundle import BOS, reference_greedy
 

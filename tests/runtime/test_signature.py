@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gemma3_export.runtime import startup
+from gemma3_export.runtime.loading import start as startup
 
 from ..signing_keys import write_key
 from .conftest import run_python
@@ -22,7 +22,7 @@ def signed(small_toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     folder = tmp_path_factory.mktemp("signed")
     bundle = copy_bundle(small_toy, folder / "toy")
     private, public = write_key(folder, "ours")
-    code = "from gemma3_export.runtime.bundle_cli import main; main()"
+    code = "from gemma3_export.runtime.commands.bundle import main; main()"
     run = run_python(code, "sign", bundle, "--key", private)
     files = sum(1 for path in bundle.rglob("*") if path.is_file()) - 1
     assert (run.returncode, run.stderr) == (0, "")
@@ -66,7 +66,7 @@ def test_anything_else_is_refused_before_it_is_opened(
 def test_chain_needs_a_certificate(
     small_toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    from gemma3_export.runtime.bundle_cli import main
+    from gemma3_export.runtime.commands.bundle import main
 
     arguments = ["sign", str(small_toy), "--key", "k.pem", "--chain", "c.pem"]
     monkeypatch.setattr(sys, "argv", ["gemma3-bundle", *arguments])

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from gemma3_export.artifacts.errors import UsageError
-from gemma3_export.runtime.generate import Request, plan_request
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.tokenizer import check_text
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import Request, plan_request
+from gemma3_export.runtime.text.tokenizer import check_text
 
 from .toy_bundle import BOS, reference_greedy, toy_tokenizer
 
@@ -95,7 +95,7 @@ def test_text_from_other_programs_is_checked_too(model: LoadedModel):
 
 def test_the_bytes_that_were_checked_are_what_is_read(toy: Path, monkeypatch: pytest.MonkeyPatch):
     from gemma3_export.artifacts.bundle import Bundle
-    from gemma3_export.runtime import opening
+    from gemma3_export.runtime.loading import bundle as opening
 
     monkeypatch.setattr(opening, "_LAST_READ", {})
     bundle = Bundle.open(toy)

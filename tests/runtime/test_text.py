@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from gemma3_export.runtime.text import TextStream
+from gemma3_export.runtime.text.stream import TextStream
 from hypothesis import example, given
 from hypothesis import strategies as st
 

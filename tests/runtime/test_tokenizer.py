@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 from gemma3_export.artifacts.errors import ArtifactError
-from gemma3_export.runtime.tokenizer import Tokenizer
+from gemma3_export.runtime.text.tokenizer import Tokenizer
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from gemma3_export.runtime.weights import ALIGNMENT, place
+from gemma3_export.runtime.loading.arrays import ALIGNMENT, place
 from jax.sharding import NamedSharding, PartitionSpec
 
 P = PartitionSpec

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
-from gemma3_export.artifacts.predict import decode_request, encode_response
+from gemma3_export.artifacts.serving.messages import decode_request, encode_response
 
 MODEL = "gemma3"
 TYPES = {1: "float32", 3: "int32", 7: "string", 9: "int64", 14: "bfloat16", 22: "uint32"}

@@ -15,13 +15,13 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from gemma3_export.artifacts import predict
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import ArtifactError, UsageError
 from gemma3_export.artifacts.manifest import ProgramName, SavedModelRecord, Signature
-from gemma3_export.artifacts.serving import VERSION_FOLDER, signatures
-from gemma3_export.runtime import cli
-from gemma3_export.runtime.generate import Completion, Request
+from gemma3_export.artifacts.serving import messages as predict
+from gemma3_export.artifacts.serving.signatures import VERSION_FOLDER, signatures
+from gemma3_export.runtime.commands import run as cli
+from gemma3_export.runtime.requests.generate import Completion, Request
 from gemma3_export.runtime.serving.client import connect, parse_address
 from gemma3_export.runtime.serving.remote import (
     RemoteModel,

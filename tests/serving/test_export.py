@@ -16,7 +16,7 @@ from typing import TypeVar
 import psutil
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
-from gemma3_export.artifacts.serving import program_signature_name, saved_model_programs
+from gemma3_export.artifacts.serving.signatures import program_signature_name, saved_model_programs
 from gemma3_export.export.savedmodel.write import run_builder
 from google.protobuf import (
     descriptor_pb2,

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gemma3_export.runtime.classify import classify
-from gemma3_export.runtime.embed import embed
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.classify import classify
+from gemma3_export.runtime.requests.embed import embed
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
 
 from ..goldens import tiny_heads, tiny_vision
 from ..goldens.tiny import write_checkpoint

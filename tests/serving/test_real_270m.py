@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.export.checkpoint import demo_checkpoint
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
 
 from ..goldens.loader import real_goldens
 from . import requests

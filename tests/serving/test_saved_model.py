@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
-from gemma3_export.artifacts.serving import MODEL_NAME, saved_model_programs
-from gemma3_export.runtime.generate import generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
-from gemma3_export.runtime.score import score
+from gemma3_export.artifacts.serving.signatures import MODEL_NAME, saved_model_programs
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
+from gemma3_export.runtime.requests.score import score
 
 from . import requests
 from .conftest import Answer, ask_tensorflow

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import UsageError
-from gemma3_export.runtime import cli
-from gemma3_export.runtime.generate import Request, generate
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
-from gemma3_export.runtime.score import score
+from gemma3_export.runtime.commands import run as cli
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import Request, generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
+from gemma3_export.runtime.requests.score import score
 from gemma3_export.runtime.serving.client import connect, parse_address
 from gemma3_export.runtime.serving.remote import RemoteModel, run_remote
 
@@ -248,7 +248,7 @@ def test_refusals_of_the_command_are_one_line(gemma3_run: Run, bundle: Path, ser
 def test_a_client_needs_no_tensorflow(bundle: Path, server: Server):
     code = (
         "import sys\nsys.modules['tensorflow'] = None\n"
-        "from gemma3_export.runtime.cli import main\nmain()"
+        "from gemma3_export.runtime.commands.run import main\nmain()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, bundle, "--server", server.grpc, "--tokens", "5", "--json"],

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gemma3_export.artifacts.memory import return_freed_memory
-from gemma3_export.runtime.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
-from gemma3_export.runtime.session import Session
+from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.sampling import SamplingParameters
+from gemma3_export.runtime.requests.session import Session
 
 PROMPT = [2, 17, 18, 19, 20]
 _PARTS = 10

@@ -26,8 +26,8 @@ from gemma3_export.artifacts.signing import require_signature
 from gemma3_export.export.checkpoint import blocks, open_checkpoint
 from gemma3_export.export.purpose import read_purpose, with_images
 from gemma3_export.model.config import ConfigError, Gemma3TextConfig
-from gemma3_export.runtime.images import load_images
-from gemma3_export.runtime.tokenizer import Tokenizer
+from gemma3_export.runtime.images.files import load_images
+from gemma3_export.runtime.text.tokenizer import Tokenizer
 from PIL import Image
 
 from ..export.checkpoint.conftest import CONFIG, random_weights, write_folder, write_gguf

@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kDefaultNewTokens = 64;
 // Tokens of one call of the device loop while somebody reads along or a stop text may end it.
 constexpr uint32_t kStreamTokens = 8;
-// What temperatures and top-p are brought to, so that float32 holds them: runtime/sampling.py.
+// What temperatures and top-p are brought to, so that float32 holds them: runtime/requests/sampling.py.
 constexpr double kLeastTemperature = 1e-6, kMostTemperature = 1e6, kLeastTopP = 1e-30;
 
 // What one prompt has got so far.

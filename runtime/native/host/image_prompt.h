@@ -1,4 +1,4 @@
-// Where images stand in a prompt: the text and the tokens around them; runtime/image_prompt.py.
+// Where images stand in a prompt: the text and the tokens around them; runtime/images/prompt.py.
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
 // Images of a prompt as normalised pixels, as Gemma 3's image processor makes them;
-// runtime/images.py.
+// runtime/images/files.py.
 #pragma once
 
 #include <filesystem>

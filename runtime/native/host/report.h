@@ -1,4 +1,4 @@
-// Results as gemma3-run prints them: JSON objects and tables; runtime/report.py.
+// Results as gemma3-run prints them: JSON objects and tables; runtime/commands/output.py.
 #pragma once
 
 #include <gemma3.h>

@@ -1,4 +1,4 @@
-// Text to token ids and back, with the SentencePiece model of a bundle; runtime/tokenizer.py.
+// Text to token ids and back, with the SentencePiece model of a bundle; runtime/text/tokenizer.py.
 #pragma once
 
 #include <cstdint>

@@ -14,7 +14,7 @@ namespace gemma3 {
 constexpr size_t kOutputsOfTile = 64;
 
 // What one kind of processor does. A word of 32 bits is a float, or a pair of bfloat16; activations
-// are rounded to bfloat16 by all of them, as model/forms.py's `narrow_product` does.
+// are rounded to bfloat16 by all of them, as model/lowering/forms.py's `narrow_product` does.
 struct Tiles {
   size_t lanes;           // rows of a panel
   size_t inputs_of_word;  // 1 or 2

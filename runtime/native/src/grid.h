@@ -1,4 +1,4 @@
-// Which fixed shapes serve a request (runtime/buckets.py): arithmetic, nothing of a device.
+// Which fixed shapes serve a request (runtime/loading/buckets.py): arithmetic, nothing of a device.
 #ifndef GEMMA3_SRC_GRID_H_
 #define GEMMA3_SRC_GRID_H_
 

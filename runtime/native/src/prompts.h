@@ -1,5 +1,5 @@
 // Prompts: what is refused, how they are cut into calls, and where images stand in them
-// (runtime/image_prompt.py, runtime/vision.py).
+// (runtime/images/prompt.py, runtime/images/encode.py).
 #ifndef GEMMA3_SRC_PROMPTS_H_
 #define GEMMA3_SRC_PROMPTS_H_
 

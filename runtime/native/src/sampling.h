@@ -11,7 +11,7 @@
 
 namespace gemma3 {
 
-// Refuses values out of range (runtime/sampling.py).
+// Refuses values out of range (runtime/requests/sampling.py).
 void check_sampling(const gemma3_sampling &sampling);
 
 // The five sampling inputs of a program, a place for each of `rows`.

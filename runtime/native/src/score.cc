@@ -1,4 +1,4 @@
-// Log-probabilities of given texts, and what the model thought on the way (runtime/score.py).
+// Log-probabilities of given texts, and what the model thought on the way (runtime/requests/score.py).
 
 #include <algorithm>
 

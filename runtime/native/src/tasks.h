@@ -1,4 +1,4 @@
-// Whole requests: check everything, pick the buckets, run groups of rows (runtime/generate.py,
+// Whole requests: check everything, pick the buckets, run groups of rows (runtime/requests/generate.py,
 // score.py, classify.py, embed.py).
 #ifndef GEMMA3_SRC_TASKS_H_
 #define GEMMA3_SRC_TASKS_H_

@@ -1,0 +1,1 @@
+"""What a TensorFlow Serving server is asked and answers: signatures and messages."""

@@ -1,0 +1,253 @@
+"""What a forward pass must know beyond numbers: the platform it is lowered for, and the mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from ..sharding import ACTIVATION, Sharder
+from .forms import (
+    ANY_RANK,
+    KERNEL_OF,
+    KERNELS,
+    ONE_BY_ONE,
+    Form,
+    Platform,
+    kernel_products,
+    scheme_of,
+    widens,
+)
+from .fusions import AddedNorm, Gated, Normed, Operand, kernel_arguments
+from .quantized import GROUP, Matrix, QuantizedWeight, rows_of
+from .table import SHIPPED, Case, FormTable, ProductCase
+
+Array = jax.Array
+
+
+_OF_MATRICES = ("vocab_in", "embed_in", "vocab_out", "heads", "kv_heads", "ffw", "embed")
+"""The logical axes of the text stack's matrices."""
+
+# A weight of more numbers is widened in parts, each in the memory of the one before: the head
+# over the vocabulary, which would take more than all the rest. Joining the parts copies the
+# result, which is nothing only while that is smaller than the widened weight. Small parts stay in
+# the processor's cache; each is some work for the compiler.
+_LARGE = 1 << 27
+_PART, _MOST_PARTS = 1 << 22, 32
+
+
+@dataclass(frozen=True)
+class LoweringContext:
+    """Passed down the modules; never changes what is computed, only how it is written."""
+
+    platform: Platform = Platform.CPU
+    sharder: Sharder | None = None
+    kernels: bool = False
+    """Whether the program may call C++ kernels, which its host must then have."""
+    forms: dict[str, str] = field(default_factory=dict, compare=False)
+    """What was chosen while tracing: the role of a product -> the names of its forms."""
+
+    differentiable: bool = False
+    """Whether gradients will be taken: loops whose length the program learns at run time, which
+    JAX cannot take back, are then left out."""
+
+    table: FormTable = SHIPPED
+    """Which form each product and attention gets. Of measured ones only for one device."""
+    met: set[Case] = field(default_factory=set, compare=False)
+    """What was asked of the table while tracing."""
+
+    def product(
+        self, x: Operand, weight: Matrix, role: str, after: AddedNorm | None = None
+    ) -> Array:
+        """x [...,I] times weight [O,I] transposed -> [...,O] float32, in the best form.
+
+        `role` names the weight's part in the model where the choice is recorded; `after` is done
+        to the product.
+        """
+        return self.products(x, [weight], [role], after)[0]
+
+    def products(
+        self, x: Operand, weights: Sequence[Matrix], roles: Sequence[str],
+        after: AddedNorm | None = None,
+    ) -> list[Array]:  # fmt: skip
+        """`product` of x with each weight, in one call where a C++ kernel takes them all."""
+        given = x.x if isinstance(x, Normed | Gated) else x
+        rows = given.size // given.shape[-1]
+        pairs = list(zip(weights, roles, strict=True))
+        forms = [self._choose(rows, weight, role) for weight, role in pairs]
+        if forms[0].__name__ in KERNELS and len(set(forms)) == 1:
+            joined = after if weights[0].shape[0] % GROUP == 0 else None
+            made = kernel_products(forms[0], *kernel_arguments(x, joined, rows), weights)
+            made = [y.reshape(*given.shape[:-1], y.shape[-1]) for y in made]
+            return made if after is None or joined else [after.written(y) for y in made]
+        operand = x.written(self) if isinstance(x, Normed | Gated) else x
+        made = [
+            self._multiplied(
+                form, operand if form in ANY_RANK else operand.reshape(rows, -1), weight,
+                x, after,
+            )
+            for form, weight in zip(forms, weights, strict=True)
+        ]  # fmt: skip
+        made = [y.reshape(*given.shape[:-1], y.shape[-1]) for y in made]
+        return made if after is None else [after.written(y) for y in made]
+
+    def _choose(self, rows: int, weight: Matrix, role: str) -> Form:
+        """The form for a weight, recorded under its role."""
+        (outputs, inputs), scheme = weight.shape, scheme_of(weight)
+        kernels = (
+            self.kernels
+            and scheme in KERNEL_OF
+            and weight.dtype != jnp.float32
+            and inputs % GROUP == 0
+        )
+        case = ProductCase(self.platform, scheme, str(weight.dtype), outputs, inputs, rows, kernels)
+        self.met.add(case)
+        form = self.table.product(case)
+        chosen = self.forms.setdefault(role, form.__name__)
+        if form.__name__ not in chosen:  # a program may meet a weight with several numbers of rows
+            self.forms[role] = f"{chosen} {form.__name__}"
+        return form
+
+    def _multiplied(
+        self, form: Form, operand: Array, weight: Matrix, x: Operand, after: AddedNorm | None
+    ) -> Array:
+        """`operand`, which is `x` written out, times a weight in this form."""
+        if self.platform != Platform.CPU or not widens(form, weight):
+            return form(operand, weight)
+        (outputs, inputs), rows = weight.shape, operand.size // operand.shape[-1]
+        if not self.one_device or outputs * inputs <= _LARGE or 2 * rows > inputs:
+            return form(operand, self._widened_late(weight, x, after))
+        made: list[Array] = []
+        size = max(_PART // inputs, -(-outputs // _MOST_PARTS))
+        for first in range(0, outputs, size):
+            part = rows_of(weight, first, size)
+            made.append(form(operand, _not_before(part, made[-1] if made else operand)))
+        return jnp.concatenate(made, axis=-1)
+
+    def _widened_late(self, weight: Matrix, x: Operand, after: AddedNorm | None) -> Matrix:
+        """`weight` unchanged, but not known before what it multiplies is.
+
+        XLA:CPU starts whatever it can as early as it can: left to itself it widens the weights of
+        all layers before it uses the first, in 2 bytes a parameter of memory. It orders by data
+        alone; an optimization barrier is gone before it does.
+
+        On a mesh the operand may be split in every dimension. There the weight waits for what the
+        layer adds to, of which each device reads its own part: nothing is sent around.
+        """
+        if self.one_device:
+            return _not_before(weight, x.x if isinstance(x, Normed | Gated) else x)
+        whole = x.x if isinstance(x, Normed) else None if after is None else after.residual
+        return weight if whole is None else self._not_before_own_part(weight, whole)
+
+    def _not_before_own_part(self, weight: Matrix, whole: Array) -> Matrix:
+        """`_not_before` of each device's part of [B,T,D], which is split in B and T alone.
+
+        Only over mesh axes that no weight is split over: elsewhere the weight would be gathered.
+        """
+        assert self.sharder is not None
+        spec = self.sharder.spec(ACTIVATION, ("batch", "tokens", "norm"), whole.shape)
+        entries = [(e,) if isinstance(e, str) else e or () for e in spec]
+        axes = {axis for entry in entries for axis in entry}
+        if not axes:
+            return _not_before(weight, whole)
+        if any(axes & {*self.sharder.rules[axis]} for axis in _OF_MATRICES):
+            return weight
+        return jax.shard_map(
+            _not_before, mesh=self.sharder.abstract_mesh, in_specs=(PartitionSpec(), spec),
+            out_specs=PartitionSpec(), axis_names=axes, check_vma=False,
+        )(weight, whole)  # fmt: skip
+
+    @property
+    def one_device(self) -> bool:
+        """Whether nothing is split over devices."""
+        return self.sharder is None or self.sharder.devices == 1
+
+    def constrain(self, x: Array, axes: Sequence[str]) -> Array:
+        """Tell the partitioner where an activation with these logical axes lives."""
+        if self.sharder is None or self.one_device:
+            return x
+        spec = self.sharder.spec(ACTIVATION, axes, x.shape)
+        sharding = self.sharder.sharding(spec)
+        assert sharding is not None
+        return jax.lax.with_sharding_constraint(x, sharding)
+
+    def in_halves(
+        self, rows: int, function: Callable[..., Array], axis: str, *operands: Array
+    ) -> Array:
+        """function(*operands), elementwise on [...,size], computed as two halves and joined.
+
+        For the operand of a product of `rows` rows; with many rows it is computed plainly, and so
+        it is for C++ kernels, which read it from memory in any case.
+
+        XLA:CPU pulls the producer of a product's vector operand into the product and
+        recomputes it for every output element; it does not pull a concatenation of halves
+        computed apart. An optimization barrier does not help, being gone before fusion. On a
+        mesh each device halves its own part, so that nothing moves; `axis` names the last
+        dimension.
+        """
+        if self.platform != Platform.CPU or rows >= ONE_BY_ONE or self.kernels:
+            return function(*operands)
+        shape = operands[0].shape
+        shards = 1 if self.sharder is None else self.sharder.shards(axis, shape[-1])
+        parts = operands
+        if shards > 1:
+            parts = tuple(x.reshape(*shape[:-1], shards, shape[-1] // shards) for x in operands)
+        half = parts[0].shape[-1] // 2
+        first = function(*(part[..., :half] for part in parts))
+        second = function(*(part[..., half:] for part in parts))
+        return jnp.concatenate([first, second], axis=-1).reshape(shape)
+
+    def made_once(self, cos: Array, sin: Array, positions: Array) -> tuple[Array, Array]:
+        """Rope tables [...,H/2] of int32 positions, not computed again by each of their readers.
+
+        XLA:CPU pulls even sines into what reads them: 72 times in the 270M, a twelfth of a prefill.
+        It does not look through a concatenation that is read from a place unknown to it. On a mesh
+        that place would have to be sent around.
+        """
+        if self.platform != Platform.CPU or not self.one_device:
+            return cos, sin
+        both, size = jnp.concatenate([cos, sin], axis=-1), cos.shape[-1]
+        zero = (positions.reshape(-1)[0] == jnp.iinfo(jnp.int32).min).astype(jnp.int32)
+        return (
+            jax.lax.dynamic_slice_in_dim(both, zero, size, axis=-1),
+            jax.lax.dynamic_slice_in_dim(both, zero + size, size, axis=-1),
+        )
+
+    def after(self, read: Array, start: Array) -> Array:
+        """`start` [B] unchanged, but not known before `read` [B,...] is computed.
+
+        A cache may be overwritten in place only once it has been read. XLA:CPU orders the two
+        by data alone; left to itself it copies the whole cache in every layer of every step.
+        """
+        if self.platform != Platform.CPU:
+            return start
+        one = read.reshape(read.shape[0], -1)[:, 0]
+        return start + jnp.minimum(jnp.abs(one), 0.0).astype(jnp.int32)
+
+
+def _not_before(weight: Matrix, read: Array) -> Matrix:
+    """`weight` unchanged, but not known before a number of `read` is."""
+    nothing = jnp.minimum(jnp.abs(read.reshape(-1)[0]), 0.0)
+
+    def waiting(part: Array) -> Array:
+        return part + nothing.astype(part.dtype)
+
+    if isinstance(weight, QuantizedWeight):  # the scales are used once the product is there
+        return dataclasses.replace(weight, numbers=waiting(weight.numbers))
+    return waiting(weight)
+
+
+def here() -> LoweringContext:
+    """For calls outside an export: written for the platform that JAX runs on."""
+    names = {"gpu": Platform.CUDA, "cuda": Platform.CUDA, "tpu": Platform.TPU}
+    platform = names.get(jax.default_backend(), Platform.CPU)
+    return LoweringContext(platform, differentiable=True)
+
+
+def softcap(x: Array, cap: float | None) -> Array:
+    """cap * tanh(x / cap), or x itself when there is no cap."""
+    return x if cap is None else jnp.tanh(x / cap) * cap

@@ -1,0 +1,1 @@
+"""The modules as pure functions of named weights: what an export traces."""

@@ -1,0 +1,1 @@
+"""Whether a bundle runs here and gives what it should."""

@@ -1,0 +1,1 @@
+"""Pictures of a prompt: files to pixels, pixels to soft tokens."""

@@ -1,0 +1,201 @@
+"""Which fixed shapes serve a request: pure functions over lists of sizes, and one grid of buckets.
+
+Nothing here depends on jax, so a request that fits nothing is refused before a device is
+touched.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from ...artifacts.errors import ArtifactError, UsageError
+from ...artifacts.manifest import Bucket, ProgramName
+
+CALL_COST = 32
+"""What a call costs beside its tokens, in tokens: weights are read, and widened, for each.
+
+Measured on the 270M in int8: a prefill of 32 takes 97 ms of CPU time and one of 512 takes 747, so
+that a call of no tokens would take as long as 40 do."""
+
+
+def plan_prefill(length: int, sizes: Collection[int]) -> list[int]:
+    """Chunk sizes that take in `length` tokens with the least work, the largest first.
+
+    Work is the tokens of all chunks, padding too, and CALL_COST for each; of plans that cost the
+    same, the one with the larger chunks. Only the last chunk can have padding. Empty for a length
+    of 0; `sizes` must not be empty.
+    """
+    return list(_least_work(length, tuple(sorted(set(sizes), reverse=True))))
+
+
+@functools.lru_cache(maxsize=64)
+def _least_work(length: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    unit = math.gcd(*sizes)  # chunks end at its multiples, so lengths between need no plan
+    steps = [size // unit for size in sizes]
+    least, first = [0], [0]  # of a plan for so many units: its work, and its first chunk
+    for needed in range(1, -(-length // unit) + 1):
+        work = [
+            size + CALL_COST + least[max(needed - step, 0)]
+            for size, step in zip(sizes, steps, strict=True)
+        ]
+        least.append(min(work))
+        first.append(work.index(least[-1]))
+    chunks, needed = [], len(least) - 1
+    while needed > 0:
+        chunks.append(sizes[first[needed]])
+        needed -= steps[first[needed]]
+    return tuple(sorted(chunks, reverse=True))
+
+
+def pick(needed: int, sizes: Collection[int]) -> int:
+    """The smallest size that is at least `needed`, else the largest; `sizes` is not empty."""
+    return min((size for size in sizes if size >= needed), default=max(sizes))
+
+
+def split_rows(rows: int, batch_sizes: Collection[int]) -> list[tuple[int, int]]:
+    """(rows, batch bucket) of each group that serves `rows` prompts, in order.
+
+    Full groups of the largest bucket first, then the smallest bucket that holds the rest.
+    """
+    groups: list[tuple[int, int]] = []
+    while rows > 0:
+        batch = pick(rows, batch_sizes)
+        groups.append((min(rows, batch), batch))
+        rows -= batch
+    return groups
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The batch and cache length shared by all programs that serve one group of rows."""
+
+    batch: int
+    cache: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows `first` to `first + count` of a request, run together in programs of `shape`."""
+
+    first: int
+    count: int
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The buckets a bundle has for one mesh and platform.
+
+    `source` names the bundle in messages, e.g. `x/manifest.json, mesh 2x4`.
+    """
+
+    source: str
+    buckets: frozenset[Bucket]
+
+    def tokens(self, program: ProgramName, shape: Shape) -> tuple[int, ...]:
+        """The token sizes of `program` at this batch and cache length, ascending."""
+        return tuple(
+            sorted(
+                bucket.tokens
+                for bucket in self.buckets
+                if (bucket.program, bucket.batch, bucket.cache)
+                == (program, shape.batch, shape.cache)
+            )
+        )
+
+    def generating(self) -> frozenset[Shape]:
+        """Shapes that can take in a prompt and go on from it."""
+        following = self.shapes(ProgramName.GENERATE) | self.shapes(ProgramName.DECODE)
+        return self.shapes(ProgramName.PREFILL) & following
+
+    def stepping(self) -> frozenset[Shape]:
+        """Shapes that can generate one token at a time, with the logits of each."""
+        return self.shapes(ProgramName.PREFILL) & self.shapes(ProgramName.DECODE)
+
+    def scoring(self) -> frozenset[Shape]:
+        """Shapes that can give the log-probabilities of a text."""
+        return self.shapes(ProgramName.SCORE)
+
+    def classifying(self) -> frozenset[Shape]:
+        """Shapes that can give the scores of the classes for a text."""
+        return self.shapes(ProgramName.CLASSIFY)
+
+    def embedding(self) -> frozenset[Shape]:
+        """Shapes, of no cache, that can give the vector of a text."""
+        return self.shapes(ProgramName.EMBED)
+
+    def image_counts(self) -> tuple[int, ...]:
+        """How many images one call can encode, ascending; empty without such a program."""
+        encoding = (b for b in self.buckets if b.program == ProgramName.ENCODE_IMAGE)
+        return tuple(sorted(bucket.batch for bucket in encoding))
+
+    def shapes(self, program: ProgramName) -> frozenset[Shape]:
+        """Batch and cache of every bucket of `program`."""
+        return frozenset(
+            Shape(bucket.batch, bucket.cache)
+            for bucket in self.buckets
+            if bucket.program == program
+        )
+
+    def groups(self, shapes: frozenset[Shape], rows: int, needed: int) -> list[Group]:
+        """The groups that serve `rows` rows of `needed` positions each, in order.
+
+        `needed` must not exceed `longest(shapes)`: ask `require_fit` first.
+        """
+        roomy = [shape for shape in shapes if shape.cache >= needed]
+        groups: list[Group] = []
+        first = 0
+        for count, batch in split_rows(rows, {shape.batch for shape in roomy}):
+            cache = min(shape.cache for shape in roomy if shape.batch == batch)
+            groups.append(Group(first, count, Shape(batch, cache)))
+            first += count
+        return groups
+
+    def longest(self, shapes: frozenset[Shape], what: str) -> int:
+        """The most positions a row can have in any of `shapes`.
+
+        Raises ArtifactError when there are none: the bundle lacks the programs to do `what`.
+        """
+        if not shapes:
+            programs = ", ".join(sorted({bucket.program for bucket in self.buckets})) or "none"
+            raise ArtifactError(
+                f"cannot {what}: {self.source} has only these programs: {programs}; "
+                "export the bundle again"
+            )
+        return max(shape.cache for shape in shapes)
+
+    def require_fit(
+        self, shapes: frozenset[Shape], what: str, lengths: Sequence[int], new_tokens: int
+    ) -> None:
+        """Refuse to do `what` when a row of `lengths` plus `new_tokens` fits no cache bucket.
+
+        Raises UsageError naming the longest prompt, the cache buckets there are and what fits.
+        """
+        most = self.longest(shapes, what)
+        longest = max(lengths)
+        needed = longest + new_tokens
+        if needed <= most:
+            return
+        caches = ", ".join(str(cache) for cache in sorted({shape.cache for shape in shapes}))
+        request = f"prompt of {_count(longest, 'token')}"
+        remedy = f"re-export with --cache {_round_up(needed)}"
+        if new_tokens:
+            request += f" and {_count(new_tokens, 'new token')}"
+        if longest < most:
+            remedy = f"ask for at most {_count(most - longest, 'new token')}, or {remedy}"
+        raise UsageError(
+            f"{request} does not fit: largest cache bucket is {most} "
+            f"(cache buckets of {self.source}: {caches}); {remedy}"
+        )
+
+
+def _round_up(needed: int) -> int:
+    """The next power of two: what people pass to --cache."""
+    return 1 << (needed - 1).bit_length()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
