@@ -238,7 +238,7 @@ def test_a_damaged_tokenizer_is_one_line_and_status_2(
 def test_ctrl_c_ends_at_once_with_the_usual_status_and_no_traceback(toy: Path):
     code = (
         "import os, signal, sys, threading, time\n"
-        "from gemma3_export.runtime import cli\n"
+        "from gemma3_export.runtime.commands import run as cli\n"
         "def interrupted(*_):\n"
         "    threading.Thread(target=time.sleep, args=[60]).start()  # as a compilation would\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
@@ -255,7 +255,7 @@ def test_a_device_that_is_busy_for_minutes_is_not_waited_for(toy: Path, number: 
     """As an image that is being encoded: the main thread is inside a call of the device."""
     code = (
         "import os, sys, threading, time\n"
-        "from gemma3_export.runtime import cli\n"
+        "from gemma3_export.runtime.commands import run as cli\n"
         "def interrupted(*_):\n"
         "    import jax, jax.numpy as jnp\n"
         "    busy = jax.jit(lambda x: jax.lax.fori_loop(0, 10**6, lambda i, x: x @ x * 1e-9, x))\n"
@@ -352,7 +352,7 @@ def test_devices_that_a_fresh_process_does_not_find_are_one_line_and_status_2(
 def test_jax_is_not_imported_before_a_mistake_is_found(toy: Path):
     code = (
         "import sys\n"
-        "from gemma3_export.runtime import cli\n"
+        "from gemma3_export.runtime.commands import run as cli\n"
         "sys.argv[1:] = [sys.argv[1], '--prompt', 'a', '--mesh', '9x9']\n"
         "try: cli.main()\n"
         "finally: print('jax' in sys.modules)\n"

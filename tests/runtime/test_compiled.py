@@ -68,10 +68,10 @@ def test_a_process_of_its_own_uses_them_on_eight_devices(tmp_path: Path, user_ca
 import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-from gemma3_export.runtime import programs
-from gemma3_export.runtime.generate import generate
+from gemma3_export.runtime.loading import programs
+from gemma3_export.runtime.requests.generate import generate
 from gemma3_export.runtime.loading.model import LoadedModel
-from gemma3_export.runtime.sampling import SamplingParameters
+from gemma3_export.runtime.requests.sampling import SamplingParameters
 if sys.argv[2] == "second":
     programs._compile = None
 model = LoadedModel.load(sys.argv[1], keep_compiled=True)

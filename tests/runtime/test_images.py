@@ -237,8 +237,8 @@ import sys
 sys.modules["PIL"] = None  # as if it were not installed
 from pathlib import Path
 from gemma3_export.artifacts.errors import UsageError
-from gemma3_export.runtime import image_prompt
-from gemma3_export.runtime.images import crop_boxes, load_images
+from gemma3_export.runtime.images import prompt as image_prompt
+from gemma3_export.runtime.images.files import crop_boxes, load_images
 folder = Path({str(tmp_path)!r})
 assert load_images([folder / "a.npy"], 8)[0].crops == 0
 try:
