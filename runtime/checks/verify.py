@@ -17,8 +17,8 @@ from ...artifacts.manifest import MeshRecord
 from ..loading.bundle import refuse_abstract
 from ..loading.start import load_model
 from ..loading.status import StatusLine
-from ..loading.variants import check_kernels
 from .goldens import Outcome, run_goldens
+from .kernels import check_kernels
 from .preflight import Check, Status, check_mesh, check_versions, verdict
 
 

@@ -16,10 +16,11 @@ import numpy as np
 from ...artifacts.errors import UsageError, run_command
 from ...artifacts.memory import peak_rss_bytes
 from ..loading.buckets import Group, Shape
-from ..loading.start import bundle_options, compile_ahead, load_model, open_bundle
+from ..loading.start import compile_ahead, load_model, open_bundle
 from ..loading.status import StatusLine, print_table
 from ..requests.sampling import SamplingParameters
 from .flag_types import WHOLE
+from .options import bundle_options
 from .stats import process_started_at
 
 if TYPE_CHECKING:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -19,159 +16,24 @@ from ..images.files import Picture, load_images, pixels_of
 from ..images.prompt import encode_prompt, image_tokens
 from ..loading.bundle import open_tokenizer, read_tokenizer_ahead
 from ..loading.start import (
-    bundle_options,
     compile_ahead,
     import_jax,
     load_model,
     open_bundle,
 )
 from ..loading.status import StatusLine
-from ..requests.sampling import SamplingParameters, check_new_tokens
-from ..text.tokenizer import END_OF_TURN, check_text
-from .flag_types import NUMBER, WHOLE, is_whole
+from ..requests.sampling import SamplingParameters
+from ..text.tokenizer import END_OF_TURN
+from .options import DEFAULT_NEW_TOKENS, Options, check_flags, parse_ids, run_options
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..loading.model import LoadedModel
 
-DEFAULT_NEW_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command line of `gemma3-run`."""
-
-    bundle: Path
-    prompt: tuple[str, ...]
-    tokens: tuple[str, ...]
-    image: tuple[Path, ...]
-    pan_and_scan: bool
-    chat: bool
-    max_new_tokens: int | None
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    seed: int
-    stop: tuple[str, ...]
-    special: bool
-    ignore_eos: bool
-    logprobs: int | None
-    score: bool
-    labels: tuple[str, ...]
-    outputs_to: Path | None
-    classify: bool
-    embed: bool
-    task: str | None
-    mesh: str | None
-    platform: str | None
-    server: str | None
-    require_signature: Path | None
-    no_cache: bool
-    as_json: bool
-    stats: bool
-
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--prompt", multiple=True, metavar="TEXT", help="Text to go on from. Repeatable.")
-@click.option(
-    "--tokens",
-    multiple=True,
-    metavar="2,17,18",
-    help="Token ids to go on from, used exactly as given. Repeatable.",
-)
-@click.option(
-    "--image",
-    multiple=True,
-    metavar="F.png|F.npy",
-    type=click.Path(path_type=Path),
-    help="Image of the prompt: a picture, or normalised pixels [N,3,H,W]. Repeatable.",
-)
-@click.option("--pan-and-scan", is_flag=True, help="Show long pictures in parts as well as whole.")
-@click.option("--chat", is_flag=True, help="Put each --prompt as a user's turn of a conversation.")
-@click.option(
-    "--max-new-tokens",
-    type=WHOLE,
-    metavar="N",
-    help=f"Tokens to generate; {DEFAULT_NEW_TOKENS}, or what fits if that is less.",
-)
-@click.option(
-    "--temperature",
-    type=NUMBER,
-    default=0.0,
-    metavar="T",
-    help="Randomness; 0, the default, is greedy: always the likeliest token.",
-)
-@click.option(
-    "--top-k",
-    type=WHOLE,
-    default=0,
-    metavar="K",
-    help="Draw from the K likeliest tokens; 0, the default, is off.",
-)
-@click.option(
-    "--top-p",
-    type=NUMBER,
-    default=1.0,
-    metavar="P",
-    help="Draw from the likeliest tokens that make up P; 1, the default, is off.",
-)
-@click.option(
-    "--min-p",
-    type=NUMBER,
-    default=0.0,
-    metavar="P",
-    help="Draw from tokens at least P times as likely as the first; 0 is off.",
-)
-@click.option(
-    "--seed",
-    type=WHOLE,
-    default=0,
-    metavar="S",
-    help="The same seed gives the same text; 0 by default.",
-)
-@click.option(
-    "--stop",
-    multiple=True,
-    metavar="TEXT",
-    help="End before this text, and leave it out. Repeatable.",
-)
-@click.option("--special", is_flag=True, help="Show control tokens in the text.")
-@click.option("--ignore-eos", is_flag=True, help="Go on after the model's end tokens.")
-@click.option(
-    "--logprobs", type=WHOLE, metavar="K", help="The K likeliest tokens at each step; prints JSON."
-)
-@click.option("--score", is_flag=True, help="Log-probabilities of the prompt instead of new text.")
-@click.option(
-    "--labels",
-    multiple=True,
-    metavar="-100,17,18",
-    help="With --score: a label for each token of the prompt, -100 for none. Repeatable.",
-)
-@click.option(
-    "--outputs-to",
-    metavar="F.npz",
-    type=click.Path(path_type=Path),
-    help="With --score: write the hidden states and attentions that BUNDLE gives.",
-)
-@click.option("--classify", is_flag=True, help="Class scores of the prompt.")
-@click.option("--embed", is_flag=True, help="The vector of the prompt.")
-@click.option(
-    "--task",
-    metavar="NAME",
-    help="With --embed: put the model's prompt of this task, such as query, before --prompt.",
-)
-@bundle_options
-@click.option(
-    "--server",
-    metavar="HOST:PORT",
-    help="Let TensorFlow Serving run the SavedModel: gRPC, or REST with http://HOST:PORT.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt.")
-@click.option("--stats", is_flag=True, help="Print speed and memory on stderr.")
-@click.version_option(package_name="gemma3-export")
+@run_options
 def command(**options: Any) -> None:
     """Generate text with the programs of BUNDLE, without any model code.
 
@@ -194,7 +56,7 @@ def console() -> NoReturn:
 
 def run(options: Options) -> None:
     """Do what the command line says; raises UsageError for what the user can mend."""
-    _check_flags(options)
+    check_flags(options)
     bundle = open_bundle(options.bundle, options.require_signature)
     _refuse_missing_programs(options, bundle)
     sampling = SamplingParameters(
@@ -203,9 +65,9 @@ def run(options: Options) -> None:
     read_tokenizer_ahead(bundle)
     pictures = _read_images(options, bundle)
     if options.server is not None:
-        from .served import check_flags
+        from . import served
 
-        check_flags(options)
+        served.check_flags(options)
         prompts, stop_tokens = _read_prompts(options, bundle, pictures)
         _run_served(options, bundle, prompts, sampling, stop_tokens, pictures)
         return
@@ -235,7 +97,7 @@ def _run_served(
     pictures: list[Picture],
 ) -> None:
     from ..serving import remote
-    from . import served as served
+    from . import served
     from .output import print_classes, print_scores, print_vectors
 
     model, text = served.open_model(options, bundle), _prints_text(options)
@@ -253,75 +115,6 @@ def _run_served(
         served.print_generated(
             options, model, prompts, sampling, stop_tokens, images, DEFAULT_NEW_TOKENS, text
         )
-
-
-def _check_flags(options: Options) -> None:
-    if options.prompt and options.tokens:
-        raise UsageError("--prompt and --tokens exclude each other: pass only one of them")
-    if not options.prompt and not options.tokens:
-        raise UsageError("nothing to go on from: pass --prompt TEXT or --tokens 2,17,18")
-    if options.chat and options.tokens:
-        raise UsageError("--chat needs --prompt: --tokens are used exactly as given")
-    others = {"--score": options.score, "--classify": options.classify, "--embed": options.embed}
-    asked = [flag for flag, given in others.items() if given]
-    if len(asked) > 1:
-        raise UsageError(f"{' and '.join(asked)} exclude each other: pass only one of them")
-    for flag, texts in (("--prompt", options.prompt), ("--stop", options.stop)):
-        for text in texts:
-            check_text(flag, text)
-    if options.image and len(options.prompt or options.tokens) > 1:
-        raise UsageError("--image goes with one prompt: pass one --prompt or --tokens")
-    if options.pan_and_scan and not options.image:
-        raise UsageError("--pan-and-scan needs --image: it says how pictures are shown")
-    if options.logprobs is not None and options.logprobs < 1:
-        raise UsageError(f"--logprobs: expected at least 1, got {options.logprobs}")
-    if options.max_new_tokens is not None:
-        check_new_tokens(options.max_new_tokens)
-    for flag, given in (("--mesh", options.mesh), ("--platform", options.platform)):
-        if given == "":
-            raise UsageError(f"{flag} is empty: name one of the bundle, or leave it out")
-    generating = {
-        "--max-new-tokens": options.max_new_tokens is not None,
-        "--stop": bool(options.stop),
-        "--special": options.special,
-        "--ignore-eos": options.ignore_eos,
-        "--logprobs": options.logprobs is not None,
-        "--temperature": options.temperature != 0,
-        "--top-k": options.top_k != 0,
-        "--top-p": options.top_p != 1,
-        "--min-p": options.min_p != 0,
-        "--seed": options.seed != 0,
-    }
-    for flag in [flag for flag, given in generating.items() if given and asked]:
-        raise UsageError(f"{asked[0]} and {flag} exclude each other: {asked[0]} generates nothing")
-    if options.embed and options.image:
-        raise UsageError("--embed and --image exclude each other: an embedding model reads text")
-    _check_task(options)
-    _check_score_flags(options)
-
-
-def _check_task(options: Options) -> None:
-    if options.task is None:
-        return
-    if not options.embed:
-        raise UsageError("--task needs --embed: it says what a vector is for")
-    if options.tokens:
-        raise UsageError("--task needs --prompt: --tokens are used exactly as given")
-    if options.chat:
-        raise UsageError("--task and --chat exclude each other: pass only one of them")
-
-
-def _check_score_flags(options: Options) -> None:
-    for flag, given in (("--labels", options.labels), ("--outputs-to", options.outputs_to)):
-        if given and not options.score:
-            raise UsageError(f"{flag} needs --score: it says what to score, or what comes of it")
-    path = options.outputs_to
-    if path is None:
-        return
-    if path.suffix != ".npz":
-        raise UsageError(f"--outputs-to: expected a file name that ends in .npz, got {str(path)!r}")
-    if not path.parent.is_dir():
-        raise UsageError(f"--outputs-to: {path.parent} is no folder; make it first")
 
 
 def _refuse_missing_programs(options: Options, bundle: Bundle) -> None:
@@ -362,7 +155,7 @@ def _read_prompts(
     """Token ids of each prompt, and the stop tokens that their form brings with it."""
     vision = bundle.manifest.vision
     if options.tokens:
-        return [_parse_ids("--tokens", "2,17,18", text) for text in options.tokens], []
+        return [parse_ids("--tokens", "2,17,18", text) for text in options.tokens], []
     tokenizer = open_tokenizer(bundle)
     stop_tokens = []
     if options.chat and not options.ignore_eos:
@@ -380,14 +173,6 @@ def _read_prompts(
     end = list(bundle.manifest.model.eos_token_ids[:1]) if whole else []
     before = bundle_prompts(bundle).text(options.task, str(bundle.root)) if options.embed else ""
     return [tokenizer.encode(before + text, add_bos) + end for text in options.prompt], []
-
-
-def _parse_ids(flag: str, example: str, text: str) -> list[int]:
-    parts = text.split(",")
-    with contextlib.suppress(ValueError):  # thousands of digits
-        if all(map(is_whole, parts)):
-            return [int(part) for part in parts]
-    raise UsageError(f"{flag}: expected ids separated by commas, such as {example}, got {text!r}")
 
 
 def _generate(
@@ -441,7 +226,7 @@ def _score(
     from ..requests.score import ScoreRequest, plan_score, run_score, score_buckets
     from .output import print_scores, write_outputs
 
-    labels = [_parse_ids("--labels", "-100,17,18", text) for text in options.labels]
+    labels = [parse_ids("--labels", "-100,17,18", text) for text in options.labels]
     outputs = model.bundle.manifest.score_outputs if options.outputs_to else ()
     if options.outputs_to and not outputs:
         raise UsageError(

@@ -18,7 +18,7 @@ from ..serving.remote import RemoteModel, run_remote
 from .output import completion_json, print_stats
 
 if TYPE_CHECKING:
-    from .run import Options
+    from .options import Options
 
 Prompts = Sequence[Sequence[int]]
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import click
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.manifest import Bucket, MeshRecord, ProgramName
@@ -18,28 +16,6 @@ from .status import StatusLine
 
 if TYPE_CHECKING:
     from .model import LoadedModel
-
-
-def bundle_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The flags of every command that runs a bundle: what `open_bundle` and `load_model` take."""
-    options = (
-        click.option(
-            "--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default."
-        ),
-        click.option("--platform", metavar="cpu", help="Platform to run on; JAX's own by default."),
-        click.option(
-            "--require-signature",
-            type=click.Path(path_type=Path),
-            metavar="KEY",
-            help="Refuse a bundle that this public key or root certificate (PEM) has not signed.",
-        ),
-        click.option(
-            "--no-cache", is_flag=True, help="Compile anew, and keep no compiled programs."
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def open_bundle(path: Path, signer: Path | None = None) -> Bundle:

@@ -1,0 +1,281 @@
+"""The flags of the commands that run a bundle: declared, and held against each other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from ...artifacts.errors import UsageError
+from ..requests.sampling import check_new_tokens
+from ..text.tokenizer import check_text
+from .flag_types import NUMBER, WHOLE, is_whole
+
+Command = Callable[..., None]
+DEFAULT_NEW_TOKENS = 64
+
+BUNDLE_OPTIONS = (
+    click.option(
+        "--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default."
+    ),
+    click.option("--platform", metavar="cpu", help="Platform to run on; JAX's own by default."),
+    click.option(
+        "--require-signature",
+        type=click.Path(path_type=Path),
+        metavar="KEY",
+        help="Refuse a bundle that this public key or root certificate (PEM) has not signed.",
+    ),
+    click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled programs."),
+)
+"""Of every command that runs a bundle: what `open_bundle` and `load_model` take."""
+
+RUN_OPTIONS = (
+    click.argument("bundle", type=click.Path(path_type=Path)),
+    click.option("--prompt", multiple=True, metavar="TEXT", help="Text to go on from. Repeatable."),
+    click.option(
+        "--tokens",
+        multiple=True,
+        metavar="2,17,18",
+        help="Token ids to go on from, used exactly as given. Repeatable.",
+    ),
+    click.option(
+        "--image",
+        multiple=True,
+        metavar="F.png|F.npy",
+        type=click.Path(path_type=Path),
+        help="Image of the prompt: a picture, or normalised pixels [N,3,H,W]. Repeatable.",
+    ),
+    click.option(
+        "--pan-and-scan", is_flag=True, help="Show long pictures in parts as well as whole."
+    ),
+    click.option(
+        "--chat", is_flag=True, help="Put each --prompt as a user's turn of a conversation."
+    ),
+    click.option(
+        "--max-new-tokens",
+        type=WHOLE,
+        metavar="N",
+        help=f"Tokens to generate; {DEFAULT_NEW_TOKENS}, or what fits if that is less.",
+    ),
+    click.option(
+        "--temperature",
+        type=NUMBER,
+        default=0.0,
+        metavar="T",
+        help="Randomness; 0, the default, is greedy: always the likeliest token.",
+    ),
+    click.option(
+        "--top-k",
+        type=WHOLE,
+        default=0,
+        metavar="K",
+        help="Draw from the K likeliest tokens; 0, the default, is off.",
+    ),
+    click.option(
+        "--top-p",
+        type=NUMBER,
+        default=1.0,
+        metavar="P",
+        help="Draw from the likeliest tokens that make up P; 1, the default, is off.",
+    ),
+    click.option(
+        "--min-p",
+        type=NUMBER,
+        default=0.0,
+        metavar="P",
+        help="Draw from tokens at least P times as likely as the first; 0 is off.",
+    ),
+    click.option(
+        "--seed",
+        type=WHOLE,
+        default=0,
+        metavar="S",
+        help="The same seed gives the same text; 0 by default.",
+    ),
+    click.option(
+        "--stop",
+        multiple=True,
+        metavar="TEXT",
+        help="End before this text, and leave it out. Repeatable.",
+    ),
+    click.option("--special", is_flag=True, help="Show control tokens in the text."),
+    click.option("--ignore-eos", is_flag=True, help="Go on after the model's end tokens."),
+    click.option(
+        "--logprobs",
+        type=WHOLE,
+        metavar="K",
+        help="The K likeliest tokens at each step; prints JSON.",
+    ),
+    click.option(
+        "--score", is_flag=True, help="Log-probabilities of the prompt instead of new text."
+    ),
+    click.option(
+        "--labels",
+        multiple=True,
+        metavar="-100,17,18",
+        help="With --score: a label for each token of the prompt, -100 for none. Repeatable.",
+    ),
+    click.option(
+        "--outputs-to",
+        metavar="F.npz",
+        type=click.Path(path_type=Path),
+        help="With --score: write the hidden states and attentions that BUNDLE gives.",
+    ),
+    click.option("--classify", is_flag=True, help="Class scores of the prompt."),
+    click.option("--embed", is_flag=True, help="The vector of the prompt."),
+    click.option(
+        "--task",
+        metavar="NAME",
+        help="With --embed: put the model's prompt of this task, such as query, before --prompt.",
+    ),
+    *BUNDLE_OPTIONS,
+    click.option(
+        "--server",
+        metavar="HOST:PORT",
+        help="Let TensorFlow Serving run the SavedModel: gRPC, or REST with http://HOST:PORT.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt."),
+    click.option("--stats", is_flag=True, help="Print speed and memory on stderr."),
+    click.version_option(package_name="gemma3-export"),
+)
+
+
+def bundle_options(command: Command) -> Command:
+    """`command` with BUNDLE_OPTIONS."""
+    return _with(BUNDLE_OPTIONS, command)
+
+
+def run_options(command: Command) -> Command:
+    """`command` with the flags of `gemma3-run`, which are the fields of Options."""
+    return _with(RUN_OPTIONS, command)
+
+
+def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
+    for option in reversed(options):  # a decorator stands above those that came before it
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `gemma3-run`."""
+
+    bundle: Path
+    prompt: tuple[str, ...]
+    tokens: tuple[str, ...]
+    image: tuple[Path, ...]
+    pan_and_scan: bool
+    chat: bool
+    max_new_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int
+    stop: tuple[str, ...]
+    special: bool
+    ignore_eos: bool
+    logprobs: int | None
+    score: bool
+    labels: tuple[str, ...]
+    outputs_to: Path | None
+    classify: bool
+    embed: bool
+    task: str | None
+    mesh: str | None
+    platform: str | None
+    server: str | None
+    require_signature: Path | None
+    no_cache: bool
+    as_json: bool
+    stats: bool
+
+
+def check_flags(options: Options) -> None:
+    """Refuse flags of `gemma3-run` that do not go together.
+
+    Raises:
+        UsageError: names the flags.
+    """
+    if options.prompt and options.tokens:
+        raise UsageError("--prompt and --tokens exclude each other: pass only one of them")
+    if not options.prompt and not options.tokens:
+        raise UsageError("nothing to go on from: pass --prompt TEXT or --tokens 2,17,18")
+    if options.chat and options.tokens:
+        raise UsageError("--chat needs --prompt: --tokens are used exactly as given")
+    others = {"--score": options.score, "--classify": options.classify, "--embed": options.embed}
+    asked = [flag for flag, given in others.items() if given]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} exclude each other: pass only one of them")
+    for flag, texts in (("--prompt", options.prompt), ("--stop", options.stop)):
+        for text in texts:
+            check_text(flag, text)
+    if options.image and len(options.prompt or options.tokens) > 1:
+        raise UsageError("--image goes with one prompt: pass one --prompt or --tokens")
+    if options.pan_and_scan and not options.image:
+        raise UsageError("--pan-and-scan needs --image: it says how pictures are shown")
+    if options.logprobs is not None and options.logprobs < 1:
+        raise UsageError(f"--logprobs: expected at least 1, got {options.logprobs}")
+    if options.max_new_tokens is not None:
+        check_new_tokens(options.max_new_tokens)
+    for flag, given in (("--mesh", options.mesh), ("--platform", options.platform)):
+        if given == "":
+            raise UsageError(f"{flag} is empty: name one of the bundle, or leave it out")
+    generating = {
+        "--max-new-tokens": options.max_new_tokens is not None,
+        "--stop": bool(options.stop),
+        "--special": options.special,
+        "--ignore-eos": options.ignore_eos,
+        "--logprobs": options.logprobs is not None,
+        "--temperature": options.temperature != 0,
+        "--top-k": options.top_k != 0,
+        "--top-p": options.top_p != 1,
+        "--min-p": options.min_p != 0,
+        "--seed": options.seed != 0,
+    }
+    for flag in [flag for flag, given in generating.items() if given and asked]:
+        raise UsageError(f"{asked[0]} and {flag} exclude each other: {asked[0]} generates nothing")
+    if options.embed and options.image:
+        raise UsageError("--embed and --image exclude each other: an embedding model reads text")
+    _check_task(options)
+    _check_score_flags(options)
+
+
+def _check_task(options: Options) -> None:
+    if options.task is None:
+        return
+    if not options.embed:
+        raise UsageError("--task needs --embed: it says what a vector is for")
+    if options.tokens:
+        raise UsageError("--task needs --prompt: --tokens are used exactly as given")
+    if options.chat:
+        raise UsageError("--task and --chat exclude each other: pass only one of them")
+
+
+def _check_score_flags(options: Options) -> None:
+    for flag, given in (("--labels", options.labels), ("--outputs-to", options.outputs_to)):
+        if given and not options.score:
+            raise UsageError(f"{flag} needs --score: it says what to score, or what comes of it")
+    path = options.outputs_to
+    if path is None:
+        return
+    if path.suffix != ".npz":
+        raise UsageError(f"--outputs-to: expected a file name that ends in .npz, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--outputs-to: {path.parent} is no folder; make it first")
+
+
+def parse_ids(flag: str, example: str, text: str) -> list[int]:
+    """Ids separated by commas.
+
+    Raises:
+        UsageError: names the flag and gives the example.
+    """
+    parts = text.split(",")
+    with contextlib.suppress(ValueError):  # thousands of digits
+        if all(map(is_whole, parts)):
+            return [int(part) for part in parts]
+    raise UsageError(f"{flag}: expected ids separated by commas, such as {example}, got {text!r}")
