@@ -44,10 +44,10 @@ from ..model.cache import cache_slots
 from ..model.config import Gemma3TextConfig, LayerType
 from ..model.lowering.context import LoweringContext
 from ..model.lowering.forms import KERNELS as KERNEL_TARGETS
-from ..model.lowering.forms import Platform
 from ..model.lowering.layers import layers_form
 from ..model.lowering.quantized import UNQUANTIZED, Recipe
 from ..model.lowering.table import SHIPPED, Case, FormTable
+from ..model.lowering.target import Platform
 from ..model.sharding import Sharder
 from ..model.vision_config import Gemma3Config
 from .pinned import pinned
@@ -141,8 +141,8 @@ def lower(job: Job) -> Lowered:
         _record(job, sharder, ports, len(weights), _forms(job, context)), module,
         bytes(exported.serialize()),
         tuple(sorted(sharder.fallbacks)), time.perf_counter() - started,
-        exported.calling_convention_version, _stablehlo_version(module), frozenset(context.met),
-        peak_rss_bytes(),
+        exported.calling_convention_version, _stablehlo_version(module),
+        frozenset(context.recorder.cases), peak_rss_bytes(),
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def met_by(job: Job) -> frozenset[Case]:
     context = _context(job, sharder)
     function, weights = _function(job, sharder, context)
     jax.eval_shape(function, *_arguments(sharder, weights, _ports(job)))
-    return frozenset(context.met)
+    return frozenset(context.recorder.cases)
 
 
 def _context(job: Job, sharder: Sharder) -> LoweringContext:
@@ -264,10 +264,10 @@ def custom_calls(forms: dict[str, str]) -> tuple[str, ...]:
 
 def _forms(job: Job, context: LoweringContext) -> dict[str, str]:
     """How each part of the program is written, for people; of tuned forms where they are from."""
-    forms = dict(context.forms)
+    forms = dict(context.recorder.forms)
     if _weight_set(job.bucket) != VISION_WEIGHTS:
         forms["layers"] = layers_form(job.config)
-    if job.table.known(context.met):
+    if job.table.known(context.recorder.cases):
         forms["table"] = job.table.source
     return forms
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import Axis, Bucket, Mesh, ProgramName
-from ..model.lowering.forms import Platform
+from ..model.lowering.target import Platform
 from ..model.sharding import DATA_MODEL_AXES, NAMED_AXES
 
 DTYPES = ("bfloat16", "float32")

@@ -35,8 +35,8 @@ from ..artifacts.store import store_bytes
 from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
 from ..model.config_fields import is_token_id
-from ..model.lowering.forms import Platform
 from ..model.lowering.quantized import ParameterSpec
+from ..model.lowering.target import Platform
 from ..model.vision_config import PUBLISHED_MULTIMODAL
 from .checkpoint import Checkpoint, check_tensors, demo_checkpoint, left_out, open_checkpoint
 from .claims import check_claims, check_name, check_paths

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ..model.lowering.context import LoweringContext
-from ..model.lowering.forms import Platform
+from ..model.lowering.target import Platform
 
 Array = jax.Array
 
@@ -61,7 +61,7 @@ def choose_largest(context: LoweringContext, vocabulary: int) -> Callable[[Array
     """How the largest logit is found, recorded under the role `sampling`."""
     blocked = context.platform == Platform.CPU and context.one_device
     form = blocked_largest if blocked and _block_size(vocabulary) > 1 else whole_largest
-    context.forms["sampling"] = form.__name__
+    context.recorder.forms["sampling"] = form.__name__
     return form
 
 

@@ -84,9 +84,9 @@ def _blocks(
         kept = old.key.dtype
         dtype = query.dtype if old.key_scale is not None else kept
         case = AttentionCase(context.platform, kind, str(dtype), str(kept), B, T, N, K, H, S)
-        context.met.add(case)
+        context.recorder.cases.add(case)
         blocks = context.table.blocks(case)
-    context.forms[str(kind)] = blocks_name(blocks)
+    context.recorder.forms[str(kind)] = blocks_name(blocks)
     return blocks
 
 

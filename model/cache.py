@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from .config import Gemma3TextConfig, LayerType
-from .lowering.forms import Platform, quantized_rows
+from .lowering.forms import quantized_rows
+from .lowering.target import Platform
 
 Array = jax.Array
 

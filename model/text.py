@@ -242,7 +242,7 @@ class Gemma3Attention(nnx.Module):
     ) -> tuple[Array, LayerCache]:
         """All before the last projection, most of it by one C++ kernel: [B,T,N*H] and the cache."""
         config, kind = self.config, self.layer_type
-        context.forms[str(kind)] = ATTENTION_KERNEL
+        context.recorder.forms[str(kind)] = ATTENTION_KERNEL
         norms = HeadNorms(self.q_norm.weight[...], self.k_norm.weight[...], config.rms_norm_eps)
         return attention_kernel(
             project([self.q_proj, self.k_proj, self.v_proj], x, context), norms, step.rope,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .lowering.context import LoweringContext, here
-from .lowering.forms import Platform
+from .lowering.target import Platform
 from .text import Gemma3RMSNorm, parameter
 from .vision_config import Gemma3Config, SiglipVisionConfig
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from ..sharding import ACTIVATION, Sharder
+from ..sharding import ACTIVATION
 from .forms import (
     ANY_RANK,
     KERNEL_OF,
     KERNELS,
-    ONE_BY_ONE,
     Form,
-    Platform,
     kernel_products,
     scheme_of,
     widens,
@@ -25,6 +23,7 @@ from .forms import (
 from .fusions import AddedNorm, Gated, Normed, Operand, kernel_arguments
 from .quantized import GROUP, Matrix, QuantizedWeight, rows_of
 from .table import SHIPPED, Case, FormTable, ProductCase
+from .target import Platform, Target
 
 Array = jax.Array
 
@@ -40,25 +39,33 @@ _LARGE = 1 << 27
 _PART, _MOST_PARTS = 1 << 22, 32
 
 
+@dataclass
+class Recorder:
+    """What was chosen, and by what, while a program was traced."""
+
+    forms: dict[str, str] = field(default_factory=dict)
+    """The role of a product, or a part of the model -> the names of its forms."""
+    cases: set[Case] = field(default_factory=set)
+    """What was asked of the table."""
+
+    def record(self, role: str, form: str) -> None:
+        """Add a form of `role`: a program may have a product with several numbers of rows."""
+        chosen = self.forms.setdefault(role, form)
+        if form not in chosen:
+            self.forms[role] = f"{chosen} {form}"
+
+
 @dataclass(frozen=True)
-class LoweringContext:
+class LoweringContext(Target):
     """Passed down the modules; never changes what is computed, only how it is written."""
 
-    platform: Platform = Platform.CPU
-    sharder: Sharder | None = None
-    kernels: bool = False
-    """Whether the program may call C++ kernels, which its host must then have."""
-    forms: dict[str, str] = field(default_factory=dict, compare=False)
-    """What was chosen while tracing: the role of a product -> the names of its forms."""
-
+    recorder: Recorder = field(default_factory=Recorder, compare=False)
     differentiable: bool = False
     """Whether gradients will be taken: loops whose length the program learns at run time, which
     JAX cannot take back, are then left out."""
 
     table: FormTable = SHIPPED
     """Which form each product and attention gets. Of measured ones only for one device."""
-    met: set[Case] = field(default_factory=set, compare=False)
-    """What was asked of the table while tracing."""
 
     def product(
         self, x: Operand, weight: Matrix, role: str, after: AddedNorm | None = None
@@ -105,11 +112,9 @@ class LoweringContext:
             and inputs % GROUP == 0
         )
         case = ProductCase(self.platform, scheme, str(weight.dtype), outputs, inputs, rows, kernels)
-        self.met.add(case)
+        self.recorder.cases.add(case)
         form = self.table.product(case)
-        chosen = self.forms.setdefault(role, form.__name__)
-        if form.__name__ not in chosen:  # a program may meet a weight with several numbers of rows
-            self.forms[role] = f"{chosen} {form.__name__}"
+        self.recorder.record(role, form.__name__)
         return form
 
     def _multiplied(
@@ -160,46 +165,6 @@ class LoweringContext:
             _not_before, mesh=self.sharder.abstract_mesh, in_specs=(PartitionSpec(), spec),
             out_specs=PartitionSpec(), axis_names=axes, check_vma=False,
         )(weight, whole)  # fmt: skip
-
-    @property
-    def one_device(self) -> bool:
-        """Whether nothing is split over devices."""
-        return self.sharder is None or self.sharder.devices == 1
-
-    def constrain(self, x: Array, axes: Sequence[str]) -> Array:
-        """Tell the partitioner where an activation with these logical axes lives."""
-        if self.sharder is None or self.one_device:
-            return x
-        spec = self.sharder.spec(ACTIVATION, axes, x.shape)
-        sharding = self.sharder.sharding(spec)
-        assert sharding is not None
-        return jax.lax.with_sharding_constraint(x, sharding)
-
-    def in_halves(
-        self, rows: int, function: Callable[..., Array], axis: str, *operands: Array
-    ) -> Array:
-        """function(*operands), elementwise on [...,size], computed as two halves and joined.
-
-        For the operand of a product of `rows` rows; with many rows it is computed plainly, and so
-        it is for C++ kernels, which read it from memory in any case.
-
-        XLA:CPU pulls the producer of a product's vector operand into the product and
-        recomputes it for every output element; it does not pull a concatenation of halves
-        computed apart. An optimization barrier does not help, being gone before fusion. On a
-        mesh each device halves its own part, so that nothing moves; `axis` names the last
-        dimension.
-        """
-        if self.platform != Platform.CPU or rows >= ONE_BY_ONE or self.kernels:
-            return function(*operands)
-        shape = operands[0].shape
-        shards = 1 if self.sharder is None else self.sharder.shards(axis, shape[-1])
-        parts = operands
-        if shards > 1:
-            parts = tuple(x.reshape(*shape[:-1], shards, shape[-1] // shards) for x in operands)
-        half = parts[0].shape[-1] // 2
-        first = function(*(part[..., :half] for part in parts))
-        second = function(*(part[..., half:] for part in parts))
-        return jnp.concatenate([first, second], axis=-1).reshape(shape)
 
     def made_once(self, cos: Array, sin: Array, positions: Array) -> tuple[Array, Array]:
         """Rope tables [...,H/2] of int32 positions, not computed again by each of their readers.

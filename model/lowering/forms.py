@@ -2,13 +2,12 @@
 
 The same mathematics lowered two ways differs twenty-fold on XLA:CPU, so each form is a small
 named function and `choose_product` decides wherever nothing was measured on the user's own machine
-(choices.py). Weights lie (out, in), as in the checkpoint. All forms take x [R,I] float32 and a
+(table.py). Weights lie (out, in), as in the checkpoint. All forms take x [R,I] float32 and a
 weight [O,I], accumulate in float32 (or int32) and return [R,O] float32.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,20 +17,11 @@ import numpy as np
 
 from .fusions import kernel_arguments
 from .quantized import GROUP, Matrix, QuantizedWeight, Scheme, scaled, unpacked
+from .target import ONE_BY_ONE, Platform
 
 Array = jax.Array
 
 
-class Platform(enum.StrEnum):
-    """Lowering platforms, by jax's names."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-    TPU = "tpu"
-
-
-# Fewer rows than this are multiplied one at a time on CPU.
-ONE_BY_ONE = 4
 # XLA:CPU fuses the weight's conversion into a one-row product only while the vector operand
 # is under 16 KB; longer contractions are cut into pieces of this many floats.
 _FUSED_ROW_LIMIT = 2048

@@ -6,14 +6,12 @@ A C++ kernel does these in the same call; elsewhere they are written out, for XL
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-if TYPE_CHECKING:
-    from .context import LoweringContext
+from .target import Target
 
 Array = jax.Array
 
@@ -47,10 +45,10 @@ class Normed:
     weight: Array
     epsilon: float
 
-    def written(self, context: LoweringContext) -> Array:
+    def written(self, target: Target) -> Array:
         """[B,T,D] float32."""
         scale = rms_scale(self.x, self.epsilon)
-        return context.in_halves(
+        return target.in_halves(
             self.x.shape[0] * self.x.shape[1], lambda x, w: rms_scaled(x, scale, w), "norm",
             self.x, self.weight,
         )  # fmt: skip
@@ -63,11 +61,11 @@ class Gated:
     x: Array
     up: Array
 
-    def written(self, context: LoweringContext) -> Array:
+    def written(self, target: Target) -> Array:
         """[B,T,F] float32."""
         rows = self.x.shape[0] * self.x.shape[1]
-        wide = context.in_halves(rows, gated, "ffw", self.x, self.up)
-        return context.constrain(wide, ("batch", "tokens", "ffw"))
+        wide = target.in_halves(rows, gated, "ffw", self.x, self.up)
+        return target.constrain(wide, ("batch", "tokens", "ffw"))
 
 
 Operand = Array | Normed | Gated

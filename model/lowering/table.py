@@ -14,8 +14,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from ..config import LayerType
-from .forms import Form, Platform, choose_product
+from .forms import Form, choose_product
 from .quantized import Scheme
+from .target import Platform
 
 
 @dataclass(frozen=True, order=True)

@@ -11,8 +11,8 @@ import jax
 from gemma3_export.export.measure import attention_calls
 from gemma3_export.export.tuning import attention_forms, shipped_form
 from gemma3_export.model.config import LayerType
-from gemma3_export.model.lowering.forms import Platform
 from gemma3_export.model.lowering.table import AttentionCase
+from gemma3_export.model.lowering.target import Platform
 from measure import medians
 
 HEADS, SIZE, WINDOW = 4, 256, 512

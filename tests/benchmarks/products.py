@@ -9,9 +9,10 @@ from __future__ import annotations
 import jax
 from gemma3_export.artifacts.kernels import register_kernel
 from gemma3_export.export.measure import product_calls, random_weight
-from gemma3_export.model.lowering.forms import FORMS, KERNELS, ROW_BY_ROW, Form, Platform
+from gemma3_export.model.lowering.forms import FORMS, KERNELS, ROW_BY_ROW, Form
 from gemma3_export.model.lowering.quantized import Scheme
 from gemma3_export.model.lowering.table import SHIPPED, ProductCase
+from gemma3_export.model.lowering.target import Platform
 from measure import medians, memory_readers
 
 OUT, IN = 65536, 640

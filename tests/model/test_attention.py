@@ -18,8 +18,8 @@ from gemma3_export.model.attention import (
 from gemma3_export.model.cache import LayerCache, cached
 from gemma3_export.model.config import LayerType
 from gemma3_export.model.lowering.context import LoweringContext
-from gemma3_export.model.lowering.forms import Platform
 from gemma3_export.model.lowering.table import Blocks, blocks_name
+from gemma3_export.model.lowering.target import Platform
 from gemma3_export.model.sharding import Sharder
 
 HEADS, KV_HEADS, SIZE = 4, 2, 4
@@ -173,4 +173,4 @@ def test_blocks_are_chosen_by_platform_shape_and_mesh(
     context: LoweringContext, tokens: int, slots: int, expected: Blocks | None
 ):
     trace_attention(context, tokens, slots)
-    assert context.forms == {FULL: blocks_name(expected)}
+    assert context.recorder.forms == {FULL: blocks_name(expected)}

@@ -72,8 +72,8 @@ def test_a_context_writes_the_product_in_the_form_of_its_table_and_says_so():
     for table in (SHIPPED, TABLE):
         context = LoweringContext(table=table)
         results[table.source] = context.product(x, weight, "role")
-        assert context.met == {CASE}
-        assert context.forms == {"role": table.product(CASE).__name__}
+        assert context.recorder.cases == {CASE}
+        assert context.recorder.forms == {"role": table.product(CASE).__name__}
     assert not np.array_equal(results["shipped"], results["measured"])
     np.testing.assert_array_equal(results["measured"], narrow_product(x, weight))
     np.testing.assert_allclose(results["shipped"], results["measured"], atol=0.2)

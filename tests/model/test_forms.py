@@ -74,7 +74,7 @@ def test_whatever_is_chosen_takes_any_leading_dimensions(
         lambda x, weight: context.product(x, weight, "a role"),
         x.reshape(*shape, -1), weight, TOLERANCE[dtype],
     )  # fmt: skip
-    assert context.forms["a role"] in {form.__name__ for form in FORMS[Scheme.NONE]}
+    assert context.recorder.forms["a role"] in {form.__name__ for form in FORMS[Scheme.NONE]}
 
 
 @pytest.mark.parametrize("platform", list(Platform))

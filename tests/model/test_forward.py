@@ -13,7 +13,7 @@ import pytest
 from gemma3_export.model.cache import init_cache
 from gemma3_export.model.config import Gemma3TextConfig, LayerType
 from gemma3_export.model.lowering.context import LoweringContext
-from gemma3_export.model.lowering.forms import Platform
+from gemma3_export.model.lowering.target import Platform
 from gemma3_export.model.pure.causal_lm import CausalLM
 from hypothesis import given, settings
 from hypothesis import strategies as st

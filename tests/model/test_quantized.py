@@ -73,7 +73,7 @@ def test_what_is_chosen_for_bfloat16_takes_any_leading_dimensions(
     got = context.product(x.reshape(*shape, 64), weight, "role")
     assert got.shape == (*shape, 24)
     assert error(got.reshape(-1, 24), exact) < 1e-1
-    assert context.forms["role"] in {form.__name__ for form in FORMS[scheme]}
+    assert context.recorder.forms["role"] in {form.__name__ for form in FORMS[scheme]}
 
 
 def test_a_row_of_zeros_has_a_product_of_zeros():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gemma3_export.model import sharding, vision
 from gemma3_export.model.lowering.context import LoweringContext
-from gemma3_export.model.lowering.forms import Platform
+from gemma3_export.model.lowering.target import Platform
 from gemma3_export.model.pure.image_encoder import ImageEncoder
 from gemma3_export.model.sharding import Sharder
 from gemma3_export.model.vision_config import Gemma3Config
