@@ -16,12 +16,12 @@ from ..artifacts.convention import ATTENTIONS, HIDDEN_STATES, IGNORED_LABEL, tak
 from ..artifacts.manifest import Bucket, ProgramName
 from ..model.batch import last_place, row_at
 from ..model.cache import KVCache, LayerCache
-from ..model.classification import SequenceClassifier
-from ..model.embedding import TextEmbedder
 from ..model.image_mask import SoftTokens
 from ..model.lowering.context import LoweringContext
 from ..model.observe import Observed, Watch
 from ..model.pure.causal_lm import CausalLM
+from ..model.pure.classifier import SequenceClassifier
+from ..model.pure.embedder import TextEmbedder
 from ..model.pure.image_encoder import ImageEncoder
 from .sampling import SamplingInputs, choose_largest, sample
 

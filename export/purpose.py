@@ -9,11 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..artifacts.errors import ArtifactError, UsageError
-from ..model.classification import SequenceClassifier
 from ..model.config import ConfigError, Gemma3TextConfig
-from ..model.embedding import EmbeddingHead, TextEmbedder
+from ..model.embedding import EmbeddingHead
 from ..model.lowering.quantized import UNQUANTIZED, Recipe
 from ..model.pure.causal_lm import CausalLM
+from ..model.pure.classifier import SequenceClassifier
+from ..model.pure.embedder import TextEmbedder
 from ..model.pure.image_encoder import ImageEncoder
 from ..model.vision_config import Gemma3Config
 from .checkpoint import Checkpoint

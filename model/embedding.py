@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,6 @@ from flax import nnx
 from .config import Gemma3TextConfig
 from .decoder import Gemma3TextModel
 from .lowering.context import LoweringContext
-from .lowering.quantized import UNQUANTIZED, ParameterSpec, Recipe
-from .pure.causal_lm import store_order
-from .pure.module import Params, PureModule
 from .text import Linear
 
 Array = jax.Array
@@ -163,39 +160,3 @@ class Gemma3TextEmbedding(nnx.Module):
             if layer.activation in _FUNCTIONS:
                 x = _FUNCTIONS[layer.activation](x)
         return x
-
-
-class TextEmbedder:
-    """Gemma3TextEmbedding as a pure function of the weights by name."""
-
-    def __init__(
-        self, config: Gemma3TextConfig, head: EmbeddingHead, dtype: jnp.dtype,
-        recipe: Recipe = UNQUANTIZED,
-    ):  # fmt: skip
-        self.config, self.dtype = config, jnp.dtype(dtype)
-        plain = replace(config, bits=None)  # the recipe says how weights are kept
-        self._module = PureModule(
-            lambda rngs: Gemma3TextEmbedding(plain, head, self.dtype, rngs), recipe
-        )
-
-    def parameters(self) -> list[ParameterSpec]:
-        """Every weight, in the order of the weight store."""
-        return sorted(
-            self._module.parameters(), key=lambda spec: (store_order(spec.name), spec.name)
-        )
-
-    def checkpoint_parameters(self) -> list[ParameterSpec]:
-        """The same as the checkpoint has them, before they are quantised."""
-        return sorted(
-            self._module.unquantized(), key=lambda spec: (store_order(spec.name), spec.name)
-        )
-
-    def init(self, seed: int) -> dict[str, Array]:
-        """Random weights with the config's initializer_range."""
-        return self._module.init(seed)
-
-    def embed(
-        self, params: Params, tokens: Array, length: Array, context: LoweringContext
-    ) -> Array:
-        """Vectors [B,E] float32 of texts; see the module."""
-        return self._module.bind(params)(tokens, length, context)

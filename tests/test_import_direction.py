@@ -17,6 +17,18 @@ MAY_IMPORT = {
     "export": {"export", "model", "artifacts"},
     "runtime": {"runtime", "artifacts"},
 }
+# The rooms of a package, lowest first: each may import itself and those of the lines before its own.
+# A room is a folder; MODULES are the files beside the folders, CONFIG those of model that say what
+# it is.
+MODULES, CONFIG = "modules", "config"
+CONFIG_FILES = {"config", "config_fields", "config_rope", "sharding", "vision_config"}
+ROOMS = {
+    "model": ({CONFIG}, {"lowering"}, {MODULES}, {"pure"}),
+    "artifacts": ({MODULES}, {"inspect", "serving"}),
+    "runtime": (
+        {"text"}, {"loading"}, {"images"}, {"requests"}, {"serving", "checks"}, {"commands"},
+    ),
+}  # fmt: skip
 # What only the build machine has.
 BUILD_ONLY = {"flax", "tensorflow", "orbax", "gguf", "torch", "transformers"}
 
@@ -79,6 +91,34 @@ def test_packages_import_only_in_the_allowed_direction(package: str):
         and not any(inside(name, f"{PACKAGE}.{allowed}") for allowed in MAY_IMPORT[package])
     ]
     assert strangers == []
+
+
+def room_of(package: str, name: str) -> str:
+    """The room of a module, or of a name in one, of the package."""
+    first = name.removeprefix(f"{PACKAGE}.{package}.").split(".")[0]
+    if (ROOT / package / first).is_dir():
+        return first
+    return CONFIG if package == "model" and first in CONFIG_FILES else MODULES
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_room_imports_one_above_it(package: str):
+    """Also inside functions: an arrow upwards that is hidden is still one."""
+    height = {room: line for line, rooms in enumerate(ROOMS[package]) for room in rooms}
+    strangers: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    for path, names in everything_imported(package).items():
+        if path.endswith("/__init__.py") or "/native/" in path:
+            continue
+        own = room_of(package, f"{PACKAGE}.{path.removesuffix('.py').replace('/', '.')}")
+        seen.add(own)
+        for name in names:
+            if name.startswith(f"{PACKAGE}.{package}."):
+                there = room_of(package, name)
+                if there != own and height[there] >= height[own]:
+                    strangers.append((path, name))
+    assert strangers == []
+    assert seen == set(height)
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gemma3_export.model.cache import init_cache
-from gemma3_export.model.classification import SequenceClassifier, text_lengths
+from gemma3_export.model.classification import text_lengths
 from gemma3_export.model.lowering.context import LoweringContext
 from gemma3_export.model.pure.causal_lm import CausalLM
+from gemma3_export.model.pure.classifier import SequenceClassifier
 from gemma3_export.model.sharding import (
     DATA_MODEL_AXES,
     NAMED_AXES,

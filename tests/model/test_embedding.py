@@ -16,11 +16,11 @@ from gemma3_export.model.embedding import (
     EmbeddingHead,
     Normalize,
     Pooling,
-    TextEmbedder,
     pool,
 )
 from gemma3_export.model.lowering.context import LoweringContext
 from gemma3_export.model.pure.causal_lm import CausalLM
+from gemma3_export.model.pure.embedder import TextEmbedder
 from gemma3_export.model.sharding import (
     DATA_MODEL_AXES,
     NAMED_AXES,

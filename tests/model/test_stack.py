@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from gemma3_export.model.cache import init_cache
 from gemma3_export.model.config import ConfigError, Gemma3TextConfig, LayerType
-from gemma3_export.model.embedding import EmbeddingHead, TextEmbedder
+from gemma3_export.model.embedding import EmbeddingHead
 from gemma3_export.model.lowering.context import LoweringContext
 from gemma3_export.model.lowering.layers import layers_form, repeating_period
 from gemma3_export.model.pure.causal_lm import CausalLM
+from gemma3_export.model.pure.embedder import TextEmbedder
 
 from .small import small_config, small_weights
 
