@@ -17,9 +17,9 @@ MAY_IMPORT = {
     "export": {"export", "model", "artifacts"},
     "runtime": {"runtime", "artifacts"},
 }
-# The rooms of a package, lowest first: each may import itself and those of the lines before its own.
-# A room is a folder; MODULES are the files beside the folders, CONFIG those of model that say what
-# it is.
+# The rooms of a package, lowest first: each may import itself and those of the lines before its
+# own. A room is a folder; MODULES are the files beside the folders, CONFIG those of model that say
+# what it is.
 MODULES, CONFIG = "modules", "config"
 CONFIG_FILES = {"config", "config_fields", "config_rope", "sharding", "vision_config"}
 ROOMS = {
