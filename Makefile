@@ -25,7 +25,8 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@mkdir -p build/links/gemma3_export
-	@for p in $(PACKAGES); do ln -sfn ../../../$$p build/links/gemma3_export/$$p; done
+	@for p in $(PACKAGES) gemma3_export/__init__.py gemma3_export/py.typed; do \
+	  ln -sfn ../../../$$p build/links/gemma3_export/$${p#gemma3_export/}; done
 	@touch $@
 
 # The real Gemma 3 270M, lowered for a mesh of 8 devices and for one, then writing text: on both meshes

@@ -20,7 +20,7 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
 
-class UsageError(Exception):
+class UsageError(ValueError):
     """A mistake the user can mend: bad flag, bad file, request that fits nothing.
 
     The message is one line that says what, where, expected, got and remedy. Commands print

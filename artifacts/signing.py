@@ -181,6 +181,8 @@ def _library() -> Any:
 def _explained(file: Path, purpose: str) -> Iterator[None]:
     try:
         yield
+    except UsageError:  # says what is wrong already
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(
             f"{file}: cannot {purpose} it: {_reason(error)}; expected PEM files of an unencrypted "

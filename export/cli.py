@@ -6,24 +6,34 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ..artifacts.errors import UsageError, run_command
+from . import (
+    DEFAULT_BATCH,
+    DEFAULT_CACHE,
+    DEFAULT_GENERATE,
+    DEFAULT_MESH,
+    DEFAULT_PREFILL,
+    default_jobs,
+)
 
 if TYPE_CHECKING:
     from .options import ExportOptions
 
-# With as many workers an export stays within 1.5 GB beside its tensors, on any machine.
-_DEFAULT_JOBS = 4
+
+def _listed(sizes: Iterable[int]) -> str:
+    return ",".join(map(str, sizes))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
-    "--mesh", "meshes", multiple=True, required=True, metavar="DATAxMODEL|NAME=SIZE,...",
+    "--mesh", "meshes", multiple=True, default=[DEFAULT_MESH], show_default=True,
+    metavar="DATAxMODEL|NAME=SIZE,...",
     help="Device mesh to lower for: 2x4 is data=2, model=4; or axes named dp, fsdp, ep, tp, sp. "
     "Repeat for several meshes over one copy of the weights.",
 )  # fmt: skip
@@ -36,18 +46,23 @@ _DEFAULT_JOBS = 4
     help="Bundle folder to make.  [default: named after the model]",
 )  # fmt: skip
 @click.option(
-    "--batch", default="1", show_default=True, metavar="N,...", help="Rows per call, e.g. 1,8."
+    "--batch",
+    default=_listed(DEFAULT_BATCH),
+    show_default=True,
+    metavar="N,...",
+    help="Rows per call, e.g. 1,8.",
 )
 @click.option(
-    "--prefill", default="32,128,512", show_default=True, metavar="N,...",
+    "--prefill", default=_listed(DEFAULT_PREFILL), show_default=True, metavar="N,...",
     help="Chunk lengths of prefill, score and classify; text lengths of embed.",
 )  # fmt: skip
 @click.option(
-    "--cache", default="2048", show_default=True, metavar="N,...",
+    "--cache", default=_listed(DEFAULT_CACHE), show_default=True, metavar="N,...",
     help="Positions a row can hold.",
 )  # fmt: skip
 @click.option(
-    "--generate", default=32, show_default=True, type=click.IntRange(1, 1 << 16), metavar="N",
+    "--generate", default=DEFAULT_GENERATE, show_default=True,
+    type=click.IntRange(1, 1 << 16), metavar="N",
     help="Most tokens one call of the generate program emits.",
 )  # fmt: skip
 @click.option(
@@ -176,41 +191,26 @@ def _libraries_explained() -> Iterator[None]:
 
 
 def _options(
-    meshes: tuple[str, ...], batch: str, prefill: str, cache: str, platform: str,
-    jobs: int | None, images: str | None, formats: str, savedmodel_mesh: str | None, slots: int,
-    outputs: str, **rest: Any,
+    batch: str, prefill: str, cache: str, platform: str, jobs: int | None, images: str | None,
+    formats: str, outputs: str, **rest: Any,
 ) -> ExportOptions:  # fmt: skip
     from ..artifacts.convention import SCORE_OUTPUTS
     from .options import (
         FORMATS,
         PLATFORMS,
-        ExportOptions,
+        make_options,
         parse_images,
-        parse_mesh,
         parse_names,
         parse_sizes,
-        with_one_device,
     )
 
-    parsed = tuple(parse_mesh(text) for text in meshes)
-    names = [mesh.name for mesh in parsed]
-    if len(set(names)) != len(names):
-        raise UsageError(f"--mesh: expected each mesh once, got {', '.join(names)}")
-    saved_model = "savedmodel" in parse_names("--format", formats, FORMATS)
-    if not saved_model and (slots or savedmodel_mesh):
-        flag = "--stateful-slots" if slots else "--savedmodel-mesh"
-        raise UsageError(f"{flag} is about the SavedModel: add --format savedmodel")
-    if saved_model:
-        parsed = with_one_device(parsed, savedmodel_mesh)
-    return ExportOptions(
-        meshes=parsed,
-        saved_model=saved_model,
-        slots=slots,
+    return make_options(
+        saved_model="savedmodel" in parse_names("--format", formats, FORMATS),
         batch=parse_sizes("--batch", batch),
         prefill=parse_sizes("--prefill", prefill),
         cache=parse_sizes("--cache", cache),
         platforms=parse_names("--platform", platform, PLATFORMS),
-        jobs=jobs or min(os.cpu_count() or 1, _DEFAULT_JOBS),
+        jobs=jobs or default_jobs(),
         images=parse_images(images),
         outputs=parse_names("--outputs", outputs, SCORE_OUTPUTS) if outputs else (),
         **rest,

@@ -7,14 +7,19 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ..artifacts.convention import SCORE_OUTPUTS
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import Axis, Bucket, Mesh, ProgramName
 from ..model.lowering.target import Platform
 from ..model.sharding import DATA_MODEL_AXES, NAMED_AXES
+from .quantize import RECIPES
 
-DTYPES = ("bfloat16", "float32")
-MAX_DEVICES = 1 << 20
+FORMATS = ("stablehlo", "savedmodel")
+PLATFORMS = tuple(str(platform) for platform in Platform)
+DTYPES, KV_DTYPES = ("bfloat16", "float32"), ("int8",)
+MAX_DEVICES, MAX_GENERATE, MAX_SLOTS = 1 << 20, 1 << 16, 1 << 12
 MAX_BUCKET = 1 << 24
 DEFAULT_IMAGES = (1,)
 
@@ -125,6 +130,59 @@ class ExportOptions:
                 yield Bucket(ProgramName.EMBED, batch, tokens, 0)
 
 
+def make_options(
+    *, meshes: Sequence[str], batch: Sequence[int], prefill: Sequence[int], cache: Sequence[int],
+    platforms: Sequence[str], images: Sequence[int] | None, outputs: Sequence[str],
+    saved_model: bool, slots: int, dtype: str, quantize: str, kv_dtype: str | None, generate: int,
+    savedmodel_mesh: str | None = None, abstract: str | None = None, **rest: Any,
+) -> ExportOptions:  # fmt: skip
+    """A request whose values are looked at one by one and then together.
+
+    Raises:
+        UsageError: names the flag of the value that is wrong.
+    """
+    if not meshes:
+        raise UsageError("--mesh: expected at least one, such as 2x4, got none")
+    parsed = tuple(parse_mesh(text) for text in meshes)
+    names = [mesh.name for mesh in parsed]
+    if len(set(names)) != len(names):
+        raise UsageError(f"--mesh: expected each mesh once, got {', '.join(names)}")
+    if not saved_model and (slots or savedmodel_mesh):
+        flag = "--stateful-slots" if slots else "--savedmodel-mesh"
+        raise UsageError(f"{flag} is about the SavedModel: add --format savedmodel")
+    if saved_model:
+        parsed = with_one_device(parsed, savedmodel_mesh)
+    return ExportOptions(
+        meshes=parsed,
+        saved_model=saved_model,
+        slots=_between("--stateful-slots", slots, 0, MAX_SLOTS),
+        batch=check_sizes("--batch", batch),
+        prefill=check_sizes("--prefill", prefill),
+        cache=check_sizes("--cache", cache),
+        generate=_between("--generate", generate, 1, MAX_GENERATE),
+        platforms=check_names("--platform", platforms, PLATFORMS),
+        images=check_sizes("--images", images) if images else None if images is None else (),
+        outputs=check_names("--outputs", outputs, SCORE_OUTPUTS) if outputs else (),
+        dtype=_one_of("--dtype", dtype, DTYPES),
+        quantize=_one_of("--quantize", quantize, tuple(RECIPES)),
+        kv_dtype=None if kv_dtype is None else _one_of("--kv-dtype", kv_dtype, KV_DTYPES),
+        abstract=abstract,
+        **rest,
+    )
+
+
+def _between(flag: str, value: int, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise UsageError(f"{flag}: expected {least} to {most}, got {value}")
+    return value
+
+
+def _one_of(flag: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise UsageError(f"{flag}: expected {_or(known)}, got {value!r}")
+    return value
+
+
 def parse_mesh(text: str) -> Mesh:
     """`2x4` is data=2, model=4; `dp=1,fsdp=2,tp=4,sp=1` names axes. Raises UsageError."""
     grid = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text.strip())
@@ -180,15 +238,28 @@ def with_one_device(meshes: tuple[Mesh, ...], wanted: str | None) -> tuple[Mesh,
 
 def parse_sizes(flag: str, text: str) -> tuple[int, ...]:
     """`32,128,512` as sorted numbers without duplicates. Raises UsageError."""
-    sizes = set()
-    for part in text.split(","):
-        if not re.fullmatch(r"\d{1,9}", part.strip()) or not 1 <= int(part) <= MAX_BUCKET:
-            raise UsageError(
-                f"{flag}: expected whole numbers from 1 to {MAX_BUCKET} separated by commas, "
-                f"such as 32,128; got {text!r}"
-            )
-        sizes.add(int(part))
-    return tuple(sorted(sizes))
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"\d{1,9}", part) for part in parts):
+        raise _bad_sizes(flag, repr(text))
+    return check_sizes(flag, [int(part) for part in parts], repr(text))
+
+
+def check_sizes(flag: str, sizes: Sequence[int], shown: str | None = None) -> tuple[int, ...]:
+    """Sizes of buckets, sorted and without duplicates.
+
+    Raises:
+        UsageError: one is out of range, or there is none; `shown` is how it writes what was given.
+    """
+    if not sizes or not all(1 <= size <= MAX_BUCKET for size in sizes):
+        raise _bad_sizes(flag, shown or ",".join(map(str, sizes)) or "none")
+    return tuple(sorted(set(sizes)))
+
+
+def _bad_sizes(flag: str, got: str) -> UsageError:
+    return UsageError(
+        f"{flag}: expected whole numbers from 1 to {MAX_BUCKET} separated by commas, "
+        f"such as 32,128; got {got}"
+    )
 
 
 def parse_images(text: str | None) -> tuple[int, ...] | None:
@@ -200,15 +271,17 @@ def parse_images(text: str | None) -> tuple[int, ...] | None:
 
 def parse_names(flag: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     """`cpu,tpu` as known names in the order of `known`. Raises UsageError."""
-    names = {part.strip() for part in text.split(",")}
-    for name in sorted(names):
+    return check_names(flag, [part.strip() for part in text.split(",")], known)
+
+
+def check_names(flag: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Names in the order of `known`, without duplicates. Raises UsageError."""
+    if not names:
+        raise UsageError(f"{flag}: expected names from {','.join(known)}; got none")
+    for name in sorted(set(names)):
         if name not in known:
             raise UsageError(f"{flag}: expected names from {','.join(known)}; got {name!r}")
     return tuple(name for name in known if name in names)
-
-
-FORMATS = ("stablehlo", "savedmodel")
-PLATFORMS = tuple(str(platform) for platform in Platform)
 
 
 def _or(names: Sequence[str]) -> str:

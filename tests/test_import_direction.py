@@ -26,7 +26,8 @@ ROOMS = {
     "model": ({CONFIG}, {"lowering"}, {MODULES}, {"pure"}),
     "artifacts": ({MODULES}, {"inspect", "serving"}),
     "runtime": (
-        {"text"}, {"loading"}, {"images"}, {"requests"}, {"serving", "checks"}, {"commands"},
+        {"text"}, {"loading"}, {"images"}, {"requests"}, {"serving", "checks", "api"},
+        {"commands"},
     ),
 }  # fmt: skip
 # What only the build machine has.

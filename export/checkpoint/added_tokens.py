@@ -67,6 +67,8 @@ def read_added_tokens(
             found = {token.number: token for token in map(_token, listed)}
     except UnsupportedTokenizerError as error:
         raise ArtifactError(f"{where}: {error}; {_SAVE_AGAIN}") from error
+    except ArtifactError:  # says what is wrong already
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(
             f"{where}: added tokens are damaged ({error}); {_SAVE_AGAIN}"

@@ -166,6 +166,8 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(
             read_bytes(path), object_pairs_hook=_unique, parse_constant=_refuse_constant
         )
+    except ArtifactError:  # says what is wrong already
+        raise
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8
         raise ArtifactError(
             f"{path}: not JSON ({error}); expected a JSON object; download the file again"

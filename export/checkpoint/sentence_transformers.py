@@ -144,6 +144,8 @@ def _listed_modules(folder: Path) -> list[_Module]:
 def _read_list(path: Path) -> list[Any]:
     try:
         value = json.loads(read_bytes(path))
+    except ArtifactError:  # says what is wrong already
+        raise
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8
         _refuse(path, "", "a JSON list", f"text that is not ({error})")
     if not isinstance(value, list):

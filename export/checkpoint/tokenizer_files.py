@@ -117,6 +117,8 @@ def _surroundings(
             ]
             at = names.index(None)
             before, after = [*names[:at], *before], [*after, *names[at + 1 :]]
+    except ArtifactError:  # says what is wrong already
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{where}: post_processor cannot be read ({error}); download the file again"

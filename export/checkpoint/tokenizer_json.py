@@ -35,6 +35,8 @@ def sentencepiece_from_tokenizer_json(document: dict[str, Any], where: Path) -> 
         vocabulary = _vocabulary(model["vocab"], added)
         kinds = _kinds(vocabulary, added, model["unk_token"])
         merges = model["merges"]
+    except ArtifactError:  # says what is wrong already
+        raise
     except (UnsupportedTokenizerError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(
             f"{where}: cannot be turned into a SentencePiece model ({error}); "

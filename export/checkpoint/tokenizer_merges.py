@@ -47,6 +47,8 @@ def bpe_tokenizer_model(
         types = _types(pieces, kinds)
         pairs = [_pair(merge) for merge in merges]
         ranks = _ranks(pairs, _runs_of_spaces(types, pairs))
+    except ArtifactError:  # says what is wrong already
+        raise
     except (UnsupportedTokenizerError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(
             f"{where}: cannot be turned into a SentencePiece model ({error}); "

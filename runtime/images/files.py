@@ -96,10 +96,25 @@ def load_pixels(path: Path, size: int) -> np.ndarray:
             f"{path}: not a whole .npy array; expected pixels [N,3,{size},{size}] float32; "
             "save them with numpy.save, or pass a picture"
         ) from error
-    expected = f"expected pixels [N,3,{size},{size}] float32 in -1..1"
     if not isinstance(mapped, np.ndarray):  # an .npz archive under another name
         mapped.close()
-        raise UsageError(f"{path}: holds several arrays; {expected}; save one with numpy.save")
+        raise UsageError(
+            f"{path}: holds several arrays; {_expected(size)}; save one with numpy.save"
+        )
+    return check_pixels(str(path), mapped, size)
+
+
+def _expected(size: int) -> str:
+    return f"expected pixels [N,3,{size},{size}] float32 in -1..1"
+
+
+def check_pixels(path: str, mapped: np.ndarray, size: int) -> np.ndarray:
+    """A copy of normalised pixels [N,3,size,size] float32 in -1..1; `path` is what errors name.
+
+    Raises:
+        UsageError: they are not such pixels.
+    """
+    expected = _expected(size)
     if mapped.dtype != np.float32:
         raise UsageError(f"{path}: {expected}, got dtype {mapped.dtype}; convert with astype")
     if mapped.ndim != 4 or mapped.shape[0] < 1 or mapped.shape[1:] != (3, size, size):

@@ -10,10 +10,8 @@ import numpy as np
 from ...artifacts.errors import UsageError
 from ...artifacts.manifest import VisionRecord
 from ..loading.buckets import pick
+from ..text.chat import IMAGE, Turn
 from ..text.tokenizer import Tokenizer
-
-PLACEHOLDER = "<start_of_image>"
-"""What a prompt writes where an image is to stand, as in transformers."""
 
 _AROUND = "\n\n"  # before and after every image
 _CROPS_BEFORE = "Here is the original image "
@@ -55,13 +53,45 @@ def encode_prompt(
 
     Raises UsageError when the text has places for another number of images.
     """
-    texts = texts_around_images(text.strip() if chat else text, crops)
     if chat:
-        texts[0] = "user\n" + texts[0]
-    ids = tokenizer.encode(texts[0], add_bos=not chat)
+        return encode_chat(tokenizer, [Turn("user", text)], crops, tokens)
+    return _with_images(tokenizer, texts_around_images(text, crops), tokens, add_bos=True)
+
+
+def encode_chat(
+    tokenizer: Tokenizer, turns: Sequence[Turn], crops: Sequence[int], tokens: ImageTokens | None
+) -> list[int]:
+    """Ids of a conversation that the model is to continue; texts and images are as in a prompt.
+
+    Raises UsageError when the texts have places for another number of images; where one turn has
+    all the images and no place for any, they stand in front of its text.
+    """
+    ids, first = [], 0
+    anywhere = len(turns) == 1  # then a text without places is no mistake
+    for turn in turns:
+        text = turn.text.strip()
+        count = len(crops) if anywhere else text.count(IMAGE)
+        texts = texts_around_images(text, crops[first : first + count])
+        first += count
+        texts[0] = f"{turn.speaker}\n{texts[0]}"
+        ids.append(_with_images(tokenizer, texts, tokens, add_bos=False))
+    if first != len(crops):
+        raise UsageError(
+            f"messages have {first} times {IMAGE} but there are {len(crops)} images; write it once "
+            "for each image"
+        )
+    return tokenizer.conversation(ids)
+
+
+def _with_images(
+    tokenizer: Tokenizer, texts: Sequence[str], tokens: ImageTokens | None, add_bos: bool
+) -> list[int]:
+    """Ids of texts with an image between neighbours."""
+    ids = tokenizer.encode(texts[0], add_bos)
     for piece in texts[1:]:
+        assert tokens is not None, "there are images, so the model sees them"
         ids += tokens.block + tokenizer.encode(piece, add_bos=False)
-    return tokenizer.turn(ids) if chat else ids
+    return ids
 
 
 def texts_around_images(text: str, crops: Sequence[int]) -> list[str]:
@@ -70,12 +100,12 @@ def texts_around_images(text: str, crops: Sequence[int]) -> list[str]:
     Crops are images that follow their own, announced as transformers' Gemma3Processor does.
     Each piece is to be tokenized whole: its newlines form tokens together.
     """
-    segments = text.split(PLACEHOLDER)
+    segments = text.split(IMAGE)
     if len(segments) == 1:
         segments = [""] * len(crops) + segments
     if len(segments) != len(crops) + 1:
         raise UsageError(
-            f"--prompt has {len(segments) - 1} times {PLACEHOLDER} but --image brings "
+            f"--prompt has {len(segments) - 1} times {IMAGE} but --image brings "
             f"{len(crops)}; write it once for each image, or leave it out to put all in front"
         )
     pieces = [segments[0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import jax
@@ -30,6 +31,18 @@ def prepare_backend(mesh: Mesh, platform: str | None) -> None:
             jax.config.update("jax_num_cpu_devices", mesh.devices)
     except RuntimeError:
         pass  # The backends have started; JAX has no public way of asking beforehand.
+
+
+def ensure_devices(mesh: Mesh) -> None:
+    """Ask JAX for enough virtual CPU devices for `mesh`, if it can still be told and has fewer.
+
+    For libraries, whose process is somebody else's: what its owner asked for is not taken back.
+    """
+    asked = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    if asked >= mesh.devices or _flags_set_device_count():
+        return
+    with contextlib.suppress(RuntimeError):  # the backends have started: find_devices says it
+        jax.config.update("jax_num_cpu_devices", mesh.devices)
 
 
 def default_platform(platforms: tuple[str, ...], source: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ...artifacts.bundle import Bundle
@@ -37,7 +37,10 @@ class Request:
 
     prompts: Sequence[Sequence[int]]
     max_new_tokens: int
-    sampling: SamplingParameters = field(default_factory=SamplingParameters)
+    sampling: SamplingParameters | Sequence[SamplingParameters] = field(
+        default_factory=SamplingParameters
+    )
+    """Of every prompt, or one for each."""
     stop_token_ids: Sequence[int] = ()
     stop_texts: Sequence[str] = ()
     ignore_eos: bool = False
@@ -46,6 +49,21 @@ class Request:
     """For each prompt the pixels of its images [n,3,size,size] float32; empty for none at all."""
     shows_special: bool = False
     """Whether texts show control tokens."""
+
+    @property
+    def samplings(self) -> list[SamplingParameters]:
+        """The sampling of each prompt."""
+        if isinstance(self.sampling, SamplingParameters):
+            return [self.sampling] * len(self.prompts)
+        return list(self.sampling)
+
+    def of(self, first: int, count: int) -> Request:
+        """The part of the request that is of some prompts."""
+        rows = slice(first, first + count)
+        return replace(
+            self, prompts=self.prompts[rows], sampling=self.samplings[rows],
+            images=self.images[rows],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,7 +99,7 @@ class Completion:
 def generate(
     model: LoadedModel,
     prompts: Sequence[Sequence[int]],
-    sampling: SamplingParameters,
+    sampling: SamplingParameters | Sequence[SamplingParameters],
     *,
     max_new_tokens: int,
     stop_token_ids: Sequence[int] = (),
@@ -118,6 +136,11 @@ class Vocabulary(Protocol):
 def check_request(model: Vocabulary, request: Request) -> None:
     """Raise UsageError for what no model can be asked for, whatever its buckets."""
     check_prompts(model, request.prompts)
+    if len(request.samplings) != len(request.prompts):
+        raise UsageError(
+            f"sampling: expected one for each of the {len(request.prompts)} prompts, got "
+            f"{len(request.samplings)}"
+        )
     for token in request.stop_token_ids:
         _check_token(model, token, "stop token")
     check_new_tokens(request.max_new_tokens)
@@ -188,7 +211,19 @@ def run_request(
 ) -> Iterator[Completion]:
     """Completions of a request that `plan_request` has put into groups, as groups are done."""
     for group in groups:
-        yield from _run_group(model, request, group, on_text)
+        for part in _run_group(model, request, group, on_text is not None):
+            if isinstance(part, Completion):
+                yield part
+            elif on_text is not None:
+                on_text(*part)
+
+
+def stream_request(
+    model: LoadedModel, request: Request, groups: Sequence[Group]
+) -> Iterator[tuple[int, str] | Completion]:
+    """Pieces of text as they come, (index of the prompt, text), and completions of the groups."""
+    for group in groups:
+        yield from _run_group(model, request, group, streams=True)
 
 
 class _Row:
@@ -235,31 +270,32 @@ class _Row:
 
 
 def _run_group(
-    model: LoadedModel, request: Request, group: Group, on_text: OnText | None
-) -> list[Completion]:
+    model: LoadedModel, request: Request, group: Group, streams: bool
+) -> Iterator[tuple[int, str] | Completion]:
+    """The pieces of text of a group's rows, in small steps if it `streams`; then completions."""
     prompts = _prompts_of(request, group)
     stop_tokens = stop_tokens_of(request, model.bundle)
     rows = [_Row(model, frozenset(stop_tokens), request) for _ in prompts]
 
-    def show(row: int, text: str) -> None:
-        if text and on_text is not None:
-            on_text(group.first + row, text)
-
-    def take(step: Step) -> None:
+    def take(step: Step) -> Iterator[tuple[int, str]]:
         for index, row in enumerate(rows):
-            show(index, row.take(step.tokens[index], step.logprobs[index]))
+            text = row.take(step.tokens[index], step.logprobs[index])
             if row.met_stop_text:
                 session.finish(index)
+            if text:
+                yield group.first + index, text
 
     started = time.monotonic()
-    session = Session(model, group.shape, request.sampling, stop_tokens, request.logprobs)
+    sampling = request.samplings[group.first : group.first + group.count]
+    session = Session(model, group.shape, sampling, stop_tokens, request.logprobs)
     first = session.prefill(prompts, request.max_new_tokens, _images_of(request, group))
     first_at = time.monotonic()
-    take(first)
-    for step in session.generate(STREAM_TOKENS if on_text or request.stop_texts else None):
-        take(step)
+    yield from take(first)
+    for step in session.generate(STREAM_TOKENS if streams or request.stop_texts else None):
+        yield from take(step)
     for index, row in enumerate(rows):
-        show(index, row.close())
+        if text := row.close():
+            yield group.first + index, text
     timing = Timing(
         prefill_tokens=sum(map(len, prompts)),
         prefill_s=first_at - started,
@@ -267,7 +303,8 @@ def _run_group(
         decode_s=time.monotonic() - first_at,
         first_token_at=first_at,
     )
-    return [row.completion(request.logprobs > 0, timing) for row in rows]
+    for row in rows:
+        yield row.completion(request.logprobs > 0, timing)
 
 
 def _prompts_of(request: Request, group: Group) -> Sequence[Sequence[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ def check_new_tokens(count: int) -> None:
 
 @dataclass(frozen=True)
 class SamplingParameters:
-    """Sampling of every row of a request; the default is greedy.
+    """How the tokens of a row are drawn; the default is greedy.
 
     `temperature` 0 takes the likeliest token and ignores the rest. `top_k` 0, `top_p` 1 and
     `min_p` 0 are off. The noise depends only on `seed` and the position of the token, so the
@@ -50,22 +51,25 @@ class SamplingParameters:
         _check(0 <= self.min_p <= 1, "min-p", "between 0 and 1 (0 is off)", self.min_p)
         _check(0 <= self.seed <= UINT32_MAX, "seed", f"between 0 and {UINT32_MAX}", self.seed)
 
-    def arrays(self, batch: int) -> tuple[np.ndarray, ...]:
-        """The five sampling inputs of a program, each [B]: temperature, top_k, top_p, min_p, seed.
 
-        Values that float32 would turn into 0 or infinity are brought to the nearest that
-        programs can divide by.
-        """
-        temperature = self.temperature
-        if temperature > 0:
-            temperature = min(max(temperature, LEAST_TEMPERATURE), MOST_TEMPERATURE)
-        return (
-            np.full(batch, temperature, np.float32),
-            np.full(batch, self.top_k, np.int32),
-            np.full(batch, max(self.top_p, LEAST_TOP_P), np.float32),
-            np.full(batch, self.min_p, np.float32),
-            np.full(batch, self.seed, np.uint32),
-        )
+def sampling_arrays(rows: Sequence[SamplingParameters], batch: int) -> tuple[np.ndarray, ...]:
+    """The five sampling inputs of a program, each [B]: temperature, top_k, top_p, min_p, seed.
+
+    Row i draws as `rows[i]` says; rows beyond them are greedy. Values that float32 would turn into
+    0 or infinity are brought to the nearest that programs can divide by.
+    """
+    all_rows = [*rows, *[SamplingParameters()] * (batch - len(rows))]
+    warm = [min(max(row.temperature, LEAST_TEMPERATURE), MOST_TEMPERATURE) for row in all_rows]
+    return (
+        np.array(
+            [t if row.temperature > 0 else 0.0 for t, row in zip(warm, all_rows, strict=True)],
+            np.float32,
+        ),
+        np.array([row.top_k for row in all_rows], np.int32),
+        np.array([max(row.top_p, LEAST_TOP_P) for row in all_rows], np.float32),
+        np.array([row.min_p for row in all_rows], np.float32),
+        np.array([row.seed for row in all_rows], np.uint32),
+    )
 
 
 TopTokens = list[tuple[int, float]]

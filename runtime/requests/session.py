@@ -17,7 +17,7 @@ from ..loading.buckets import Shape, pick
 from ..loading.model import LoadedModel
 from ..loading.programs import Arrays, Inputs
 from .chunks import PREFILL, Call, chunk_inputs, plan_calls
-from .sampling import SamplingParameters, TopTokens, top_tokens
+from .sampling import SamplingParameters, TopTokens, sampling_arrays, top_tokens
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,21 @@ class Session:
         self,
         model: LoadedModel,
         shape: Shape,
-        sampling: SamplingParameters,
+        sampling: SamplingParameters | Sequence[SamplingParameters],
         stop_tokens: Sequence[int] = (),
         logprobs: int = 0,
     ) -> None:
         """An empty session in a bucket of the model's grid.
 
-        A row ends after one of `stop_tokens`. `logprobs` above 0 asks for that many likeliest
+        `sampling` is that of every row, or of each of the first rows, the others being greedy. A
+        row ends after one of `stop_tokens`. `logprobs` above 0 asks for that many likeliest
         tokens with each token, which takes one call of a program per token.
         """
         self._model = model
         self._shape = shape
-        self._sampling = sampling.arrays(shape.batch)
+        if isinstance(sampling, SamplingParameters):
+            sampling = [sampling] * shape.batch
+        self._sampling = sampling_arrays(sampling, shape.batch)
         self._stop_tokens = frozenset(stop_tokens)
         self._stop_inputs = np.full((shape.batch, STOP_TOKENS), -1, np.int32)
         self._stop_inputs[:, : len(stop_tokens)] = list(stop_tokens)[:STOP_TOKENS]  # [B,8]

@@ -26,6 +26,7 @@ from ..requests.generate import (
     check_request,
     stop_tokens_of,
 )
+from ..requests.sampling import sampling_arrays
 from ..requests.score import Score
 from ..text.stream import TextStream
 from .answers import Answer, Values
@@ -175,7 +176,8 @@ def _whole(model: RemoteModel, request: Request, on_text: OnText | None) -> Iter
     first = 0
     for count, _ in split_rows(len(request.prompts), [model.most_rows(ProgramName.GENERATE)]):
         prompts = request.prompts[first : first + count]
-        inputs = _generate_inputs(model, request, prompts, request.max_new_tokens)
+        part = request.of(first, count)
+        inputs = _generate_inputs(model, part, prompts, request.max_new_tokens)
         if seeing:
             inputs["pixels"] = np.concatenate(list(request.images[first : first + count]))
         started = time.monotonic()
@@ -197,7 +199,8 @@ def _whole(model: RemoteModel, request: Request, on_text: OnText | None) -> Iter
 def _streamed(
     model: RemoteModel, request: Request, number: int, on_text: OnText | None
 ) -> Completion:
-    prompt, text = request.prompts[number], _Text(model, request)
+    request = request.of(number, 1)
+    prompt, text = request.prompts[0], _Text(model, request)
     pieces = _slot_pieces if model.slots else _repeated_pieces
     started, first_at = time.monotonic(), 0.0
 
@@ -295,7 +298,7 @@ def _texts(texts: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
 
 
 def _sampling(request: Request, rows: int) -> dict[str, np.ndarray]:
-    values = dict(zip(SAMPLING_NAMES, request.sampling.arrays(rows), strict=True))
+    values = dict(zip(SAMPLING_NAMES, sampling_arrays(request.samplings, rows), strict=True))
     return {**values, "seed": values["seed"].astype(np.int64)}
 
 

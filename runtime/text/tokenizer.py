@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -88,15 +89,21 @@ class Tokenizer:
         Gemma's chat format: <bos><start_of_turn>user, newline, the text without surrounding white
         space, <end_of_turn>, newline, <start_of_turn>model, newline.
         """
-        return self.turn(self._encode(f"user\n{text.strip()}"))
+        return self.conversation([self._encode(f"user\n{text.strip()}")])
 
-    def turn(self, user: list[int]) -> list[int]:
-        """Ids of a chat whose first turn is `user` (beginning with the ids of `user`, newline)."""
+    def conversation(self, turns: Sequence[Sequence[int]]) -> list[int]:
+        """Ids of a conversation that the model is to continue.
+
+        <bos>, then each turn between <start_of_turn> and <end_of_turn> with a newline after it,
+        then <start_of_turn>model and a newline. `turns` are the ids of each: who speaks (`user` or
+        `model`), a newline, and the text.
+        """
         start = self.steering_id(START_OF_TURN)
         end = self.steering_id(END_OF_TURN)
-        return [
-            self._bos, start, *user, end, *self._encode("\n"), start, *self._encode("model\n"),
-        ]  # fmt: skip
+        newline, ids = self._encode("\n"), [self._bos]
+        for turn in turns:
+            ids += [start, *turn, end, *newline]
+        return [*ids, start, *self._encode("model\n")]
 
     def steering_id(self, piece: str) -> int:
         """Id of a steering piece such as `<end_of_turn>`; ArtifactError when there is none."""

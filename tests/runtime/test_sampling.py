@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import UsageError
-from gemma3_export.runtime.requests.sampling import SamplingParameters, top_tokens
+from gemma3_export.runtime.requests.sampling import SamplingParameters, sampling_arrays, top_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +29,7 @@ def test_the_ends_of_the_ranges_are_accepted():
 
 
 def test_arrays_have_the_dtypes_and_order_of_the_programs():
-    arrays = SamplingParameters(0.5, 40, 0.9, 0.1, 7).arrays(3)
+    arrays = sampling_arrays([SamplingParameters(0.5, 40, 0.9, 0.1, 7)] * 3, 3)
     assert [(a.dtype.name, a.tolist()) for a in arrays] == [
         ("float32", [0.5] * 3), ("int32", [40] * 3), ("float32", [np.float32(0.9)] * 3),
         ("float32", [np.float32(0.1)] * 3), ("uint32", [7] * 3),
@@ -38,14 +38,22 @@ def test_arrays_have_the_dtypes_and_order_of_the_programs():
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-30, 1e30, 1e308])
 def test_logits_divided_by_any_temperature_stay_finite(temperature: float):
-    divisor = SamplingParameters(temperature=temperature).arrays(1)[0]
+    divisor = sampling_arrays([SamplingParameters(temperature=temperature)], 1)[0]
     assert divisor[0] > 0
     with np.errstate(all="raise"):
         assert np.isfinite(np.float32([1e6, -1e6]) / divisor).all()
 
 
+def test_rows_are_drawn_each_in_its_way_and_rows_beyond_them_greedily():
+    first, second = SamplingParameters(0.5, 40, 0.9, 0.1, 7), SamplingParameters(1.5, seed=3)
+    arrays = [array.tolist() for array in sampling_arrays([first, second], 3)]
+    assert arrays == [
+        [0.5, 1.5, 0], [40, 0, 0], [np.float32(0.9), 1, 1], [np.float32(0.1), 0, 0], [7, 3, 0],
+    ]  # fmt: skip
+
+
 def test_top_p_never_becomes_zero():
-    assert SamplingParameters(top_p=5e-324).arrays(1)[2][0] > 0
+    assert sampling_arrays([SamplingParameters(top_p=5e-324)], 1)[2][0] > 0
 
 
 def test_top_tokens_are_log_softmax_in_order():

@@ -1,0 +1,1 @@
+"""The public Python functions over bundles; `gemma3_export` offers them."""

@@ -1,0 +1,304 @@
+"""A bundle, loaded: what `gemma3_export.load` gives."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+import numpy as np
+
+from ...artifacts.arguments import speaks_of_arguments
+from ...artifacts.errors import UsageError
+from ...artifacts.prompts import bundle_prompts
+from ..loading.buckets import Shape
+from ..loading.bundle import choose_mesh
+from ..loading.devices import ensure_devices
+from ..loading.model import LoadedModel
+from ..loading.start import open_bundle
+from ..requests.classify import classify
+from ..requests.embed import embed
+from ..requests.generate import (
+    Completion,
+    Request,
+    check_prompts,
+    most_new_tokens,
+    plan_request,
+    run_request,
+    stream_request,
+)
+from ..requests.sampling import SamplingParameters
+from ..requests.score import Score, score
+from ..requests.session import Session
+from ..text.chat import Message
+from ..text.tokenizer import Tokenizer
+from .prompts import Encoded, Image, Prompt, encode, is_conversation
+
+DEFAULT_NEW_TOKENS = 64
+_Sampling = SamplingParameters | Sequence[SamplingParameters] | None
+
+
+def load(
+    path: str | Path,
+    mesh: str | None = None,
+    *,
+    platform: str | None = None,
+    keep_compiled: bool = True,
+    require_signature: str | Path | None = None,
+) -> Model:
+    """Load a bundle for one of its meshes.
+
+    Args:
+        path: the bundle's folder.
+        mesh: a mesh of the bundle; None for its first.
+        platform: a platform of the bundle; None for the one JAX runs on.
+        keep_compiled: keep compiled programs in the bundle, or in the user's cache folder where
+            that cannot be written, and use those kept before.
+        require_signature: a public key or root certificate (PEM) that must have signed the bundle.
+
+    Raises:
+        UsageError: the bundle cannot run here, or has no such mesh or platform.
+        ArtifactError: the bundle is missing, damaged, or not signed by that key.
+    """
+    if "jax" not in sys.modules:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks are not for users
+    with speaks_of_arguments():
+        signer = None if require_signature is None else Path(require_signature)
+        bundle = open_bundle(Path(path), signer)
+        record = choose_mesh(bundle, mesh)
+        if platform is not None:
+            bundle.programs_for(record.mesh.name, platform)
+        ensure_devices(record.mesh)
+        return Model(LoadedModel(bundle, record, platform, keep_compiled))
+
+
+class Model:
+    """A loaded bundle. Threads may share it; a `Session` of it is for one thread at a time.
+
+    A prompt is a text, a list of token ids, or a conversation: a list of messages with `role` and
+    `content`, as transformers take them. One prompt gives one result, a list of prompts a list of
+    results in the same order, computed in as few calls as the bundle's batch sizes allow.
+
+    Mistakes raise UsageError, which is a ValueError, before anything is computed.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        """Of a model that is loaded already; `load` loads one."""
+        self._loaded = loaded
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait until nothing is compiled or stored in the background; idempotent."""
+        self._loaded.close()
+
+    @property
+    def mesh(self) -> str:
+        """Name of the mesh it runs on."""
+        return self._loaded.record.mesh.name
+
+    @property
+    def platform(self) -> str:
+        """cpu, cuda or tpu."""
+        return self._loaded.platform
+
+    @property
+    def variant(self) -> str:
+        """`kernels` once a program that calls C++ kernels has been loaded, else `portable`."""
+        return self._loaded.variant
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer; ArtifactError when the bundle has none."""
+        return self._loaded.tokenizer
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of a classifier's classes."""
+        return tuple(self._loaded.bundle.manifest.model.labels)
+
+    @overload
+    def generate(self, prompt: str, **options: Any) -> Completion: ...
+    @overload
+    def generate(self, prompt: Sequence[int], **options: Any) -> Completion: ...
+    @overload
+    def generate(self, prompt: Sequence[Message], **options: Any) -> Completion: ...
+    @overload
+    def generate(self, prompt: Sequence[Prompt], **options: Any) -> list[Completion]: ...
+    def generate(self, prompt: Any, **options: Any) -> Completion | list[Completion]:
+        """Go on from a prompt, or from several.
+
+        Args:
+            prompt: one prompt or a list of prompts; see the class.
+            max_new_tokens: the most tokens to make for each; None is 64, or what fits if less.
+            temperature: 0, the default, is greedy: always the likeliest token.
+            top_k: draw from this many likeliest tokens; 0 is off.
+            top_p: draw from the likeliest tokens that make up this probability; 1 is off.
+            min_p: draw from tokens at least this many times as likely as the first; 0 is off.
+            seed: the same seed gives the same text, whatever the batch.
+            sampling: instead of the five above, `SamplingParameters`, or one for each prompt.
+            stop: texts that end a row and are left out of it.
+            stop_tokens: token ids that end a row, besides the model's own.
+            ignore_eos: go on after the model's own end tokens.
+            special: show control tokens in the text.
+            logprobs: the number of likeliest tokens to report at each step.
+            images: of the one prompt: picture files, or arrays [n,3,size,size].
+            pan_and_scan: show long pictures in parts as well as whole.
+        """
+        with speaks_of_arguments(**_NAMES):
+            encoded, request = self._request(prompt, **options)
+            groups = plan_request(self._loaded, request)
+            completions = list(run_request(self._loaded, request, groups))
+            return completions[0] if encoded.single else completions
+
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
+        """Pieces of the text that goes on from one prompt, whole characters, as they are made.
+
+        The arguments are those of `generate`. What is wrong with them is said at once, not when
+        the first piece is asked for. Closing the iterator ends the work.
+        """
+        with speaks_of_arguments(**_NAMES):
+            encoded, request = self._request(prompt, **options)
+            if not encoded.single:
+                raise UsageError("prompt: expected one to stream, got a list; use generate")
+            _ = self.tokenizer  # a bundle without one has no text
+            groups = plan_request(self._loaded, request)
+        parts = stream_request(self._loaded, request, groups)
+        return (part[1] for part in parts if not isinstance(part, Completion))
+
+    def chat(self, messages: Sequence[Message], **options: Any) -> Completion:
+        """The model's answer to a conversation; the arguments are those of `generate`.
+
+        Each message has a `role` (user or assistant, taking turns; system may come first) and a
+        `content`: a text, or a list of parts `{"type": "text", "text": ...}` and
+        `{"type": "image", "image": path or array}`.
+        """
+        if not is_conversation(messages):
+            raise UsageError("messages: expected dictionaries with role and content")
+        return self.generate(messages, **options)
+
+    def score(
+        self, text: Any, *, labels: Sequence[Sequence[int]] = (), outputs: Sequence[str] = (),
+        images: Sequence[Image] = (),
+    ) -> Any:  # fmt: skip
+        """How likely a text is, or each of several: a Score, or a list.
+
+        Args:
+            text: a prompt or a list of prompts; see the class.
+            labels: for each text a label for each token, -100 for none; () scores the text itself.
+            outputs: hidden_states, attentions, where the bundle was exported with them.
+            images: of the one text.
+        """
+        with speaks_of_arguments(**_NAMES):
+            encoded = encode(self._loaded, text, images)
+            found: list[Score] = score(
+                self._loaded, encoded.prompts, labels, encoded.images, outputs
+            )
+            return found[0] if encoded.single else found
+
+    def classify(self, text: Any, *, images: Sequence[Image] = ()) -> Any:
+        """Logits of a classifier's classes for a text, [C] float32, or for several, [N,C].
+
+        The classes are called `labels`.
+        """
+        with speaks_of_arguments(**_NAMES):
+            encoded = encode(self._loaded, text, images, whole=True)
+            rows = classify(self._loaded, encoded.prompts, encoded.images)
+            found = np.array(rows, np.float32)
+            return found[0] if encoded.single else found
+
+    def embed(self, text: Any, *, task: str | None = None) -> Any:
+        """The vector of a text, [E] float32, or of several, [N,E].
+
+        `task` puts the model's prompt of that task, such as query, before each text.
+        """
+        with speaks_of_arguments(**_NAMES):
+            bundle = self._loaded.bundle
+            before = bundle_prompts(bundle).text(task, str(bundle.root))
+            encoded = encode(self._loaded, text, before=before, whole=True)
+            found = np.array(embed(self._loaded, encoded.prompts), np.float32)
+            return found[0] if encoded.single else found
+
+    def session(
+        self,
+        rows: int = 1,
+        *,
+        cache: int | None = None,
+        sampling: _Sampling = None,
+        stop_tokens: Sequence[int] = (),
+        ignore_eos: bool = False,
+        logprobs: int = 0,
+    ) -> Session:
+        """Rows of token ids that keep their cache between calls; see `Session`.
+
+        Args:
+            rows: how many texts grow at the same time.
+            cache: positions each can hold; None for the most that the bundle has.
+            sampling: of every row, or one for each; None is greedy.
+            stop_tokens: end a row, besides the model's own end tokens.
+            ignore_eos: go on after those.
+            logprobs: the number of likeliest tokens to report at each step.
+        """
+        grid = self._loaded.grid
+        shapes = grid.stepping() if logprobs else grid.generating()
+        roomy = [s for s in shapes if s.batch >= rows and (cache is None or s.cache >= cache)]
+        if rows < 1 or not roomy:
+            there = ", ".join(f"{s.batch} of {s.cache}" for s in sorted(shapes, key=_size))
+            wanted = f"{rows} rows" + ("" if cache is None else f" of {cache} positions")
+            raise UsageError(
+                f"session: {grid.source} has room for rows of positions: {there or 'none'}; got "
+                f"{wanted}"
+            )
+        least = min(s.batch for s in roomy)
+        best = [s for s in roomy if s.batch == least]
+        shape = max(best, key=_size) if cache is None else min(best, key=_size)
+        own = () if ignore_eos else self._loaded.bundle.manifest.model.eos_token_ids
+        stops = tuple(dict.fromkeys([*own, *stop_tokens]))
+        return Session(self._loaded, shape, sampling or SamplingParameters(), stops, logprobs)
+
+    def _request(
+        self, prompt: Any, *, max_new_tokens: int | None = None, temperature: float | None = None,
+        top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
+        seed: int | None = None, sampling: _Sampling = None, stop: str | Sequence[str] = (),
+        stop_tokens: Sequence[int] = (), ignore_eos: bool = False, special: bool = False,
+        logprobs: int = 0, images: Sequence[Image] = (), pan_and_scan: bool = False,
+    ) -> tuple[Encoded, Request]:  # fmt: skip
+        five = {
+            "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+            "seed": seed,
+        }  # fmt: skip
+        given = {name: value for name, value in five.items() if value is not None}
+        if sampling is not None and given:
+            raise UsageError(f"sampling and {', '.join(given)} exclude each other: pass one")
+        encoded = encode(self._loaded, prompt, images, pan_and_scan)
+        check_prompts(self._loaded, encoded.prompts)
+        if max_new_tokens is None:  # where 1 does not fit, a refusal says so
+            fits = most_new_tokens(self._loaded, encoded.prompts, logprobs, encoded.images)
+            max_new_tokens = max(1, min(DEFAULT_NEW_TOKENS, fits))
+        ends = () if ignore_eos else encoded.stop_tokens
+        drawn = SamplingParameters(**given) if sampling is None else sampling  # pyright: ignore[reportArgumentType]
+        texts = (stop,) if isinstance(stop, str) else tuple(stop)
+        return encoded, Request(
+            encoded.prompts, max_new_tokens, drawn, (*ends, *stop_tokens), texts, ignore_eos,
+            logprobs, encoded.images, special,
+        )  # fmt: skip
+
+
+# Arguments that are not called as the flag of the command is.
+_NAMES = {"image": "images", "tokens": "prompt"}
+
+
+def _size(shape: Shape) -> tuple[int, int]:
+    return shape.batch, shape.cache
