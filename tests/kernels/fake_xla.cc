@@ -200,6 +200,7 @@ bool Array::allocate(size_t over) {
 
 std::string make(const Call &call, const Circumstances &circumstances) {
   Frame frame(call);
+  pool();  // made before memory can run out: its threads are not what is tested
   threads = circumstances.threads;
   refuses = circumstances.refuses;
   allocations = circumstances.allocations;
