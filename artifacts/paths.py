@@ -79,7 +79,7 @@ def _walk(root: Path, path: str) -> Path | None:
         links += 1
         if links > _MOST_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        target = os.readlink(here / part)
+        target = str((here / part).readlink())
         if target.startswith("/"):
             if not target.startswith(f"{root}/"):
                 return None

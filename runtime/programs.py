@@ -91,12 +91,19 @@ def compile_unbound(
         donate_argnums=_CACHE_ARGUMENT,
         out_shardings=(_shardings(mesh, record.outputs), _shardings(mesh, record.cache)),
     )
-    lowered = function.lower(
-        tuple(jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding) for w in weights),
-        _arguments(mesh, record.inputs),
-        _arguments(mesh, record.cache),
-    )
-    return _compile(lowered)
+    try:
+        lowered = function.lower(
+            tuple(jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding) for w in weights),
+            _arguments(mesh, record.inputs),
+            _arguments(mesh, record.cache),
+        )
+        return _compile(lowered)
+    except Exception as error:  # nobody has looked at the module in the file before: see `_read`
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(
+            f"program {bundle.path(record.jaxexport)} cannot be compiled ({reason}): export the "
+            "bundle again"
+        ) from error
 
 
 def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:

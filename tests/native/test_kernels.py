@@ -255,7 +255,7 @@ def test_a_program_that_calls_what_its_manifest_entry_does_not_name_is_refused(
 
 def test_a_program_as_text_is_refused(bundle: Path, gemma3_host: Host, tmp_path: Path):
     """In text the name of an operation can be written so that nobody finds it."""
-    hidden = r'%0 = "stablehlo.\63ustom_call"(%x) {call_target_name = "xla_ffi_python_cpu_callback"}'
+    hidden = r'%0 = "stablehlo.\63ustom_call"(%x) {call_target_name = "anything"}'
     text = f"""module @m {{ func.func public @main(%x: tensor<4xf32>) -> tensor<4xf32> {{
         {hidden} : (tensor<4xf32>) -> tensor<4xf32> return %0 : tensor<4xf32> }} }}""".encode()
     hostile = calling(bundle, tmp_path / "text", "portable", text)
