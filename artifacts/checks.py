@@ -24,6 +24,7 @@ from .convention import (
 )
 from .errors import ArtifactError
 from .kernels import TARGET_NAME
+from .limits import check_limits
 from .manifest import (
     ITEMSIZE,
     KERNELS,
@@ -56,6 +57,7 @@ def check_manifest(manifest: Manifest, where: str) -> None:
     Raises:
         ArtifactError: names the JSON path, what was expected and what is there.
     """
+    check_limits(manifest, where)
     _check_files(manifest, where)
     _check_model(manifest, where)
     _check_weights(manifest, where)

@@ -24,12 +24,20 @@ T = TypeVar("T")
 REMEDY = "the file is damaged or from another version: copy the bundle again or re-export it"
 LINE_WIDTH = 100
 INT64 = range(-(2**63), 2**63)
+MAX_DEPTH = 200
+"""Of arrays and objects in one another."""
+MAX_SHOWN = 400
+"""Characters of a part of an error: what is wrong may be as long as the file."""
 
 
 def refuse(where: str, path: str, expected: str, got: str, remedy: str = REMEDY) -> NoReturn:
     """Raise the ArtifactError for the value at JSON path `path` of file `where`."""
-    place = f"{where}: {path}" if path else where
-    raise ArtifactError(f"{place}: expected {expected}, got {got}; {remedy}")
+    place = f"{where}: {_cut(path)}" if path else where
+    raise ArtifactError(f"{place}: expected {_cut(expected)}, got {_cut(got)}; {remedy}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def parse_json(data: bytes, where: str) -> Any:
@@ -37,7 +45,7 @@ def parse_json(data: bytes, where: str) -> Any:
 
     Raises:
         ArtifactError: not UTF-8, not JSON, a key given twice, NaN or an infinity, or nested
-            so deep that Python gives up.
+            deeper than MAX_DEPTH.
     """
     try:
         value = json.loads(
@@ -49,18 +57,30 @@ def parse_json(data: bytes, where: str) -> Any:
         if b"\\ud" in data.lower():
             # Half of a surrogate pair passes the parser and fails when it is written again.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
+        if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+            _check_depth(value)
         return value
     except RecursionError:
-        refuse(where, "", "JSON", "values nested too deep")
+        refuse(where, "", "JSON", "text that is not (values nested too deep)")
     except ValueError as error:  # what the parser and both codecs raise
         refuse(where, "", "JSON", f"text that is not ({error})")
+
+
+def _check_depth(value: Any) -> None:
+    inside = [value]
+    for _ in range(MAX_DEPTH + 1):
+        nested = [item for item in inside if isinstance(item, dict | list)]
+        if not nested:
+            return
+        inside = [item for n in nested for item in (n.values() if isinstance(n, dict) else n)]
+    raise RecursionError
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ValueError(f"key {json.dumps(twice)} given twice")
     return value
 

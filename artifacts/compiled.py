@@ -9,6 +9,7 @@ fit, a damaged entry or a folder that cannot be written costs time, never a wron
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import hmac
@@ -18,6 +19,7 @@ import os
 import secrets
 import stat
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ INDEX_VERSION = 1
 KEY_BYTES = 32
 _PARTIAL = ".partial-"
 _MAX_INDEX_BYTES = 2**24
+_LOCK_SECONDS = 10.0
 _OWNER_ONLY = 0o600
 _LOG = logging.getLogger(__name__)
 
@@ -65,6 +68,18 @@ def user_key(folder: Path) -> bytes | None:
     return None
 
 
+def why_no_key(folder: Path | None) -> str:
+    """What is in the way where `user_key` gives none, and what to do about it."""
+    if folder is None:
+        return "this user has no home folder; set XDG_CACHE_HOME to a folder for caches"
+    if os.path.lexists(folder / "key"):
+        return (
+            f"expected a key in {folder / 'key'} of {KEY_BYTES} bytes that only you can read; "
+            "remove that file to have another made"
+        )
+    return f"no key can be made in {folder}; set XDG_CACHE_HOME to a folder that you can write"
+
+
 def _make_key(path: Path) -> None:
     """Write a new key, unless another process is faster: a link appears whole or not at all."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,6 +100,27 @@ def fingerprint(identity: Mapping[str, str]) -> str:
     """The name of the folder for what `identity` says of host, compiler, machine and options."""
     text = "".join(f"{name}={value}\n" for name, value in sorted(identity.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _read_regular(path: Path, most: int) -> bytes:
+    """A file, `most` + 1 bytes of it at most; OSError for a pipe, which nobody may ever fill."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read(most + 1)
+
+
+def _lock(descriptor: int) -> None:
+    """Wait for the lock, but not for ever: whoever can read the folder can hold it."""
+    last = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > last:
+                raise
+        time.sleep(0.02)
 
 
 @dataclass(frozen=True)
@@ -112,10 +148,14 @@ class CompiledStore:
 
     @classmethod
     def open(cls, bundle: Path, identity: Mapping[str, str]) -> CompiledStore | None:
-        """The store for the bundle in folder `bundle`; None where this user cannot keep a key."""
+        """The store for the bundle in folder `bundle`.
+
+        None, and a warning that says why, where this user cannot keep a key.
+        """
         folder = user_folder()
         key = user_key(folder) if folder is not None else None
         if folder is None or key is None:
+            _LOG.warning("compiled programs cannot be kept: %s", why_no_key(folder))
             return None
         return cls([bundle / FOLDER, folder / FOLDER], identity, key)
 
@@ -126,7 +166,7 @@ class CompiledStore:
             if entry is None:
                 continue
             with contextlib.suppress(OSError):
-                data = (folder / name).read_bytes()
+                data = _read_regular(folder / name, entry.bytes)
                 if len(data) == entry.bytes and hashlib.sha256(data).hexdigest() == entry.sha256:
                     return data
             self._report(folder / name)
@@ -142,7 +182,10 @@ class CompiledStore:
             _LOG.warning("%s is damaged: compiling again", where)
 
     def write(self, name: str, data: bytes) -> bool:
-        """Keep `data` as entry `name` in the first place that can be written; False if none can."""
+        """Keep `data` as entry `name` in the first place that can be written.
+
+        False, and a warning the first time, if none can.
+        """
         for folder in self._folders:
             with contextlib.suppress(OSError), self._locked(folder) as entries:
                 if entries is not None:
@@ -150,6 +193,10 @@ class CompiledStore:
                     entries[name] = Entry(len(data), hashlib.sha256(data).hexdigest())
                     _replace(folder / INDEX, self._format(entries))
                     return True
+        where = self._folders[-1]
+        if where not in self._said:
+            self._said.add(where)
+            _LOG.warning("compiled programs cannot be kept in %s", where)
         return False
 
     @contextlib.contextmanager
@@ -161,7 +208,7 @@ class CompiledStore:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor)
             for leftover in folder.glob(f"{_PARTIAL}*"):  # of processes that died while writing
                 leftover.unlink(missing_ok=True)
             yield self._read_index(folder)
@@ -174,8 +221,7 @@ class CompiledStore:
         try:
             if not stat.S_ISREG(path.lstat().st_mode):
                 return None
-            with path.open("rb") as file:
-                data = file.read(_MAX_INDEX_BYTES + 1)
+            data = _read_regular(path, _MAX_INDEX_BYTES)
             if len(data) > _MAX_INDEX_BYTES:
                 raise ValueError("too large")
             value = json.loads(data)

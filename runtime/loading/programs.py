@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from jax import export
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ...artifacts.bundle import Bundle
+from ...artifacts.bytecode import calls_of
 from ...artifacts.compiled import CompiledStore
 from ...artifacts.errors import ArtifactError
 from ...artifacts.manifest import Program, Spec, Tensor
@@ -24,7 +24,6 @@ Described = jax.Array | jax.ShapeDtypeStruct
 """An array, or what is known of it."""
 
 _CACHE_ARGUMENT = 2  # of (weights, inputs, cache)
-_CALLED = re.compile(r'custom_call @"?([^"(\s]+)|call_target_name = "([^"]*)"')
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,19 @@ def compile_unbound(
         donate_argnums=_CACHE_ARGUMENT,
         out_shardings=(_shardings(mesh, record.outputs), _shardings(mesh, record.cache)),
     )
-    lowered = function.lower(
-        tuple(jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding) for w in weights),
-        _arguments(mesh, record.inputs),
-        _arguments(mesh, record.cache),
-    )
-    return _compile(lowered)
+    try:
+        lowered = function.lower(
+            tuple(jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding) for w in weights),
+            _arguments(mesh, record.inputs),
+            _arguments(mesh, record.cache),
+        )
+        return _compile(lowered)
+    except Exception as error:  # nobody has looked at the module in the file before: see `_read`
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(
+            f"program {bundle.path(record.jaxexport)} cannot be compiled ({reason}): export the "
+            "bundle again"
+        ) from error
 
 
 def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
@@ -124,16 +130,23 @@ def _check_calls(bundle: Bundle, record: Program, exported: export.Exported) -> 
     JAX registers handlers of its own, among them one that takes an address out of an attribute of
     the program and calls what is there.
     """
-    called = set()
-    if b"custom_call" in exported.mlir_module_serialized:  # the name of the operation
-        found = _CALLED.findall(exported.mlir_module())
-        called = {short or long for short, long in found} or {"a custom call"}
-    if others := sorted(called - set(record.custom_calls)):
+    try:
+        others = calls_of(exported.mlir_module_serialized) - set(record.custom_calls)
+        got = others and f"one that calls {_shown(others)}"
+    except ValueError as error:
+        got = str(error)
+    if got:
         named = ", ".join(record.custom_calls) or "nothing outside itself"
         raise ArtifactError(
             f"program {bundle.path(record.jaxexport)}: expected one that calls {named}, as its "
-            f"manifest entry says, got one that calls {', '.join(others)}: export the bundle again"
+            f"manifest entry says, got {got}; export the bundle again"
         )
+
+
+def _shown(names: set[str]) -> str:
+    """For people: what is no plain character is shown as `?`."""
+    short = ", ".join(name[:64] for name in sorted(names))[:300]
+    return "".join(c if " " <= c <= "~" else "?" for c in short)
 
 
 def _check_signature(

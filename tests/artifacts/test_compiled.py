@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import json
 import multiprocessing
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -229,11 +231,53 @@ def test_a_key_of_the_wrong_length_is_of_no_use(tmp_path: Path, content: bytes):
 
 
 def test_without_a_place_for_the_key_nothing_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert CompiledStore.open(tmp_path, IDENTITY) is None
+    (tmp_path / "gemma3-export").mkdir()
+    (tmp_path / "gemma3-export" / "key").write_text("short")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert CompiledStore.open(tmp_path, IDENTITY) is None
+    begin, none, short = "compiled programs cannot be kept: ", "no key can be made in", "expected a"
+    assert [record.message[: len(begin + none)] for record in caplog.records] == [
+        begin + none,
+        f"{begin}{short} key in {tmp_path}"[: len(begin + none)],
+    ]
+
+
+def test_when_nothing_can_be_kept_that_is_said_once(
+    places: list[Path], caplog: pytest.LogCaptureFixture
+):
+    for place in places:
+        place.parent.mkdir()
+        place.write_text("a file")
+    found = store(places)
+    assert [found.write("a.bin", b"code"), found.write("b.bin", b"code")] == [False, False]
+    assert [record.message for record in caplog.records] == [
+        f"compiled programs cannot be kept in {places[1] / fingerprint(IDENTITY)}"
+    ]
+
+
+def test_a_lock_that_is_never_released_is_not_waited_for_for_ever(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gemma3_export.artifacts.compiled._LOCK_SECONDS", 0.1)
+    store(places).write("a.bin", b"code")
+    with (index_of(places[0]).parent / ".lock").open() as lock:  # to read it is enough
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert store(places).write("b.bin", b"code")
+    assert (index_of(places[1]).parent / "b.bin").exists()
+
+
+@pytest.mark.parametrize("name", ["a.bin", "index.json"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(places: list[Path], name: str):
+    store(places).write("a.bin", b"code")
+    path = index_of(places[0]).with_name(name)
+    path.unlink()
+    os.mkfifo(path)
+    assert store(places).read("a.bin") is None
 
 
 def test_the_key_is_in_the_cache_folder_of_the_user(

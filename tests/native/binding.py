@@ -252,6 +252,17 @@ class Library:
         self.call(name, self.model, prompts_of(texts), c.c_size_t(len(texts)), found)
         return [list(found[i * width : (i + 1) * width]) for i in range(len(texts))]
 
+    def strange(self, what: str, **values: Any) -> Any:
+        """Opens a session, or makes a request, with members that are `values`."""
+        if what == "session":
+            options = SessionOptions(**{"size": c.sizeof(SessionOptions), "rows": 1, **values})
+            self.call("gemma3_session_open", self.model, c.byref(options), c.byref(c.c_void_p()))
+        else:
+            room = (Request * 1024)()  # zeros behind it, whatever `size` says
+            sound = {"size": c.sizeof(Request), "prompts": prompts_of([[2]]), "prompt_count": 1}
+            room[0] = Request(**{**sound, "max_new_tokens": 1, **values})
+            self.call("gemma3_check_request", self.model, room)
+
     def turns(self, turns: list[list[int]], count: int) -> Any:
         """One row that is given one text after another, `count` tokens being drawn after each."""
         session = self._session(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -209,9 +210,9 @@ def test_a_kernel_of_another_version_is_not_looked_up_and_the_portable_program_r
         assert (value["tokens"], value["stats"]["variant"]) == (expected["none"], "portable")
 
 
-def calling(bundle: Path, out: Path, variant: str) -> Path:
-    """A copy whose first program of a variant calls a handler that jaxlib brings, digests made
-    right; the handler would call what is at an address that the program names."""
+def calling(bundle: Path, out: Path, variant: str, code: bytes = b"") -> Path:
+    """A copy whose first program of a variant is `code`, or calls a handler that jaxlib brings,
+    digests made right; the handler would call what is at an address that the program names."""
     shutil.copytree(bundle, out, ignore=shutil.ignore_patterns("compiled"))
     name = "xla_ffi_python_cpu_callback"
     call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct((4,), jnp.float32), has_side_effect=True)
@@ -219,6 +220,9 @@ def calling(bundle: Path, out: Path, variant: str) -> Path:
         jax.jit(lambda x: call(x, index=np.uint64(5))), platforms=["cpu"],
         disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(name)],
     )(jax.ShapeDtypeStruct((4,), jnp.float32))  # fmt: skip
+    exported = dataclasses.replace(
+        exported, mlir_module_serialized=code or exported.mlir_module_serialized
+    )
     manifest = json.loads((out / "manifest.json").read_text())
     program = next(p for p in manifest["programs"] if p["variant"] == variant)
     for path, data in (
@@ -242,10 +246,23 @@ def test_a_program_that_calls_what_its_manifest_entry_does_not_name_is_refused(
         assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended
         assert ": expected one that calls nothing outside itself, as its manifest" in ended.err
     hostile = calling(bundle, tmp_path / "kernels", "kernels")
-    ended = run_python(hostile, *ASK, "--no-cache", GEMMA3_KERNELS=str(kernels))
-    assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended
-    assert ": expected one that calls gemma3_" in ended.err
-    assert "got one that calls xla_ffi_python_cpu_callback: export" in ended.err
+    for run in (gemma3_host, run_python):
+        ended = run(hostile, *ASK, "--no-cache", GEMMA3_KERNELS=str(kernels))
+        assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended
+        assert ": expected one that calls gemma3_" in ended.err
+        assert "got one that calls xla_ffi_python_cpu_callback; export" in ended.err
+
+
+def test_a_program_as_text_is_refused(bundle: Path, gemma3_host: Host, tmp_path: Path):
+    """In text the name of an operation can be written so that nobody finds it."""
+    hidden = r'%0 = "stablehlo.\63ustom_call"(%x) {call_target_name = "anything"}'
+    text = f"""module @m {{ func.func public @main(%x: tensor<4xf32>) -> tensor<4xf32> {{
+        {hidden} : (tensor<4xf32>) -> tensor<4xf32> return %0 : tensor<4xf32> }} }}""".encode()
+    hostile = calling(bundle, tmp_path / "text", "portable", text)
+    for run in (gemma3_host, run_python):
+        ended = run(hostile, *ASK, "--no-cache", GEMMA3_KERNELS="none")
+        assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended
+        assert "got no MLIR bytecode; export" in ended.err
 
 
 def deadly_library(folder: Path, name: str = "libdeadly.so") -> Path:

@@ -236,3 +236,31 @@ def test_check_says_whether_a_bundle_loads_before_it_is_loaded(
     assert "expected a mesh of the bundle (1x1, 2x4), got 3x1" in mesh["message"]
     assert "--abstract" in weights["message"]
     assert "without GetPjrtApi" in plugin["message"]
+
+
+# What a caller may get wrong, and what is said of it at once and in one line.
+STRANGE = [
+    ("session", {"rows": 2**32 - 1}, "rows: expected at most 4 in one session, got 4294967295"),
+    ("session", {"rows": 5}, "rows: expected at most 4 in one session, got 5"),
+    ("session", {"flags": 4}, "options.flags: has flags that this library lacks"),
+    ("request", {"flags": 2}, "request.flags: has flags that this library lacks"),
+    ("request", {"flags": 2**63}, "request.flags: has flags that this library lacks"),
+    ("request", {"size": 2**62}, "request: set `size` to the size of the struct"),
+    ("request", {"size": 4097}, "request: set `size` to the size of the struct"),
+]
+
+
+def test_strange_requests_are_refused(library: Path, bundle: Path) -> None:
+    replies = serve(
+        library,
+        call("open", bundle=str(bundle), flags=1),
+        *(call("strange", what, **values) for what, values, _ in STRANGE),
+        call("strange", "session", rows=4),
+        call("strange", "request", size=4096),
+        call("open", bundle=str(bundle), mesh="a\nb\x1b[1m"),
+    )
+    for index, (_, _, said) in enumerate(STRANGE, 1):
+        assert replies.refused(index).startswith(said)
+    assert replies.value(-3) is None
+    assert replies.value(-2) is None
+    assert "got a?b?[1m; re-export" in replies.refused(-1)

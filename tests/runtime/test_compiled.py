@@ -163,6 +163,23 @@ def test_the_command_keeps_them_unless_told_not_to(bundle: Path, gemma3_run: Com
     assert (bundle / "compiled").exists()
 
 
+def test_the_command_says_once_that_nothing_can_be_kept(
+    bundle: Path, gemma3_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):  # fmt: skip
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    arguments = (bundle, "--tokens", "2,70", "--max-new-tokens", "2", "--json")
+    assert gemma3_run(*arguments, "--no-cache")[0] == 0
+    assert not caplog.records
+    assert gemma3_run(*arguments)[0] == 0
+    folder = tmp_path / "file" / "gemma3-export"
+    assert [record.message for record in caplog.records] == [
+        f"compiled programs cannot be kept: no key can be made in {folder}; set XDG_CACHE_HOME "
+        "to a folder that you can write"
+    ]
+
+
 def test_a_bundle_with_compiled_programs_is_still_whole(bundle: Path):
     tokens(load(bundle))
     Bundle.open(bundle).verify()

@@ -42,7 +42,7 @@ gemma3::OpenOptions options_of(const gemma3_options *given) {
   known.flags = options.flags;
   constexpr uint64_t kKnown =
       GEMMA3_NO_CACHE | GEMMA3_CACHE_READ_ONLY | GEMMA3_VERIFY | GEMMA3_COPY_WEIGHTS;
-  if ((known.flags & ~kKnown) != 0) refuse("options.flags: has flags that this library lacks");
+  gemma3::check_flags(known.flags, kKnown, "options.flags");
   known.manifest_sha256 = not_empty(options.manifest_sha256, "manifest_sha256");
   known.key = not_empty(options.require_signature, "require_signature");
   known.cancel = options.cancel;
@@ -57,6 +57,12 @@ gemma3::Json empty_report() {
     report[name] = nullptr;
   }
   return report;
+}
+
+gemma3_request request_of(const gemma3_request *given) {
+  const gemma3_request known = gemma3::versioned(given, "request");
+  gemma3::check_flags(known.flags, GEMMA3_IGNORE_EOS, "request.flags");
+  return known;
 }
 
 }  // namespace
@@ -179,7 +185,7 @@ gemma3_status gemma3_compile(gemma3_model *model, uint32_t *written, gemma3_erro
 gemma3_status gemma3_check_request(const gemma3_model *model, const gemma3_request *request,
                                    gemma3_error *error) {
   return guarded(error, [&] {
-    const gemma3_request known = versioned(request, "request");
+    const gemma3_request known = request_of(request);
     plan_request(*required(model, "model").model, known);
   });
 }
@@ -187,7 +193,7 @@ gemma3_status gemma3_check_request(const gemma3_model *model, const gemma3_reque
 gemma3_status gemma3_prepare(gemma3_model *model, const gemma3_request *request,
                              gemma3_error *error) {
   return guarded(error, [&] {
-    const gemma3_request known = versioned(request, "request");
+    const gemma3_request known = request_of(request);
     const auto &own = required(model, "model").model;
     own->prepare(request_buckets(own, known), [&] { gemma3::throw_if_set(known.cancel); });
   });
@@ -197,7 +203,7 @@ gemma3_status gemma3_generate(gemma3_model *model, const gemma3_request *request
                               gemma3_token_fn on_token, void *user, gemma3_timing *timings,
                               gemma3_error *error) {
   return guarded(error, [&] {
-    const gemma3_request known = versioned(request, "request");
+    const gemma3_request known = request_of(request);
     generate(required(model, "model").model, known, on_token, user, timings);
   });
 }

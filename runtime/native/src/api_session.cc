@@ -1,5 +1,7 @@
 // The C ABI, second part: sessions.
 
+#include <algorithm>
+
 #include "handles.h"
 #include "json.h"
 #include "prompts.h"
@@ -16,18 +18,23 @@ namespace {
 
 gemma3::SessionSettings settings_of(const gemma3::Model &model,
                                     const gemma3_session_options &options) {
+  gemma3::check_flags(options.flags, GEMMA3_IGNORE_EOS | GEMMA3_IMAGES, "options.flags");
   const bool images = (options.flags & GEMMA3_IMAGES) != 0;
   const auto [shapes, what] = gemma3::usable_shapes(model, options.logprobs > 0, images);
   const int64_t most = model.grid().longest(shapes, what);
   const int64_t positions = options.positions > 0 ? options.positions : most;
   model.grid().require_fit(shapes, what, positions, 0);
   if (options.rows < 1) refuse("rows: expected at least 1, got 0");
-  const auto groups = model.grid().groups(shapes, options.rows, positions);
-  if (groups.size() > 1) {
-    refuse("rows: expected at most " + std::to_string(groups.front().count) +
-           " in one session, got " + std::to_string(options.rows) +
-           "; open several, or re-export with --batch " + std::to_string(options.rows));
+  int64_t rows = 0;  // at most; compared before groups are made of so many
+  for (const gemma3::GroupShape &shape : shapes) {
+    if (shape.cache >= positions) rows = std::max(rows, shape.batch);
   }
+  if (options.rows > rows) {
+    refuse("rows: expected at most " + std::to_string(rows) + " in one session, got " +
+           std::to_string(options.rows) + "; open several, or re-export with --batch " +
+           std::to_string(options.rows));
+  }
+  const auto groups = model.grid().groups(shapes, options.rows, positions);
   gemma3::SessionSettings settings;
   settings.shape = groups.front().shape;
   settings.rows = options.rows;

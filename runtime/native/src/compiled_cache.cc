@@ -5,7 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <chrono>
 #include <system_error>
+#include <thread>
 
 #include "error.h"
 #include "files.h"
@@ -21,6 +24,8 @@ namespace fs = std::filesystem;
 constexpr char kIndexName[] = "index.json";
 constexpr int kVersion = 1;
 constexpr int64_t kMostIndexBytes = 1 << 24;
+constexpr std::chrono::seconds kLongestWait(10);
+constexpr std::chrono::milliseconds kBetweenTries(20);
 
 // One process at a time changes a folder.
 class FolderLock {
@@ -28,7 +33,7 @@ class FolderLock {
   explicit FolderLock(const fs::path &folder)
       : descriptor_(::open((folder / ".lock").c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
                            0644)) {
-    locked_ = descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX) == 0;
+    locked_ = descriptor_ >= 0 && wait();
   }
   ~FolderLock() {
     if (descriptor_ >= 0) ::close(descriptor_);
@@ -39,6 +44,17 @@ class FolderLock {
   bool locked() const { return locked_; }
 
  private:
+  // Not for ever: whoever can read the folder can hold the lock.
+  bool wait() const {
+    using std::chrono::steady_clock;
+    const auto last = steady_clock::now() + kLongestWait;
+    while (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+      if ((errno != EWOULDBLOCK && errno != EINTR) || steady_clock::now() > last) return false;
+      std::this_thread::sleep_for(kBetweenTries);
+    }
+    return true;
+  }
+
   int descriptor_;
   bool locked_ = false;
 };

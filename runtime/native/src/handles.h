@@ -2,6 +2,7 @@
 #ifndef GEMMA3_SRC_HANDLES_H_
 #define GEMMA3_SRC_HANDLES_H_
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -40,6 +41,10 @@ inline gemma3_status set_error(gemma3_error *error, gemma3_status status, const 
   while (message[count] != '\0' && count > 0 && (message[count] & 0xC0) == 0x80) --count;
   std::memcpy(error->message, message, count);
   error->message[count] = '\0';
+  // One line, whatever the names in it are that the caller gave.
+  std::replace_if(
+      error->message, error->message + count,
+      [](unsigned char c) { return c < ' ' || c == 0x7F; }, '?');
   return status;
 }
 
@@ -69,13 +74,23 @@ T &required(T *pointer, const char *name) {
   return *pointer;
 }
 
+// No version will be larger: what `size` says is read, so nonsense must not be believed.
+constexpr size_t kLargestStruct = 4096;
+
+// Refuses what a caller asks for that this library does not do.
+inline void check_flags(uint64_t flags, uint64_t known, const char *name) {
+  if ((flags & ~known) != 0) refuse(std::string(name) + ": has flags that this library lacks");
+}
+
 // A versioned struct of the caller as this library knows it: what the caller's lacks is zero, and
 // what it has beyond must be.
 template <typename T>
 T versioned(const T *given, const char *name) {
   const size_t size = required(given, name).size;
   T known = {};
-  if (size < sizeof size) refuse(std::string(name) + ": set `size` to the size of the struct");
+  if (size < sizeof size || size > kLargestStruct) {
+    refuse(std::string(name) + ": set `size` to the size of the struct");
+  }
   const auto *bytes = reinterpret_cast<const uint8_t *>(given);
   for (size_t i = sizeof known; i < size; ++i) {
     if (bytes[i] != 0) refuse(std::string(name) + ": has members that this library lacks");

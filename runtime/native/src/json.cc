@@ -9,36 +9,45 @@
 namespace gemma3 {
 namespace {
 
-constexpr int kMaxDepth = 200;
+constexpr size_t kMaxDepth = 200;
 constexpr char kRemedy[] =
     "the file is damaged or from another version: copy the bundle again or re-export it";
 
-// Refuses what the parser alone would take: keys given twice and bottomless nesting.
-class Strict {
+// Refuses what the parser alone would take: keys given twice and bottomless nesting. It goes over
+// the text by itself, before values are made: as a callback of the parser that makes them it would
+// have all members of an array looked at again after each.
+class Strict : public nlohmann::json_sax<Json> {
  public:
-  bool operator()(int depth, Json::parse_event_t event, Json &parsed) {
-    switch (event) {
-      case Json::parse_event_t::object_start:
-      case Json::parse_event_t::array_start:
-        if (depth >= kMaxDepth) throw std::runtime_error("values nested too deep");
-        keys_.emplace_back();
-        break;
-      case Json::parse_event_t::object_end:
-      case Json::parse_event_t::array_end:
-        keys_.pop_back();
-        break;
-      case Json::parse_event_t::key:
-        if (!keys_.back().insert(parsed.get<std::string>()).second) {
-          throw std::runtime_error("key " + to_text(parsed) + " given twice");
-        }
-        break;
-      case Json::parse_event_t::value:
-        break;
-    }
-    return true;
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t &) override { return true; }
+  bool string(string_t &) override { return true; }
+  bool binary(binary_t &) override { return true; }
+  bool start_object(size_t) override { return enter(); }
+  bool start_array(size_t) override { return enter(); }
+  bool end_object() override { return leave(); }
+  bool end_array() override { return leave(); }
+  bool key(string_t &name) override {
+    if (keys_.back().insert(name).second) return true;
+    throw std::runtime_error("key " + to_text(Json(name)) + " given twice");
+  }
+  bool parse_error(size_t, const std::string &, const Json::exception &error) override {
+    throw std::runtime_error(error.what());
   }
 
  private:
+  bool enter() {
+    if (keys_.size() >= kMaxDepth) throw std::runtime_error("values nested too deep");
+    keys_.emplace_back();
+    return true;
+  }
+  bool leave() {
+    keys_.pop_back();
+    return true;
+  }
+
   std::vector<std::set<std::string>> keys_;
 };
 
@@ -47,7 +56,11 @@ class Strict {
 Json parse_json(std::string_view text, const std::string &where) {
   try {
     if (text.substr(0, 3) == "\xef\xbb\xbf") throw std::runtime_error("a byte order mark");
-    return Json::parse(text.begin(), text.end(), Strict());
+    // The parser would take it for the end, and not look at what follows.
+    if (text.find('\0') != text.npos) throw std::runtime_error("a byte 0");
+    Strict strict;
+    Json::sax_parse(text.begin(), text.end(), &strict);
+    return Json::parse(text.begin(), text.end());
   } catch (const std::bad_alloc &) {
     throw;
   } catch (const std::exception &error) {
@@ -83,7 +96,7 @@ void refuse_field(const std::string &where, const std::string &path, const std::
                   const std::string &got) {
   std::string safe = path + ": expected " + expected + ", got " + got;
   if (!is_printable(safe)) safe = to_text(Json(safe));
-  refuse(where + (path.empty() ? "" : ": ") + safe.substr(path.empty() ? 2 : 0) + "; " + kRemedy);
+  refuse(where + ": " + safe.substr(path.empty() ? 2 : 0) + "; " + kRemedy);
 }
 
 Fields::Fields(const Json &value, const Place &place) : value_(value), place_(place) {

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "bytecode.h"
 #include "environment.h"
 #include "error.h"
 #include "pjrt_ffi.h"
@@ -19,7 +20,7 @@ namespace fs = std::filesystem;
 constexpr char kVariable[] = "GEMMA3_KERNELS", kNone[] = "none";
 constexpr char kLibrary[] = "libgemma3_kernels.so";
 constexpr char kPrefix[] = "gemma3_";
-constexpr size_t kLongestName = 64;
+constexpr size_t kLongestName = 64, kLongestList = 300;
 
 // All that is ever looked up in a library: artifacts/kernels.py has the same.
 constexpr const char *kTargets[] = {
@@ -31,6 +32,16 @@ constexpr const char *kTargets[] = {
 
 bool is_known(const std::string &target) {
   return std::find(std::begin(kTargets), std::end(kTargets), target) != std::end(kTargets);
+}
+
+// For people: what is no plain character is shown as `?`.
+std::string joined(const std::vector<std::string> &names) {
+  std::string text;
+  for (const std::string &name : names) {
+    text += text.empty() ? "" : ", ";
+    for (char c : name.substr(0, kLongestName)) text += c >= ' ' && c <= '~' ? c : '?';
+  }
+  return text.substr(0, kLongestList);
 }
 
 // Beside this library, or in lib beside the bin that a program with this library in it lies in.
@@ -110,10 +121,21 @@ bool is_target_name(const std::string &name) {
 }
 
 void refuse_calls(const Program &program, const std::string &code) {
-  // The name of the operation, in bytecode as in text.
-  if (program.variant != kPortable || code.find("custom_call") == std::string::npos) return;
-  refuse("program " + program.stablehlo + ": expected one that calls nothing outside itself, as its "
-         "manifest entry says, got one with a custom call; export the bundle again");
+  const std::vector<std::string> &named = program.custom_calls;
+  const auto refuse_that = [&](const std::string &got) {
+    refuse("program " + program.stablehlo + ": expected one that calls " +
+           (named.empty() ? "nothing outside itself" : joined(named)) +
+           ", as its manifest entry says, got " + got + "; export the bundle again");
+  };
+  std::vector<std::string> others;
+  try {
+    for (const std::string &call : calls_of(code)) {
+      if (std::find(named.begin(), named.end(), call) == named.end()) others.push_back(call);
+    }
+  } catch (const BadBytecode &error) {
+    refuse_that(error.what());
+  }
+  if (!others.empty()) refuse_that("one that calls " + joined(others));
 }
 
 KernelsFound take_kernels(const Client &client, const std::string &named,

@@ -30,8 +30,9 @@ struct KernelsFound {
 KernelsFound take_kernels(const Client &client, const std::string &named,
                           const std::vector<const Program *> &programs);
 
-// Refuses the code of a portable program that calls anything outside itself: plugins have handlers
-// that were not made for hostile programs. Throws Error (GEMMA3_USAGE).
+// Refuses the code of a program that calls anything but what its manifest entry names, a portable
+// one anything outside itself: plugins have handlers that were not made for hostile programs. Throws
+// Error (GEMMA3_USAGE).
 void refuse_calls(const Program &program, const std::string &code);
 
 }  // namespace gemma3

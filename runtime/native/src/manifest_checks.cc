@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kMaxDevices = int64_t{1} << 20;
+constexpr size_t kMaxAxes = 20;
 
 // The checks of everything but the programs.
 class Checker : FieldChecks {
@@ -63,7 +64,14 @@ class Checker : FieldChecks {
     at_least("model.parameters", 1, m_.model.parameters);
     at_least("model.embedding_size", 0, m_.model.embedding_size);
     dtype("model.dtype", m_.model.dtype);
+    token("model.bos_token_id", m_.model.bos_token_id);
+    token("model.pad_token_id", m_.model.pad_token_id);
+    for (int64_t id : m_.model.eos_token_ids) token("model.eos_token_ids", id);
   }
+
+  // Programs take ids of 32 bits: a larger one would be taken for another. Ids outside of the
+  // vocabulary are no token: that a model has none may be said so.
+  void token(const std::string &path, int64_t id) const { between(path, INT32_MIN, kMaxSize, id); }
 
   void weights() {
     std::vector<std::tuple<std::string, int64_t, int64_t, std::string>> placed;
@@ -115,6 +123,10 @@ class Checker : FieldChecks {
       const std::string path = "meshes[" + std::to_string(i) + "] (" + record.mesh.name + ")";
       if (!names.insert(record.mesh.name).second) {
         refuse("meshes", "each name once", record.mesh.name + " twice");
+      }
+      if (record.mesh.axes.size() > kMaxAxes) {
+        refuse(path + ".axes", "at most " + std::to_string(kMaxAxes),
+               std::to_string(record.mesh.axes.size()));
       }
       int64_t devices = 1;
       Names axes;
@@ -179,9 +191,9 @@ class Checker : FieldChecks {
     for (double value : vision.std) {
       if (value <= 0) refuse("vision.std", "numbers above 0", std::to_string(value));
     }
-    at_least("vision.begin_token_id", 0, vision.begin_token_id);
-    at_least("vision.soft_token_id", 0, vision.soft_token_id);
-    at_least("vision.end_token_id", 0, vision.end_token_id);
+    between("vision.begin_token_id", 0, kMaxSize, vision.begin_token_id);
+    between("vision.soft_token_id", 0, kMaxSize, vision.soft_token_id);
+    between("vision.end_token_id", 0, kMaxSize, vision.end_token_id);
   }
 
   void extras() const {

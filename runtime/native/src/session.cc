@@ -20,8 +20,9 @@ std::vector<int32_t> stop_tokens_of(const Model &model, bool ignore_eos, const i
                                     size_t count) {
   if (more == nullptr && count > 0) refuse("stop tokens: expected an array, got none");
   std::vector<int32_t> tokens;
+  std::set<int32_t> seen;
   const auto add = [&](int32_t token) {
-    if (std::find(tokens.begin(), tokens.end(), token) == tokens.end()) tokens.push_back(token);
+    if (seen.insert(token).second) tokens.push_back(token);
   };
   if (!ignore_eos) {
     for (int64_t token : model.manifest().model.eos_token_ids) add(static_cast<int32_t>(token));
