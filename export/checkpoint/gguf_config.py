@@ -102,7 +102,7 @@ def gguf_config(
         {
             "architectures": ["Gemma3TextModel" if embeds else "Gemma3ForCausalLM"],
             "attention_bias": _QUERY_BIAS in tensors,
-            "attn_logit_softcapping": model.number("attn_logit_softcapping"),
+            "attn_logit_softcapping": None,
             "final_logit_softcapping": cap,
             "head_dim": head_dim,
             "hidden_activation": "gelu_pytorch_tanh",
