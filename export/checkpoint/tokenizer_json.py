@@ -60,7 +60,7 @@ def check_kind(document: Mapping[str, Any], model: Mapping[str, Any]) -> None:
         raise UnsupportedTokenizerError("it ignores or drops merges")
     for affix in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(affix):
-            raise UnsupportedTokenizerError(f"its model has a {affix}")
+            raise UnsupportedTokenizerError(f"its model has the {affix} {model[affix]!r}")
     if document.get("normalizer") != _NORMALIZER:
         raise UnsupportedTokenizerError("its normalizer does more than write spaces as U+2581")
     # Gemma splits at spaces after the normalizer has left none; any other split matters.
