@@ -44,7 +44,7 @@ def check_claims(
             f"got --quantize {options.quantize}; pass --quantize {wanted}, or take bits out of "
             "config.json"
         )
-    notes = _beyond_transformers(checkpoint, config)
+    notes = beyond_transformers(checkpoint, config)
     for field, output in (
         ("output_hidden_states", "hidden_states"), ("output_attentions", "attentions"),
     ):  # fmt: skip
@@ -59,7 +59,7 @@ def check_claims(
     return tuple(notes)
 
 
-def _beyond_transformers(checkpoint: Checkpoint, config: Gemma3TextConfig) -> list[str]:
+def beyond_transformers(checkpoint: Checkpoint, config: Gemma3TextConfig) -> list[str]:
     """Caps that the programs apply because the config says so, though transformers does not."""
     notes = []
     if config.attn_logit_softcapping is not None:

@@ -230,9 +230,8 @@ def _rope_scaling(model: Metadata) -> dict[str, Any] | None:
     context = model.integer("context_length")
     original = model.integer("rope.scaling.original_context_length", context)
     betas = {
-        # llama.cpp's names and Ollama's.
-        "beta_fast": model.one_of("rope.scaling.yarn_beta_fast", "rope.scaling.beta_fast"),
-        "beta_slow": model.one_of("rope.scaling.yarn_beta_slow", "rope.scaling.beta_slow"),
+        "beta_fast": model.number("rope.scaling.beta_fast"),
+        "beta_slow": model.number("rope.scaling.beta_slow"),
     }
     return {
         "rope_type": "yarn",

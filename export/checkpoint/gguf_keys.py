@@ -23,7 +23,6 @@ USED = frozenset({
     "rope.freq_base", "rope.freq_base_swa", "rope.global.freq_base", "rope.local.freq_base",
     "rope.scale_linear", "rope.scaling.beta_fast", "rope.scaling.beta_slow",
     "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.type",
-    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
 })  # fmt: skip
 """Those that `gguf_config` and the head of an embedding model are made of."""
 
@@ -71,6 +70,9 @@ def check_keys(model: Metadata, hidden: int, head_dim: int, scalar: float) -> No
         "rope.scaling.alpha": 0.0,
         "rope.scaling.attn_factor": 1.0,
         "rope.scaling.yarn_attn_factor": 1.0,
+        # llama.cpp takes these whatever the file says; Ollama has names of its own for them.
+        "rope.scaling.yarn_beta_fast": 32.0,
+        "rope.scaling.yarn_beta_slow": 1.0,
         "rope.scaling.yarn_log_multiplier": 0.0,
         "rope.scaling.yarn_ext_factor": 1.0,
         "rope.scaling.extrapolation_factor": 1.0,

@@ -5,6 +5,7 @@ import json
 import pytest
 from gemma3_export.artifacts.errors import ArtifactError
 from gemma3_export.export.checkpoint import open_checkpoint
+from gemma3_export.export.claims import beyond_transformers
 from gemma3_export.export.purpose import GENERATING, Generating, with_images
 from gemma3_export.model.config import Gemma3TextConfig
 
@@ -83,6 +84,15 @@ def test_another_way_to_make_pixels_is_refused_by_field(purpose, name, changes):
 def test_another_number_of_soft_tokens_is_refused(purpose):
     with pytest.raises(ArtifactError, match="image_seq_length: expected 4"):
         purpose({NESTED: {"image_seq_length": 9}})
+
+
+def test_a_cap_that_transformers_leaves_out_is_said(purpose, folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["final_logit_softcapping"] = 30.0
+    purpose({"config.json": config})
+    checkpoint = open_checkpoint(folder)
+    (note,) = beyond_transformers(checkpoint, Gemma3TextConfig.from_dict(checkpoint.config))
+    assert note.startswith("final_logit_softcapping of 30.0 is applied to the logits, where tra")
 
 
 def test_another_tower_is_refused(purpose, folder):
