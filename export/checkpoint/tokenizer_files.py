@@ -78,16 +78,16 @@ def _as_settings_say(model: bytes | None, settings: Mapping[str, Any]) -> Folder
     if model is None:
         return FolderTokenizer(None, add_bos, add_eos)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    ids = [
+    bos, eos = (
         number if processor.id_to_piece(number := processor.piece_to_id(name)) == name else None
         for name in _names(settings)
-    ]
+    )
     silent = "add_bos_token" not in settings
     note = (
         f"{_SETTINGS} does not say add_bos_token: texts begin with <bos>, as Gemma's do, where "
         "transformers would leave it out"
     )
-    return FolderTokenizer(model, add_bos, add_eos, *ids, (note,) if silent else ())
+    return FolderTokenizer(model, add_bos, add_eos, bos, eos, (note,) if silent else ())
 
 
 def _from_model(
