@@ -47,6 +47,15 @@ class TaskPrompts:
         return self.prompts[name]
 
 
+def refuse_chat(before: str) -> None:
+    """Raise UsageError where something stands before a text that is to be a turn of a chat."""
+    if before:
+        raise UsageError(
+            f"--embed with --chat: the model puts {before!r} before a text, which a turn of a "
+            "conversation has no place for: leave --chat out"
+        )
+
+
 def _listed(names: Mapping[str, str]) -> str:
     shown = ", ".join(sorted(names)[:NAMES_LISTED]) or "none"
     more = len(names) - NAMES_LISTED

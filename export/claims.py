@@ -44,7 +44,7 @@ def check_claims(
             f"got --quantize {options.quantize}; pass --quantize {wanted}, or take bits out of "
             "config.json"
         )
-    notes = []
+    notes = beyond_transformers(checkpoint, config)
     for field, output in (
         ("output_hidden_states", "hidden_states"), ("output_attentions", "attentions"),
     ):  # fmt: skip
@@ -57,3 +57,20 @@ def check_claims(
             "--prefill and --cache do"
         )
     return tuple(notes)
+
+
+def beyond_transformers(checkpoint: Checkpoint, config: Gemma3TextConfig) -> list[str]:
+    """Caps that the programs apply because the config says so, though transformers does not."""
+    notes = []
+    if config.attn_logit_softcapping is not None:
+        notes.append(
+            f"attn_logit_softcapping of {config.attn_logit_softcapping} is applied to the scores "
+            "of attention, where transformers reads past it"
+        )
+    seeing = "Gemma3ForConditionalGeneration" in (checkpoint.config.get("architectures") or ())
+    if config.final_logit_softcapping is not None and seeing:
+        notes.append(
+            f"final_logit_softcapping of {config.final_logit_softcapping} is applied to the "
+            "logits, where transformers' Gemma3ForConditionalGeneration reads past it"
+        )
+    return notes

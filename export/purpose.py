@@ -16,8 +16,9 @@ from ..model.pure.causal_lm import CausalLM
 from ..model.pure.classifier import SequenceClassifier
 from ..model.pure.embedder import TextEmbedder
 from ..model.pure.image_encoder import ImageEncoder
-from ..model.vision_config import Gemma3Config
+from ..model.vision_config import Gemma3Config, SiglipVisionConfig
 from .checkpoint import Checkpoint
+from .checkpoint.image_processor import check_image_processor
 
 _CLASSIFIERS = ("Gemma3ForSequenceClassification", "Gemma3TextForSequenceClassification")
 _DEFAULT_LABELS = 2
@@ -107,6 +108,10 @@ def with_images(purpose: Purpose, checkpoint: Checkpoint, config: Gemma3TextConf
         raise ArtifactError(
             f"{checkpoint.path}: {error}; mend the configuration, or pass --images 0"
         ) from error
+    kind = checkpoint.config["vision_config"].get("model_type")
+    if kind not in (None, SiglipVisionConfig.model_type):
+        raise _refusal(checkpoint, "vision_config.model_type", SiglipVisionConfig.model_type, kind)
+    check_image_processor(checkpoint.path, vision)
     if vision.vision_config.num_channels != 3:
         got = vision.vision_config.num_channels
         raise _refusal(checkpoint, "vision_config.num_channels", "3, red, green and blue", got)

@@ -45,6 +45,7 @@ def check_architecture(path: Path, config: dict[str, Any]) -> None:
                 f"{path}: {name}per_layer_config: layers that differ in more than layer_types are "
                 "not exported; expected one configuration for all layers"
             )
+        _check_direction(path, name, section)
     _check_layers(path, text or config)
     _check_rope(path, config, text or config)
 
@@ -99,8 +100,27 @@ def _check_quantization(path: Path, name: str, section: dict[str, Any]) -> None:
             )
 
 
+def _check_direction(path: Path, name: str, section: dict[str, Any]) -> None:
+    """Refuse `is_causal`, which changes the masks of transformers beside the field made for it."""
+    if "is_causal" in section and not section["is_causal"]:
+        raise ArtifactError(
+            f"{path}: {name}is_causal: expected true, or nothing, got "
+            f"{_shown(section['is_causal'])}; for layers that look "
+            "both ways write use_bidirectional_attention"
+        )
+
+
 def _check_layers(path: Path, text: dict[str, Any]) -> None:
-    """Refuse a pattern of layers that is written where transformers does not read it."""
+    """Refuse a pattern of layers that is written where transformers does not read it.
+
+    And a number that transformers needs and that is null: an absent one has a default.
+    """
+    for field in ("sliding_window", "query_pre_attn_scalar"):
+        if field in text and text[field] is None:
+            raise ArtifactError(
+                f"{path}: {field}: expected a number, got null, which transformers does not run "
+                "with; write the number, or take it out for the default"
+            )
     pattern = text.get("_sliding_window_pattern")
     read = text.get("layer_types") or text.get("sliding_window_pattern")
     if pattern not in (None, _DEFAULT_PATTERN) and not read:

@@ -49,6 +49,7 @@ class Checkpoint:
         generation_config: content of generation_config.json, or {}.
         add_bos: whether its tokenizer begins a text with the bos token.
         add_eos: whether its tokenizer ends a text with the end token.
+        text_end: which that is where add_eos; None for the first that ends a generation.
         head: how a text becomes a vector, where the files say so.
         prompts: what stands before a text of each task of an embedding model, or None.
         notes: what was left out, assumed, or read otherwise than the files say, worth telling.
@@ -63,13 +64,23 @@ class Checkpoint:
     generation_config: dict[str, Any]
     add_bos: bool = True
     add_eos: bool = False
+    text_end: int | None = None
     head: EmbeddingHead | None = None
     prompts: TaskPrompts | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """Tokens that end a generation: generation config, else config, else Gemma's <eos>."""
+        """Tokens that end a generation: generation config, else config, else Gemma's <eos>.
+
+        The one that the tokenizer ends a text with comes first: so programs are told of it.
+        """
+        ids = self._generation_ends()
+        if not self.add_eos or self.text_end is None:
+            return ids
+        return (self.text_end, *(each for each in ids if each != self.text_end))
+
+    def _generation_ends(self) -> tuple[int, ...]:
         text_config = self.config.get("text_config") or {}
         for source in (self.generation_config, self.config, text_config):
             value = source.get("eos_token_id")

@@ -60,6 +60,7 @@ def open_gguf(path: Path) -> Checkpoint:
         generation_config={"eos_token_id": eos_token_ids(metadata, path)},
         add_bos=ggml.flag("add_bos_token", True),
         add_eos=ggml.flag("add_eos_token", False),
+        text_end=ggml.integer("eos_token_id", 1, least=0),
         head=head,
         notes=(*vision, *config.notes, *head_notes, *tokenizer_notes),
     )

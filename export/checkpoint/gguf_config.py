@@ -102,7 +102,7 @@ def gguf_config(
         {
             "architectures": ["Gemma3TextModel" if embeds else "Gemma3ForCausalLM"],
             "attention_bias": _QUERY_BIAS in tensors,
-            "attn_logit_softcapping": model.number("attn_logit_softcapping"),
+            "attn_logit_softcapping": None,
             "final_logit_softcapping": cap,
             "head_dim": head_dim,
             "hidden_activation": "gelu_pytorch_tanh",
@@ -230,9 +230,8 @@ def _rope_scaling(model: Metadata) -> dict[str, Any] | None:
     context = model.integer("context_length")
     original = model.integer("rope.scaling.original_context_length", context)
     betas = {
-        # llama.cpp's names and Ollama's.
-        "beta_fast": model.one_of("rope.scaling.yarn_beta_fast", "rope.scaling.beta_fast"),
-        "beta_slow": model.one_of("rope.scaling.yarn_beta_slow", "rope.scaling.beta_slow"),
+        "beta_fast": model.number("rope.scaling.beta_fast"),
+        "beta_slow": model.number("rope.scaling.beta_slow"),
     }
     return {
         "rope_type": "yarn",

@@ -17,13 +17,12 @@ from .gguf_metadata import Metadata
 USED = frozenset({
     "attention.causal", "attention.head_count", "attention.head_count_kv", "attention.key_length",
     "attention.layer_norm_rms_epsilon", "attention.sliding_window",
-    "attention.sliding_window_pattern", "attn_logit_softcapping", "block_count", "context_length",
+    "attention.sliding_window_pattern", "block_count", "context_length",
     "dense_2_feat_in", "dense_2_feat_out", "dense_3_feat_in", "dense_3_feat_out",
     "embedding_length", "feed_forward_length", "final_logit_softcapping", "pooling_type",
     "rope.freq_base", "rope.freq_base_swa", "rope.global.freq_base", "rope.local.freq_base",
     "rope.scale_linear", "rope.scaling.beta_fast", "rope.scaling.beta_slow",
     "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.type",
-    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
 })  # fmt: skip
 """Those that `gguf_config` and the head of an embedding model are made of."""
 
@@ -55,6 +54,7 @@ def check_keys(model: Metadata, hidden: int, head_dim: int, scalar: float) -> No
         "attention.clamp_kqv": 0.0,
         "attention.max_alibi_bias": 0.0,
         "attention.shared_kv_layers": 0,
+        "attn_logit_softcapping": 0.0,  # llama.cpp and Ollama read past it
         "embedding_length_out": hidden,
         "embedding_length_per_layer_input": 0,
         "embedding_scale": hidden**0.5,
@@ -70,6 +70,9 @@ def check_keys(model: Metadata, hidden: int, head_dim: int, scalar: float) -> No
         "rope.scaling.alpha": 0.0,
         "rope.scaling.attn_factor": 1.0,
         "rope.scaling.yarn_attn_factor": 1.0,
+        # llama.cpp takes these whatever the file says; Ollama has names of its own for them.
+        "rope.scaling.yarn_beta_fast": 32.0,
+        "rope.scaling.yarn_beta_slow": 1.0,
         "rope.scaling.yarn_log_multiplier": 0.0,
         "rope.scaling.yarn_ext_factor": 1.0,
         "rope.scaling.extrapolation_factor": 1.0,

@@ -23,6 +23,11 @@ def resolve_head(tensors: dict[str, TensorSource], config: dict[str, Any]) -> Re
     copy of a tied head is dropped; a head that is stored alone is the embedding too. A head that
     differs is found out at its first rows; only an equal one is read to the end.
     """
+    if config.get("text_config"):
+        # transformers reads it at the top alone, which has a default of its own.
+        tied = config.get("tie_word_embeddings")
+        tied = True if tied is None else tied
+        config = config | {"text_config": config["text_config"] | {"tie_word_embeddings": tied}}
     head, embedding = tensors.get(_HEAD), tensors.get(_EMBEDDING)
     if head is None or not _ties(config):
         return tensors, config, ()
@@ -40,9 +45,8 @@ def resolve_head(tensors: dict[str, TensorSource], config: dict[str, Any]) -> Re
 
 
 def _ties(config: dict[str, Any]) -> bool:
-    """Whether the config ties head and embedding: the top level decides, as in transformers."""
-    text_config = config.get("text_config") or {}
-    tied = config.get("tie_word_embeddings", text_config.get("tie_word_embeddings"))
+    """Whether the config, with the same at both levels, ties head and embedding."""
+    tied = (config.get("text_config") or config).get("tie_word_embeddings")
     return True if tied is None else bool(tied)
 
 

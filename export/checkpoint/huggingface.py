@@ -14,12 +14,12 @@ from .safetensors_header import check_dtype
 from .sentence_transformers import MODULES, Embedder, read_embedder
 from .shards import SINGLE, stored_tensors
 from .tensors import TensorSource
-from .tokenizer_files import read_tokenizer
+from .tokenizer_files import FolderTokenizer, read_tokenizer
 
 CONFIG = "config.json"
 _READ = (".json", ".safetensors", ".model", ".jinja")
 """Endings of the files that are looked at."""
-_HIDDEN_SIZE = 2304
+_HIDDEN_SIZE, _BOS = 2304, 2
 """Where a config does not say, as in transformers."""
 
 
@@ -44,6 +44,7 @@ def open_huggingface(folder: Path) -> Checkpoint:
     tensors = _canonical(folder, stored | embedder.tensors)
     tensors, config, head_notes = resolve_head(tensors, config)
     tokenizer = read_tokenizer(folder)
+    config, bos_notes = _with_bos(config, tokenizer)
     return Checkpoint(
         path=folder,
         name=folder.resolve().name,
@@ -54,10 +55,36 @@ def open_huggingface(folder: Path) -> Checkpoint:
         generation_config=read_json(generation) if generation.is_file() else {},
         add_bos=tokenizer.add_bos,
         add_eos=tokenizer.add_eos,
+        text_end=tokenizer.eos_id,
         head=embedder.head,
         prompts=embedder.prompts,
-        notes=(*notes, *head_notes, *embedder.notes, *_adapter_note(folder)),
+        notes=(
+            *notes, *head_notes, *embedder.notes, *tokenizer.notes, *bos_notes,
+            *_adapter_note(folder),
+        ),
+    )  # fmt: skip
+
+
+def _with_bos(
+    config: dict[str, Any], tokenizer: FolderTokenizer
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The config with the id that the tokenizer begins a text with, and a note if it had another.
+
+    transformers takes the tokenizer's for a prompt and does not look at the config's.
+    """
+    text, found = config.get("text_config") or config, tokenizer.bos_id
+    said = text.get("bos_token_id")
+    if not tokenizer.add_bos or found is None or found == (_BOS if said is None else said):
+        return config, ()
+    changed = config | {"bos_token_id": found}
+    if config.get("text_config"):
+        changed["text_config"] = text | {"bos_token_id": found}
+    where = "the defaults" if said is None else CONFIG
+    note = (
+        f"texts begin with id {found}, as the tokenizer has it and as in transformers, not with "
+        f"the bos_token_id of {where}, {_BOS if said is None else said}"
     )
+    return changed, (note,)
 
 
 def _embedder(folder: Path, config: dict[str, Any]) -> Embedder:

@@ -10,6 +10,7 @@ from typing import Any
 import sentencepiece
 
 from ...artifacts.errors import ArtifactError
+from ...model.config_fields import is_token_id
 from .added_tokens import (
     AddedToken,
     merge_added_tokens,
@@ -19,7 +20,9 @@ from .added_tokens import (
 from .base import read_bytes, read_json
 from .tokenizer import check_sentencepiece, without_self_test
 from .tokenizer_json import check_kind, sentencepiece_from_tokenizer_json
-from .tokenizer_merges import UnsupportedTokenizerError
+from .tokenizer_merges import UnsupportedTokenizerError, check_order
+
+_SETTINGS = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class FolderTokenizer:
     """A serialised SentencePiece ModelProto that the runtimes take, or None without a tokenizer."""
     add_bos: bool = True
     add_eos: bool = False
+    bos_id: int | None = None
+    """What begins a text where add_bos is true; None where no file says."""
+    eos_id: int | None = None
+    """What ends it where add_eos is true."""
+    notes: tuple[str, ...] = ()
 
 
 def read_tokenizer(folder: Path) -> FolderTokenizer:
@@ -43,8 +51,13 @@ def read_tokenizer(folder: Path) -> FolderTokenizer:
     """
     converted = folder / "tokenizer.json"
     document = read_json(converted) if converted.is_file() else None
-    config = folder / "tokenizer_config.json"
+    config = folder / _SETTINGS
     settings = read_json(config) if config.is_file() else {}
+    if settings.get("split_special_tokens"):
+        raise ArtifactError(
+            f"{config}: split_special_tokens: expected false, as added tokens are looked for in "
+            "texts, got true; take it out"
+        )
     if (folder / "tokenizer.model").is_file():
         model = _from_model(folder, document, settings)
     elif document is not None:
@@ -53,10 +66,28 @@ def read_tokenizer(folder: Path) -> FolderTokenizer:
     else:
         model = None
     if document is None:
-        # Gemma's texts begin with <bos> unless somebody says otherwise.
-        add_bos = settings.get("add_bos_token") is not False
-        return FolderTokenizer(model, add_bos, settings.get("add_eos_token") is True)
-    return FolderTokenizer(model, *_surroundings(document, settings, converted))
+        return _as_settings_say(model, settings)
+    return _as_document_says(model, document, settings, converted)
+
+
+def _as_settings_say(model: bytes | None, settings: Mapping[str, Any]) -> FolderTokenizer:
+    """A tokenizer without a tokenizer.json."""
+    # Gemma's texts begin with <bos> unless somebody says otherwise.
+    add_bos = settings.get("add_bos_token") is not False
+    add_eos = settings.get("add_eos_token") is True
+    if model is None:
+        return FolderTokenizer(None, add_bos, add_eos)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    bos, eos = (
+        number if processor.id_to_piece(number := processor.piece_to_id(name)) == name else None
+        for name in _names(settings)
+    )
+    silent = "add_bos_token" not in settings
+    note = (
+        f"{_SETTINGS} does not say add_bos_token: texts begin with <bos>, as Gemma's do, where "
+        "transformers would leave it out"
+    )
+    return FolderTokenizer(model, add_bos, add_eos, bos, eos, (note,) if silent else ())
 
 
 def _from_model(
@@ -86,6 +117,7 @@ def _check_same(
     model = document.get("model") or {}
     try:
         check_kind(document, model)
+        check_order(model["merges"], processor, new | {token.piece for token in added})
         for piece, number in model["vocab"].items():
             other = processor.id_to_piece(number) if 0 <= number < count else None
             if other != piece and not (other is None and piece in new):
@@ -100,15 +132,16 @@ def _check_same(
         ) from error
 
 
-def _surroundings(
-    document: Mapping[str, Any], settings: Mapping[str, Any], where: Path
-) -> tuple[bool, bool]:
-    """Whether tokenizer.json puts <bos> before a text and <eos> after it.
+def _as_document_says(
+    model: bytes | None, document: Mapping[str, Any], settings: Mapping[str, Any], where: Path
+) -> FolderTokenizer:
+    """A tokenizer whose tokenizer.json says what is put before and after a text.
 
     transformers does not look at add_bos_token and add_eos_token where there is a tokenizer.json.
     """
     before: list[Any] = []
     after: list[Any] = []
+    ids: dict[str, int] = {}
     try:
         for processor in _post_processors(document.get("post_processor")):
             names = [
@@ -117,20 +150,44 @@ def _surroundings(
             ]
             at = names.index(None)
             before, after = [*names[:at], *before], [*after, *names[at + 1 :]]
+            ids |= {name: _id(processor, document, name) for name in names if name is not None}
     except ArtifactError:  # says what is wrong already
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{where}: post_processor cannot be read ({error}); download the file again"
         ) from error
-    bos, eos = (_name(settings, key, default) for key, default in
-                (("bos_token", "<bos>"), ("eos_token", "<eos>")))  # fmt: skip
+    bos, eos = _names(settings)
     if before not in ([], [bos]) or after not in ([], [eos]):
         raise ArtifactError(
             f"{where}: post_processor puts {before} before a text and {after} after it; expected "
             f"at most {bos} and {eos}, as the runtimes do"
         )
-    return bool(before), bool(after)
+    notes = tuple(
+        f"{_SETTINGS} says {key} {str(settings[key]).lower()}, and tokenizer.json "
+        f"{'puts' if done else 'does not put'} {name} {place} a text: the latter is done, as in "
+        "transformers"
+        for key, done, name, place in (
+            ("add_bos_token", bool(before), bos, "before"),
+            ("add_eos_token", bool(after), eos, "after"),
+        )
+        if isinstance(settings.get(key), bool) and settings[key] is not done
+    )
+    return FolderTokenizer(model, bool(before), bool(after), ids.get(bos), ids.get(eos), notes)
+
+
+def _id(processor: Mapping[str, Any], document: Mapping[str, Any], name: str) -> int:
+    """The id that a post processor puts for a token: its own word, else the vocabulary's."""
+    own = processor.get("special_tokens", {}).get(name)
+    if own is None:
+        listed = document.get("added_tokens") or []
+        added = {token["content"]: token["id"] for token in listed}
+        found = [added[name] if name in added else document["model"]["vocab"][name]]
+    else:
+        found = own["ids"]
+    if len(found) != 1 or not is_token_id(found[0]):
+        raise ValueError(f"{name!r} stands for the ids {found}")
+    return found[0]
 
 
 def _post_processors(processor: Any) -> list[dict[str, Any]]:
@@ -142,6 +199,11 @@ def _post_processors(processor: Any) -> list[dict[str, Any]]:
     if processor["type"] != "TemplateProcessing":
         raise ValueError(f"its type is {processor['type']}")
     return [processor]
+
+
+def _names(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """What begins and what ends a text."""
+    return _name(settings, "bos_token", "<bos>"), _name(settings, "eos_token", "<eos>")
 
 
 def _name(settings: Mapping[str, Any], key: str, default: str) -> str:

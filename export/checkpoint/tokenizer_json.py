@@ -33,6 +33,8 @@ def sentencepiece_from_tokenizer_json(document: dict[str, Any], where: Path) -> 
     try:
         check_kind(document, model)
         vocabulary = _vocabulary(model["vocab"], added)
+        if model["unk_token"] not in vocabulary:
+            raise UnsupportedTokenizerError(f"its unk_token {model['unk_token']!r} is no piece")
         kinds = _kinds(vocabulary, added, model["unk_token"])
         merges = model["merges"]
     except ArtifactError:  # says what is wrong already
@@ -58,6 +60,9 @@ def check_kind(document: Mapping[str, Any], model: Mapping[str, Any]) -> None:
         raise UnsupportedTokenizerError(f"it is {model.get('type')}, not BPE with byte fallback")
     if model.get("ignore_merges") or model.get("dropout"):
         raise UnsupportedTokenizerError("it ignores or drops merges")
+    for affix in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(affix):
+            raise UnsupportedTokenizerError(f"its model has the {affix} {model[affix]!r}")
     if document.get("normalizer") != _NORMALIZER:
         raise UnsupportedTokenizerError("its normalizer does more than write spaces as U+2581")
     # Gemma splits at spaces after the normalizer has left none; any other split matters.

@@ -9,9 +9,12 @@ merge, and anything else is refused.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+import sentencepiece
 
 from ...artifacts.errors import ArtifactError
 from .tokenizer import SPACE, PieceType, SpecialIds, build_sentencepiece
@@ -159,3 +162,36 @@ def _ranks(merges: list[tuple[str, str]], types: dict[str, PieceType]) -> dict[s
             if pair[0] in normal and pair[1] in normal and pair not in known:
                 raise UnsupportedTokenizerError(f"no merge of {pair[0]!r} and {pair[1]!r}")
     return ranks
+
+
+def check_order(
+    merges: Sequence[str | Sequence[str]],
+    processor: sentencepiece.SentencePieceProcessor,
+    whole: set[str],
+) -> None:
+    """Raise UnsupportedTokenizerError for merges that are not in the order of a model's scores.
+
+    Or where none makes a piece that the model makes. Both come out of one and the same model in
+    that order, so merges in another are of another model. Pieces in `whole` are found in a text
+    before anything is merged, and have no rank.
+    """
+    skipped = (processor.is_control, processor.is_byte, processor.is_unused, processor.is_unknown)
+    scores = {
+        piece: processor.get_score(number)
+        for number in range(processor.get_piece_size())
+        if (piece := processor.id_to_piece(number)) not in whole
+        and not any(check(number) for check in skipped)
+    }
+    last, made = math.inf, set()
+    for merge in merges:
+        left, right = _pair(merge)
+        piece = left + right
+        if piece not in scores:
+            continue
+        if scores[piece] > last:
+            raise UnsupportedTokenizerError(f"it merges {piece!r} later than its score says")
+        last = scores[piece]
+        made.add(piece)
+    for piece in scores.keys() - made:
+        if any(piece[:cut] in scores and piece[cut:] in scores for cut in range(1, len(piece))):
+            raise UnsupportedTokenizerError(f"no merge makes {piece!r}")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...artifacts.errors import UsageError
+from ...artifacts.prompts import refuse_chat
 from ..images.files import Picture, check_pixels, load_images, pixels_of
 from ..images.prompt import encode_chat, encode_prompt, image_tokens
 from ..loading.model import LoadedModel
@@ -61,6 +62,7 @@ def encode(
     rows, pixels = [], []
     for number, prompt in enumerate(listed, 1):
         if is_conversation(prompt):
+            refuse_chat(before)
             ids, pictures = _encode_messages(model, prompt, images, pan_and_scan)
             turn_ends.add(model.tokenizer.steering_id(END_OF_TURN))
         elif isinstance(prompt, str):

@@ -11,7 +11,7 @@ import click
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.errors import UsageError, run_command
-from ...artifacts.prompts import bundle_prompts
+from ...artifacts.prompts import bundle_prompts, refuse_chat
 from ..images.files import Picture, load_images, pixels_of
 from ..images.prompt import encode_prompt, image_tokens
 from ..loading.bundle import open_tokenizer, read_tokenizer_ahead
@@ -164,14 +164,15 @@ def _read_prompts(
         crops, tokens = [picture.crops for picture in pictures], image_tokens(vision)
         prompt = encode_prompt(tokenizer, options.prompt[0], crops, tokens, options.chat)
         return [prompt], stop_tokens
+    before = bundle_prompts(bundle).text(options.task, str(bundle.root)) if options.embed else ""
     if options.chat:
+        refuse_chat(before)
         return [tokenizer.chat(text) for text in options.prompt], stop_tokens
     record = bundle.manifest.tokenizer
     add_bos = record is not None and record.add_bos
     # An end token would end a text that is to go on.
     whole = (options.classify or options.embed) and record is not None and record.add_eos
     end = list(bundle.manifest.model.eos_token_ids[:1]) if whole else []
-    before = bundle_prompts(bundle).text(options.task, str(bundle.root)) if options.embed else ""
     return [tokenizer.encode(before + text, add_bos) + end for text in options.prompt], []
 
 

@@ -168,6 +168,25 @@ def test_task_prompts_are_a_file_of_the_bundle(gemma3_export: Command, tmp_path:
     assert prompts.text("Retrieval-query", "") == "task: search result | query: "
 
 
+def test_the_tokenizers_ids_surround_a_text_whatever_the_config_says(tmp_path: Path):
+    folder = write_embedder("bare", tmp_path / "bare")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": [6, 1]}))
+    data = Path(__file__).parent / "checkpoint" / "data" / "small_tied.json"
+    parts = [
+        {"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "<eos>", "type_id": 0}},
+    ]  # fmt: skip
+    ids = {"<bos>": {"id": "<bos>", "ids": [5], "tokens": ["<bos>"]}}
+    processor = {"type": "TemplateProcessing", "single": parts, "special_tokens": ids}
+    document = json.loads(data.read_text()) | {"post_processor": processor}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    checkpoint = open_checkpoint(folder)
+    assert Gemma3TextConfig.from_dict(checkpoint.config).bos_token_id == 5
+    assert checkpoint.eos_token_ids == (1, 6)
+    assert any("texts begin with id 5, as the tokenizer has it" in n for n in checkpoint.notes)
+
+
 def test_a_classifier_says_that_modules_json_is_not_used(tmp_path: Path):
     folder = write_classifier("classifier", tmp_path / "checkpoint")
     assert open_checkpoint(folder).notes == ()

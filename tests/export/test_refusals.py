@@ -239,8 +239,9 @@ def test_fields_that_a_bundle_does_not_keep_are_said(
 ):
     folder = Path(shutil.copytree(checkpoint, tmp_path / "fields"))
     change_config(
-        bits=8, output_attentions=True, output_hidden_states=True, mask_max_position_embeddings=12
-    )(folder)
+        bits=8, output_attentions=True, output_hidden_states=True, mask_max_position_embeddings=12,
+        attn_logit_softcapping=50.0,
+    )(folder)  # fmt: skip
     status, out, err = gemma3_export(
         *SMALL, "--checkpoint", folder, "--out", "b", "--quantize", "int8", "--outputs",
         "hidden_states",
@@ -249,6 +250,7 @@ def test_fields_that_a_bundle_does_not_keep_are_said(
     assert "config.json output_attentions is not kept: --outputs attentions asks for them" in out
     assert "output_hidden_states" not in out
     assert "config.json mask_max_position_embeddings 12 does not limit the programs" in out
+    assert "attn_logit_softcapping of 50.0 is applied to the scores of attention, where tra" in out
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -57,6 +57,7 @@ def test_vectors_are_those_of_gemma3_run(
         ["--embed", "--tokens", "2,3", "--task", "query"],
         ["--prompt", "a", "--task", "query"],
         ["--embed", "--chat", "--prompt", "a", "--task", "query"],
+        ["--embed", "--chat", "--prompt", "a"],
     ],
     ids=" ".join,
 )

@@ -148,6 +148,8 @@ def test_token_ids_are_used_as_they_are_given(with_tasks: Path, gemma3_run: Comm
         (["--embed", "--tokens", "2,3", "--task", "query"], "--task needs --prompt"),
         (["--prompt", "a", "--task", "query"], "--task needs --embed"),
         (["--embed", "--chat", "--prompt", "a", "--task", "query"], "--task and --chat exclude"),
+        # The default task's prompt would be left out.
+        (["--embed", "--chat", "--prompt", "a"], "the model puts 'task: fox | ' before a text"),
     ],
 )  # fmt: skip
 def test_a_task_that_makes_no_sense_is_one_line_and_status_2(

@@ -45,9 +45,14 @@ Ids parse_tokens(const std::string& text, const Bundle& bundle, size_t prompt) {
   return parse_ids("--tokens", "2,17,18", text, too_large);
 }
 
-// `before` stands before the text, unless that is a turn of a conversation.
+// `before` stands before the text; a turn of a conversation has no place for it.
 Ids encode_text(const std::string& before, const std::string& text, const Options& options,
                 const Bundle& bundle, const Tokenizer& tokenizer) {
+  if (options.chat && !before.empty()) {
+    throw UsageError("--embed with --chat: the model puts " + in_quotes(before) +
+                     " before a text, which a turn of a conversation has no place for: leave "
+                     "--chat out");
+  }
   if (options.chat) return tokenizer.chat(text);
   const TokenizerInfo& info = *bundle.tokenizer();
   Ids ids = tokenizer.encode(before + text, info.add_bos);

@@ -27,6 +27,7 @@ THINK = [token(FIRST, "<think>", normalized=True), token(FIRST + 1, "</think>", 
 TURN = token(FIRST + 2, "<|im_end|>", special=True)
 BOS = {"SpecialToken": {"id": "<bos>", "type_id": 0}}
 EOS = {"SpecialToken": {"id": "<eos>", "type_id": 0}}
+UNK = {"SpecialToken": {"id": "<unk>", "type_id": 0}}
 TEXT = {"Sequence": {"id": "A", "type_id": 0}}
 
 
@@ -53,8 +54,12 @@ def processor(folder):
     return sentencepiece.SentencePieceProcessor(model_proto=read_tokenizer(folder).model)
 
 
-def template(*parts):
-    return {"type": "TemplateProcessing", "single": list(parts), "pair": [], "special_tokens": {}}
+def template(*parts, **ids):
+    special = {
+        name: {"id": name, "ids": [number], "tokens": [name]} for name, number in ids.items()
+    }
+    processor = {"type": "TemplateProcessing", "single": list(parts), "pair": []}
+    return processor | {"special_tokens": special}
 
 
 def check_think(folder):
@@ -140,6 +145,60 @@ def test_tokenizer_json_says_what_surrounds_a_text(
 
 
 @pytest.mark.parametrize(
+    ("processor_of_text", "settings", "expected"),
+    [
+        (template(BOS, TEXT, **{"<bos>": 5}), {}, (5, None)),
+        (template(BOS, TEXT, EOS), {}, (2, 1)),
+        (template(UNK, TEXT, **{"<unk>": 3}), {"bos_token": "<unk>"}, (3, None)),
+    ],
+)
+def test_tokenizer_json_says_by_which_ids_a_text_is_surrounded(
+    folder, document, processor_of_text, settings, expected
+):
+    write(folder, "tokenizer.json", document | {"post_processor": processor_of_text})
+    write(folder, "tokenizer_config.json", settings)
+    tokenizer = read_tokenizer(folder)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == expected
+
+
+def test_a_folder_without_tokenizer_json_has_the_ids_of_the_pieces(folder):
+    write(folder, "tokenizer_config.json", {"bos_token": "<unk>", "eos_token": "<eos>"})
+    tokenizer = read_tokenizer(folder)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("processor_of_text", "settings", "notes"),
+    [
+        (template(BOS, TEXT), {"add_bos_token": True, "add_eos_token": False}, []),
+        (template(BOS, TEXT), {}, []),
+        (template(BOS, TEXT), {"add_bos_token": False},
+         ["says add_bos_token false, and tokenizer.json puts <bos> before a text"]),
+        (template(TEXT), {"add_bos_token": True, "add_eos_token": True},
+         ["says add_bos_token true, and tokenizer.json does not put <bos> before a text",
+          "says add_eos_token true, and tokenizer.json does not put <eos> after a text"]),
+        ("no tokenizer.json", {"add_bos_token": True}, []),
+        ("no tokenizer.json", {}, ["does not say add_bos_token: texts begin with <bos>"]),
+    ],
+)  # fmt: skip
+def test_what_is_done_otherwise_than_a_file_says_is_told(
+    folder, document, processor_of_text, settings, notes
+):
+    if isinstance(processor_of_text, dict):
+        write(folder, "tokenizer.json", document | {"post_processor": processor_of_text})
+    write(folder, "tokenizer_config.json", settings)
+    told = read_tokenizer(folder).notes
+    assert len(told) == len(notes)
+    assert all(part in note for part, note in zip(notes, told, strict=True))
+
+
+def test_added_tokens_that_are_to_be_split_are_refused(folder):
+    write(folder, "tokenizer_config.json", {"split_special_tokens": True})
+    with pytest.raises(ArtifactError, match=r"split_special_tokens: expected false"):
+        read_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
     ("settings", "expected"),
     [
         ({}, (True, False)),
@@ -176,6 +235,14 @@ def added(*more):
         (lambda d: d.update(decoder={"type": "Fuse"}), "its decoder is not Gemma's"),
         (lambda d: d.update(post_processor=template(EOS, TEXT)), "post_processor puts ['<eos>']"),
         (lambda d: d.update(post_processor={"type": "RobertaProcessing"}), "RobertaProcessing"),
+        (
+            lambda d: d.update(post_processor=template(BOS, TEXT, **{"<bos>": "2"})),
+            "'<bos>' stands for the ids ['2']",
+        ),
+        # transformers merges by tokenizer.json, the runtimes by the scores of tokenizer.model.
+        (lambda d: d["model"]["merges"].reverse(), "later than its score says"),
+        (lambda d: d["model"].update(merges=d["model"]["merges"][:-200]), "no merge makes"),
+        (lambda d: d["model"].update(end_of_word_suffix="</w>"), "has the end_of_word_suffix"),
     ],
 )
 def test_what_the_runtimes_do_not_do_is_refused_by_name(folder, document, change, reason):

@@ -51,6 +51,14 @@ REFUSED = [
         {"model_type": "gemma3", "text_config": {"hidden_size": 32}, "rope_scaling": YARN},
         "rope_scaling: transformers reads it in text_config and past it at the top",
     ),
+    # false and null alike make transformers' masks of both sides.
+    ({"is_causal": False}, "is_causal: expected true, or nothing, got False"),
+    (
+        {"model_type": "gemma3", "text_config": {"is_causal": None}},
+        "text_config.is_causal: expected true, or nothing, got None",
+    ),
+    ({"sliding_window": None}, "sliding_window: expected a number, got null"),
+    ({"query_pre_attn_scalar": None}, "query_pre_attn_scalar: expected a number, got null"),
     # Read past by transformers 5.23, which would compute something else than is written.
     ({"rope_scaling": LINEAR}, "rope_scaling.type: transformers reads rope_type here"),
     (

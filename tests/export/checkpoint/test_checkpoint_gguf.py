@@ -146,7 +146,7 @@ def test_config_is_what_hugging_face_would_have(make_gguf):
             {
                 "gemma3.rope.scaling.type": "yarn",
                 "gemma3.rope.scaling.factor": 4.0,
-                "gemma3.rope.scaling.yarn_beta_fast": 16.0,
+                "gemma3.rope.scaling.beta_fast": 16.0,
                 "gemma3.rope.scaling.beta_slow": 2.0,
                 "gemma3.rope.scaling.yarn_ext_factor": 1.0,
                 "gemma3.rope.scaling.yarn_log_multiplier": 0.0,
@@ -291,6 +291,9 @@ def test_vocabulary_that_makes_no_tokenizer_is_refused(
           "gemma3.attention.sliding_window_pattern": [True]},
          ("attention.sliding_window: expected the window", "got nothing")),
         ({"gemma3.expert_count": 8}, ("gemma3.expert_count: expected 0", "got 8")),
+        # llama.cpp 11549 gives the logits it gives without these.
+        ({"gemma3.attn_logit_softcapping": 50.0}, ("softcapping: expected 0.0", "got 50.0")),
+        ({"gemma3.rope.scaling.yarn_beta_fast": 8.0}, ("beta_fast: expected 32.0", "got 8.0")),
         ({"gemma3.logit_scale": 0.5}, ("gemma3.logit_scale: expected 1.0", "got 0.5")),
         ({"gemma3.attention.sinks": True, "gemma3.swiglu_clamp": 7.0},
          ("metadata gemma3.attention.sinks, gemma3.swiglu_clamp: expected keys whose meaning",)),
@@ -304,6 +307,14 @@ def test_metadata_that_makes_no_config_is_refused_by_key(
     assert_refused, make_gguf, metadata, parts
 ):
     assert_refused(make_gguf(metadata=metadata), *parts)
+
+
+def test_the_end_of_a_text_comes_first_where_the_tokenizer_puts_one(make_gguf):
+    metadata = {
+        "tokenizer.ggml.eos_token_id": 90, "tokenizer.ggml.eot_token_id": 7,
+        "tokenizer.ggml.add_eos_token": True,
+    }  # fmt: skip
+    assert open_checkpoint(make_gguf(metadata=metadata)).eos_token_ids == (90, 7)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "clip", "gemma3n"])
