@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 SETUP = """
 import ctypes, os, signal, subprocess, sys, threading, time
 from pathlib import Path
@@ -61,6 +63,23 @@ def test_a_call_that_does_not_come_back_is_not_waited_for(
 ):
     code, err, took = end(start(BUSY, tmp_path), number)
     assert (code, err) == (status, "")
+    assert took < 1
+
+
+@pytest.mark.parametrize("name", ["export", "run", "bundle", "bench"])
+def test_ctrl_c_while_a_command_is_still_imported_is_no_traceback(tmp_path: Path, name: str):
+    (tmp_path / "click.py").write_text("import time\nprint('busy', flush=True)\ntime.sleep(60)\n")
+    scripts = tomllib.loads(PROJECT.read_text())["project"]["scripts"]
+    module, function = scripts[f"gemma3-{name}"].split(":")
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); from {module} import {function} as f; f()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "busy\n", process.communicate()[1]
+    code, err, took = end(process, signal.SIGINT)
+    assert (code, err) == (-signal.SIGINT, "")  # 130 for a shell
     assert took < 1
 
 
