@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..artifacts.chunks import plan_prefill
 from ..artifacts.convention import takes_images
 from ..artifacts.manifest import Bucket, ProgramName
-from .buckets import Shape, plan_prefill
+from .buckets import Shape
 from .image_prompt import plan_prefill_with_images
 from .model import LoadedModel
 from .vision import Images, Prompts, SoftPrompts, encode_buckets, has_images
