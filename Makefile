@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@mkdir -p build/links/gemma3_export
-	@for p in $(PACKAGES) gemma3_export/__init__.py gemma3_export/py.typed; do \
+	@for p in $(PACKAGES) gemma3_export/__init__.py gemma3_export/_commands.py gemma3_export/py.typed; do \
 	  ln -sfn ../../../$$p build/links/gemma3_export/$${p#gemma3_export/}; done
 	@touch $@
 

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -38,17 +39,46 @@ def check_free_space(path: Path, needed_bytes: int) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that appears at `path` when the block ends, whole, or not at all."""
+    """A file to write that appears at `path` when the block ends, whole, or not at all.
+
+    Half-written files that killed writers of `path` left beside it are removed, those of
+    gemma3-host too.
+    """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    with unfinished(partial):
-        try:
-            with making():
-                file = partial.open("wb")
-            with file:
-                yield file
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with unfinished(partial), contextlib.ExitStack() as stack:
+        stack.callback(partial.unlink, missing_ok=True)
+        with making():
+            stack.callback(os.close, _made_and_locked(partial))
+        _remove_abandoned(path)
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+
+
+def _made_and_locked(partial: Path) -> int:
+    """A descriptor whose lock says, for as long as it is open, that `partial` has a writer."""
+    while True:
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks: nobody removes it then
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):  # removed as abandoned before it was locked
+            if os.path.samestat(os.fstat(descriptor), partial.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the files that writers of `path` who are no more were writing."""
+    with contextlib.suppress(OSError):  # a folder that cannot be listed
+        for old in _siblings(path, "partial"):
+            with contextlib.suppress(OSError):  # no file, not ours, or locked: it has a writer
+                descriptor = os.open(old, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                        old.unlink()
+                finally:
+                    os.close(descriptor)
 
 
 def partial_folder(out: Path) -> Path:

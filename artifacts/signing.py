@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .bundle import Bundle, read_manifest
 from .errors import ArtifactError, UsageError
+from .interruption import unfinished
 from .paths import MANIFEST, is_bundle_path, resolve_inside
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def sign(bundle: Bundle, key: Path, certificate: Path | None, chain: tuple[Path,
         ArtifactError: contents that are not what the manifest records.
     """
     signing = _library().signing
+    partial = bundle.root / f".{SIGNATURE}.partial"
+    with contextlib.suppress(OSError):  # what a killed signer left; writing will tell of others
+        partial.unlink(missing_ok=True)
     bundle.verify()
     _refuse_strangers(bundle)
     config = signing.Config().set_hashing_config(_hashing())
@@ -57,11 +61,10 @@ def sign(bundle: Bundle, key: Path, certificate: Path | None, chain: tuple[Path,
                 certificate_chain=chain or (certificate,),
             )  # fmt: skip
     path = bundle.root / SIGNATURE
-    partial = bundle.root / f".{SIGNATURE}.partial"
     try:
-        with _stdout_to_stderr():
+        with unfinished(partial), _stdout_to_stderr():
             config.sign(bundle.root, partial)
-        partial.replace(path)
+            partial.replace(path)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{bundle.root}: cannot be signed: {_reason(error)}; expected a folder that can be "

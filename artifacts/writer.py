@@ -21,7 +21,10 @@ from .manifest import FileRecord, Manifest
 from .paths import MANIFEST, is_bundle_path
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_UNWRITABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST,
+    errno.ENOENT,  # of a file in /proc
+)  # fmt: skip
 
 
 class BundleFile:

@@ -10,12 +10,14 @@ so that the tokens are those of any other host. Each is compiled when first call
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from ...artifacts.chunks import first_chunks
 from ...artifacts.manifest import Bucket, Manifest, Program, ProgramName
 from .checks import Texts
 
@@ -93,31 +95,34 @@ class Calls:
         return self.methods[Bucket(program, shape.batch, size, shape.cache)]((inputs, cache))
 
     def read(
-        self, program: ProgramName, shape: Shape, lengths: tf.Tensor, cut: Cut, inputs_at: InputsAt,
+        self, program: ProgramName, shape: Shape, texts: Span, inputs_at: InputsAt,
         results: tf.Tensor, collect: Collect, cache: Flat,
     ) -> tuple[tf.Tensor, Flat]:  # fmt: skip
-        """Take texts in by chunks: each row as far as `cut` lets it, in the smallest program.
+        """Take texts in by the chunks with the least work, those of the longest row for all.
 
         `collect` turns results [B,...] and a call's first output into new results.
         """
         sizes = self.sizes(program, shape)
+        unit, first = math.gcd(*sizes), first_chunks(shape.cache, sizes)
+        # Of a text that takes so many units: which size comes next.
+        following = tf.constant([sizes.index(size) for size in (sizes[0], *first[1:])])
+        begin, lengths = texts
 
-        def body(start: tf.Tensor, results: tf.Tensor, cache: Flat):
-            end = cut(tf.minimum(start + sizes[-1], lengths))
-            length = tf.maximum(end - start, 0)
+        def body(done: tf.Tensor, results: tf.Tensor, cache: Flat):
+            left = lengths - done
 
             def call(size: int):
+                start, length = begin + tf.minimum(done, lengths), tf.clip_by_value(left, 0, size)
                 inputs = inputs_at(start, length, size)
                 outputs, updated = self.run(program, shape, size, inputs, cache)
-                return collect(results, outputs[0], start, length), updated
+                return done + size, collect(results, outputs[0], start, length), updated
 
-            widest = tf.reduce_max(length)
-            results, cache = choose(tf.constant(sizes) >= widest, sizes, call)
-            return start + length, results, cache
+            units = (tf.reduce_max(left) + unit - 1) // unit
+            return choose_at(following[units], sizes, call)
 
         _, results, cache = tf.while_loop(
-            lambda start, *_: tf.reduce_any(start < lengths), body,
-            (tf.zeros_like(lengths), results, cache),
+            lambda done, *_: done < tf.reduce_max(lengths), body,
+            (tf.constant(0), results, cache),
             # A call may read from the cache that the one before has written: one at a time.
             parallel_iterations=1,
         )  # fmt: skip
@@ -128,13 +133,9 @@ class Calls:
     ) -> tuple[tf.Tensor, Flat]:
         """Texts of `shape.batch` rows: the token after each [B], and the cache."""
 
-        def inputs_at(start: tf.Tensor, length: tf.Tensor, size: int) -> Flat:
-            return chunk(texts.tokens, start, length, size), start, length, *sampling
-
-        first = tf.zeros_like(texts.lengths)
         return self.read(
-            ProgramName.PREFILL, shape, texts.lengths, whole, inputs_at, first,
-            last_of(texts.lengths), cache,
+            ProgramName.PREFILL, shape, whole(texts.lengths), inputs_of(texts, sampling),
+            tf.zeros_like(texts.lengths), last_of(texts.lengths), cache,
         )  # fmt: skip
 
     def generate(
@@ -175,8 +176,13 @@ class Calls:
         return Generated(tokens, counts), token, position, cache
 
 
-Cut = Callable[[tf.Tensor], tf.Tensor]
-"""Where a row may end a chunk, at most at a place [B]."""
+class Span(NamedTuple):
+    """A part of each row: where it begins [B], and its tokens [B]."""
+
+    start: tf.Tensor
+    length: tf.Tensor
+
+
 InputsAt = Callable[[tf.Tensor, tf.Tensor, int], Flat]
 """The inputs of a call from its start [B], length [B] and size."""
 Collect = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -185,17 +191,31 @@ Collect = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 def choose(fits: tf.Tensor, options: Sequence, branch: Callable):
     """`branch` of the first option that fits, of the last when none does."""
+    first = tf.where(tf.reduce_any(fits), tf.argmax(tf.cast(fits, tf.int32)), len(options) - 1)
+    return choose_at(first, options, branch)
+
+
+def choose_at(index: tf.Tensor, options: Sequence, branch: Callable):
+    """`branch` of the option at `index`, a number."""
     if len(options) == 1:
         return branch(options[0])
-    first = tf.where(tf.reduce_any(fits), tf.argmax(tf.cast(fits, tf.int32)), len(options) - 1)
     return tf.switch_case(
-        tf.cast(first, tf.int32), [lambda option=option: branch(option) for option in options]
+        tf.cast(index, tf.int32), [lambda option=option: branch(option) for option in options]
     )
 
 
-def whole(end: tf.Tensor) -> tf.Tensor:
-    """Text may be cut anywhere."""
-    return end
+def whole(lengths: tf.Tensor) -> Span:
+    """Texts [B] from their beginnings to their ends."""
+    return Span(tf.zeros_like(lengths), lengths)
+
+
+def inputs_of(texts: Texts, sampling: Flat) -> InputsAt:
+    """The inputs of prefill calls that take in the texts."""
+
+    def inputs_at(start: tf.Tensor, length: tf.Tensor, size: int) -> Flat:
+        return chunk(texts.tokens, start, length, size), start, length, *sampling
+
+    return inputs_at
 
 
 def last_of(lengths: tf.Tensor) -> Collect:

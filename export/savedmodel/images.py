@@ -11,7 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from ...artifacts.manifest import ProgramName
-from .calls import Calls, Flat, Shape, choose, chunk, last_of
+from .calls import Calls, Flat, InputsAt, Shape, Span, choose, chunk, inputs_of, last_of
 from .checks import Texts, after, require
 
 
@@ -84,45 +84,84 @@ def _encode(calls: Calls, pixels: tf.Tensor) -> tf.Tensor:
 def read_images(
     calls: Calls, shape: Shape, texts: Texts, soft: Soft, sampling: Flat
 ) -> tuple[tf.Tensor, Flat]:
-    """As Calls.prefill, for texts of `shape.batch` rows with images in them."""
-    longest = max(calls.sizes(ProgramName.PREFILL_IMAGES, shape))
-    begins = _run_begins(soft.index)
-    spans = tf.where(soft.index >= 0, tf.range(tf.shape(begins)[1]) - begins + 1, 0)
-    fits = require(
-        tf.reduce_all(spans <= longest), "tokens",
-        f"at most {longest} soft tokens on end (the largest prefill bucket)",
-        tf.reduce_max(spans),
-    )  # fmt: skip
-    with tf.control_dependencies([fits]):
-        begins = tf.identity(begins)
+    """As Calls.prefill, for texts of `shape.batch` rows with images in them.
 
-    def cut(end: tf.Tensor) -> tf.Tensor:
-        """Before a run of soft tokens that would not be whole."""
-        last = tf.shape(begins)[1] - 1
-        at, before = tf.minimum(end, last)[:, None], tf.maximum(end - 1, 0)[:, None]
-        starts = tf.gather(begins, at, batch_dims=1)[:, 0]
-        same = starts == tf.gather(begins, before, batch_dims=1)[:, 0]
-        is_soft = tf.gather(soft.index, at, batch_dims=1)[:, 0] >= 0
-        inside = is_soft & same & (end > 0) & (end <= last)
-        return tf.where(inside, starts, end)
+    A chunk without images goes through the programs for texts, which do less.
+    """
+    name, collect = ProgramName.PREFILL_IMAGES, last_of(texts.lengths)
+    sizes, text_sizes = calls.sizes(name, shape), calls.sizes(ProgramName.PREFILL, shape)
+    begins = _run_begins(soft.index, sizes[-1])
+    text_inputs, inputs_at = (
+        inputs_of(texts, sampling),
+        _inputs_of(shape.batch, texts, soft, sampling),
+    )
+
+    def body(start: tf.Tensor, results: tf.Tensor, cache: Flat):
+        end = _cut(begins, soft.index, tf.minimum(start + sizes[-1], texts.lengths))
+        length = tf.maximum(end - start, 0)
+        widest = tf.reduce_max(length)
+
+        def call(size: int):
+            inputs = inputs_at(start, length, size)
+            outputs, updated = calls.run(name, shape, size, inputs, cache)
+            return collect(results, outputs[0], start, length), updated
+
+        def see():
+            return choose(tf.constant(sizes) >= widest, sizes, call)
+
+        def read():
+            return calls.read(
+                ProgramName.PREFILL, shape, Span(start, length), text_inputs, results, collect,
+                cache,
+            )  # fmt: skip
+
+        seen = _has_soft(soft.index, start, end) | (widest > max(text_sizes))
+        results, cache = tf.cond(seen, see, read)
+        return start + length, results, cache
+
+    begin = tf.zeros_like(texts.lengths)
+    _, results, cache = tf.while_loop(
+        lambda start, *_: tf.reduce_any(start < texts.lengths), body,
+        (begin, begin, calls.empty_cache(shape)), parallel_iterations=1,
+    )  # fmt: skip
+    return results, cache
+
+
+def _inputs_of(batch: int, texts: Texts, soft: Soft, sampling: Flat) -> InputsAt:
+    """The inputs of prefill calls of `batch` rows, that take in texts with images in them."""
 
     def inputs_at(start: tf.Tensor, length: tf.Tensor, size: int) -> Flat:
         index = tf.where(tf.sequence_mask(length, size), chunk(soft.index, start, length, size), -1)
         values = tf.gather(soft.values, tf.maximum(tf.reshape(index, [-1]), 0))
-        room = tf.reshape(tf.range(shape.batch * size), [shape.batch, size])
+        room = tf.reshape(tf.range(batch * size), [batch, size])
         where = tf.where(index >= 0, room, -1)
         return chunk(texts.tokens, start, length, size), start, length, values, where, *sampling
 
-    return calls.read(
-        ProgramName.PREFILL_IMAGES, shape, texts.lengths, cut, inputs_at,
-        tf.zeros_like(texts.lengths), last_of(texts.lengths), calls.empty_cache(shape),
-    )  # fmt: skip
+    return inputs_at
 
 
-def _run_begins(index: tf.Tensor) -> tf.Tensor:
+def _cut(begins: tf.Tensor, index: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
+    """Where rows end a chunk: at `end` [B], or before the run of soft tokens it would split."""
+    last = tf.shape(begins)[1] - 1
+    at, before = tf.minimum(end, last)[:, None], tf.maximum(end - 1, 0)[:, None]
+    starts = tf.gather(begins, at, batch_dims=1)[:, 0]
+    same = starts == tf.gather(begins, before, batch_dims=1)[:, 0]
+    is_soft = tf.gather(index, at, batch_dims=1)[:, 0] >= 0
+    inside = is_soft & same & (end > 0) & (end <= last)
+    return tf.where(inside, starts, end)
+
+
+def _has_soft(index: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
+    """Whether any row has a soft token from its `start` [B] to its `end` [B]."""
+    place = tf.range(tf.shape(index)[1])
+    inside = (place >= start[:, None]) & (place < end[:, None])
+    return tf.reduce_any(inside & (index >= 0))
+
+
+def _run_begins(index: tf.Tensor, longest: int) -> tf.Tensor:
     """For each place of index [R,W] where the run of soft tokens that it is in begins [R,W].
 
-    Places of text are runs of their own.
+    Places of text are runs of their own. Fails the call for a run of more than `longest`.
     """
     soft, width = index >= 0, tf.shape(index)[1]
     before = tf.pad(soft, [[0, 0], [1, 0]])[:, :-1]
@@ -131,5 +170,13 @@ def _run_begins(index: tf.Tensor) -> tf.Tensor:
     first = tf.concat([tf.ones_like(first[:, :1]), first[:, 1:]], axis=1)
     number = tf.reshape(tf.cumsum(tf.reshape(first, [-1])) - 1, [-1])
     places = tf.reshape(tf.broadcast_to(tf.range(width), tf.shape(index)), [-1])
-    begins = tf.math.segment_min(places, number)
-    return tf.reshape(tf.gather(begins, number), tf.shape(index))
+    begins = tf.gather(tf.math.segment_min(places, number), number)
+    begins = tf.reshape(begins, tf.shape(index))
+    spans = tf.where(soft, tf.range(width) - begins + 1, 0)
+    fits = require(
+        tf.reduce_all(spans <= longest), "tokens",
+        f"at most {longest} soft tokens on end (the largest prefill bucket)",
+        tf.reduce_max(spans),
+    )  # fmt: skip
+    with tf.control_dependencies([fits]):
+        return tf.identity(begins)

@@ -161,7 +161,7 @@ def score(calls: Calls, values: Tensors) -> Tensors:
 
         empty = tf.zeros([shape.batch, width], tf.float32)
         found, _ = calls.read(
-            name, shape, padded.lengths, whole, inputs_at, empty,
+            name, shape, whole(padded.lengths), inputs_at, empty,
             lambda results, output, start, length: place(results, start, length, output),
             calls.empty_cache(shape),
         )  # fmt: skip
@@ -187,7 +187,7 @@ def classify(calls: Calls, values: Tensors) -> Tensors:
 
         empty = tf.zeros([shape.batch, len(model.labels)], tf.float32)
         found, _ = calls.read(
-            name, shape, padded.lengths, whole, inputs_at, empty, last_of(padded.lengths),
+            name, shape, whole(padded.lengths), inputs_at, empty, last_of(padded.lengths),
             calls.empty_cache(shape),
         )  # fmt: skip
         return found[:rows]

@@ -6,48 +6,11 @@ touched.
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ...artifacts.errors import ArtifactError, UsageError
 from ...artifacts.manifest import Bucket, ProgramName
-
-CALL_COST = 32
-"""What a call costs beside its tokens, in tokens: weights are read, and widened, for each.
-
-Measured on the 270M in int8: a prefill of 32 takes 97 ms of CPU time and one of 512 takes 747, so
-that a call of no tokens would take as long as 40 do."""
-
-
-def plan_prefill(length: int, sizes: Collection[int]) -> list[int]:
-    """Chunk sizes that take in `length` tokens with the least work, the largest first.
-
-    Work is the tokens of all chunks, padding too, and CALL_COST for each; of plans that cost the
-    same, the one with the larger chunks. Only the last chunk can have padding. Empty for a length
-    of 0; `sizes` must not be empty.
-    """
-    return list(_least_work(length, tuple(sorted(set(sizes), reverse=True))))
-
-
-@functools.lru_cache(maxsize=64)
-def _least_work(length: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    unit = math.gcd(*sizes)  # chunks end at its multiples, so lengths between need no plan
-    steps = [size // unit for size in sizes]
-    least, first = [0], [0]  # of a plan for so many units: its work, and its first chunk
-    for needed in range(1, -(-length // unit) + 1):
-        work = [
-            size + CALL_COST + least[max(needed - step, 0)]
-            for size, step in zip(sizes, steps, strict=True)
-        ]
-        least.append(min(work))
-        first.append(work.index(least[-1]))
-    chunks, needed = [], len(least) - 1
-    while needed > 0:
-        chunks.append(sizes[first[needed]])
-        needed -= steps[first[needed]]
-    return tuple(sorted(chunks, reverse=True))
 
 
 def pick(needed: int, sizes: Collection[int]) -> int:

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...artifacts.chunks import plan_prefill
 from ...artifacts.convention import takes_images
 from ...artifacts.manifest import Bucket, ProgramName
 from ..images.encode import Images, Prompts, SoftPrompts, encode_buckets, has_images
 from ..images.prompt import plan_prefill_with_images
-from ..loading.buckets import Shape, plan_prefill
+from ..loading.buckets import Shape
 from ..loading.model import LoadedModel
 
 

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 SETUP = """
 import ctypes, os, signal, subprocess, sys, threading, time
 from pathlib import Path
@@ -64,6 +66,23 @@ def test_a_call_that_does_not_come_back_is_not_waited_for(
     assert took < 1
 
 
+@pytest.mark.parametrize("name", ["export", "run", "bundle", "bench"])
+def test_ctrl_c_while_a_command_is_still_imported_is_no_traceback(tmp_path: Path, name: str):
+    (tmp_path / "click.py").write_text("import time\nprint('busy', flush=True)\ntime.sleep(60)\n")
+    scripts = tomllib.loads(PROJECT.read_text())["project"]["scripts"]
+    module, function = scripts[f"gemma3-{name}"].split(":")
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); from {module} import {function} as f; f()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "busy\n", process.communicate()[1]
+    code, err, took = end(process, signal.SIGINT)
+    assert (code, err) == (-signal.SIGINT, "")  # 130 for a shell
+    assert took < 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_bundle_half_written_its_lock_and_whoever_writes_it_are_gone(
     tmp_path: Path, number: signal.Signals
@@ -80,8 +99,12 @@ def test_a_bundle_half_written_its_lock_and_whoever_writes_it_are_gone(
         "with BundleWriter(folder / 'b') as writer, whole_file(folder / 'f') as file:\n"
         "    file.write(b'half')\n"
         "    writer.add_file('programs/p', bytes(10**6))\n"
-        "    threading.Timer(0.5, tell).start()\n"
-        f"    command = [sys.executable, {str(writes)!r}, str(folder.parent / 'pid')]\n"
+        "    pid = folder.parent / 'pid'\n"
+        "    def tell_when_it_writes():\n"
+        "        while not pid.exists() or not pid.read_text(): time.sleep(0.05)\n"
+        "        tell()\n"
+        "    threading.Thread(target=tell_when_it_writes, daemon=True).start()\n"
+        f"    command = [sys.executable, {str(writes)!r}, str(pid)]\n"
         "    interruption.run_child([*command, str(writer.root)])\n"
         "    print('came back', file=sys.stderr)\n"
     )

@@ -43,6 +43,13 @@ def test_a_signed_bundle_is_accepted_wherever_it_lies_and_under_any_name(
     assert capsys.readouterr().out == ""
 
 
+def test_what_a_killed_signer_left_is_removed(tiny: Path, keys: Keys):
+    (tiny / ".model.sig.partial").write_text("half")
+    sign(Bundle.open(tiny), keys[0], None, ())
+    require_signature(tiny, keys[1])
+    assert not (tiny / ".model.sig.partial").exists()
+
+
 def test_certificates_lead_to_their_root_and_to_no_other(tiny: Path, tmp_path: Path):
     private, certificate, root = write_certificates(tmp_path, "ours")
     _, _, other = write_certificates(tmp_path, "theirs")

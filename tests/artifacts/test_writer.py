@@ -1,13 +1,16 @@
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from gemma3_export.artifacts import atomic
-from gemma3_export.artifacts.atomic import check_free_space
+from gemma3_export.artifacts.atomic import check_free_space, whole_file
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.artifacts.writer import BundleWriter
@@ -194,6 +197,40 @@ def test_leftovers_of_killed_writers_are_removed_and_of_others_kept(
     (tmp_path / ".b.lock").write_text("123")
     write_tiny(tmp_path / "b", force=True)
     assert names(tmp_path) == [".b.partial-x", ".other.partial-1", "b"]
+
+
+def test_a_file_half_written_by_a_killed_writer_is_removed_and_one_with_a_writer_kept(
+    tmp_path: Path,
+):
+    path, kept = tmp_path / "f", [".f.partial-123", ".f.partial-x", ".g.partial-1", ".f.partial-9"]
+    for name in [*kept[:3], ".f.partial-4194305"]:
+        (tmp_path / name).write_text("half")
+    (tmp_path / kept[3]).mkdir()  # no file
+    with (tmp_path / kept[0]).open() as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        with whole_file(path) as file:
+            file.write(b"whole")
+            assert names(tmp_path) == sorted([*kept, f".f.partial-{os.getpid()}"])
+    assert path.read_bytes() == b"whole"
+    assert names(tmp_path) == sorted([*kept, "f"])
+    with whole_file(path):
+        pass
+    assert names(tmp_path) == sorted([*kept[1:], "f"])
+
+
+def test_two_writers_of_one_file_leave_each_others_alone(tmp_path: Path):
+    """One whole file after the other, whoever is first."""
+    write = (
+        "import pathlib, sys\n"
+        "from gemma3_export.artifacts.atomic import whole_file\n"
+        "for _ in range(300):\n"
+        "    with whole_file(pathlib.Path(sys.argv[1])) as file: file.write(b'x' * 1000)\n"
+    )
+    command = [sys.executable, "-c", write, str(tmp_path / "f")]
+    writers = [subprocess.Popen(command) for _ in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert names(tmp_path) == ["f"]
+    assert (tmp_path / "f").stat().st_size == 1000
 
 
 def test_bundle_that_a_killed_writer_had_moved_aside_comes_back(tmp_path: Path, tiny: Path):

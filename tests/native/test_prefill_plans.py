@@ -6,7 +6,7 @@ import random
 import subprocess
 from pathlib import Path
 
-from gemma3_export.runtime.loading.buckets import plan_prefill
+from gemma3_export.artifacts.chunks import plan_prefill
 
 from .library import ROOT
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from ..goldens.tiny import write_checkpoint
 from ..parity.bundles import make_bundle
 from ..runtime.conftest import Command
 from .conftest import Ended, Host
+from .library import environment
 
 CASE = output_cases()["default"]
 
@@ -40,6 +44,9 @@ def test_labels_and_outputs_are_those_of_gemma3_run_and_of_transformers(
     bundle: Path, tmp_path: Path, gemma3_run: Command, gemma3_host: Host, mesh: str
 ):
     short = CASE.tokens[:3]
+    left = [tmp_path / f".{name}.npz.partial-4194305" for name in ("run", "host")]
+    for path in left:  # by processes that were killed
+        path.write_bytes(b"half")
     ask = [
         bundle, "--score", "--json", "--mesh", mesh,
         "--tokens", ids(CASE.tokens), "--labels", ids(CASE.labels),
@@ -64,6 +71,32 @@ def test_labels_and_outputs_are_those_of_gemma3_run_and_of_transformers(
 
 
 TEXT = ["--tokens", "2,5,6"]
+
+
+def test_a_half_written_file_is_gone_after_a_signal_and_stays_while_it_has_a_writer(
+    bundle: Path, tmp_path: Path, native: Path
+):
+    """The host is held up where it has begun to write: another has locked its file."""
+    command = [
+        native / "host" / "gemma3-host",
+        bundle,
+        "--score",
+        *TEXT,
+        "--outputs-to",
+        tmp_path / "a.npz",
+    ]
+    host = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, env=environment())
+    half = tmp_path / f".a.npz.partial-{host.pid}"
+    other = tmp_path / ".a.npz.partial-4194305"
+    with half.open("w") as locked, other.open("w") as written:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        fcntl.flock(written, fcntl.LOCK_EX)
+        while f"-> FLOCK  ADVISORY  WRITE {host.pid} " not in Path("/proc/locks").read_text():
+            assert host.poll() is None
+            time.sleep(0.02)
+        host.terminate()
+        assert host.wait(timeout=20) == 143
+        assert list(tmp_path.iterdir()) == [other]
 
 
 def test_one_text_has_plain_names_and_a_table_of_its_labels(

@@ -1,5 +1,8 @@
 #include "npz.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -48,19 +51,74 @@ std::string npy_header(const char* dtype, const std::vector<int64_t>& shape) {
   return Record().text(std::string("\x93NUMPY\x01\x00", 8)).u16(text.size()).text(text).bytes();
 }
 
+std::string partial_prefix(const std::filesystem::path& path) {
+  return "." + path.filename().string() + ".partial-";
+}
+
+// A descriptor whose lock says, for as long as it is open, that the file has a writer; -1 where it
+// cannot be made.
+int make_and_lock(const std::filesystem::path& partial) {
+  for (;;) {
+    const int descriptor = ::open(partial.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (descriptor < 0) return -1;
+    (void)::flock(descriptor, LOCK_EX);  // a file system without locks: nobody removes it then
+    struct stat opened, named;
+    const bool same = ::fstat(descriptor, &opened) == 0 && ::stat(partial.c_str(), &named) == 0 &&
+                      opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+    if (same) return descriptor;
+    ::close(descriptor);  // removed as abandoned before it was locked
+  }
+}
+
+// Removes the files that writers of `path` who are no more were writing.
+void remove_abandoned(const std::filesystem::path& path) {
+  const std::string prefix = partial_prefix(path);
+  std::filesystem::path folder = path.parent_path();
+  if (folder.empty()) folder = ".";
+  std::error_code error;
+  std::vector<std::filesystem::path> found;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    const bool ours = name.size() > prefix.size() && name.compare(0, prefix.size(), prefix) == 0 &&
+                      name.find_first_not_of("0123456789", prefix.size()) == std::string::npos;
+    if (ours) found.push_back(entry->path());
+  }
+  for (const std::filesystem::path& old : found) {
+    const int descriptor = ::open(old.c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (descriptor < 0) continue;
+    struct stat status;
+    const bool abandoned = ::flock(descriptor, LOCK_EX | LOCK_NB) == 0 &&
+                           ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
+    if (abandoned) ::unlink(old.c_str());
+    ::close(descriptor);
+  }
+}
+
 }  // namespace
 
-NpzWriter::NpzWriter(std::filesystem::path path) : path_(std::move(path)) {
-  partial_ = path_.parent_path() /
-             ("." + path_.filename().string() + ".partial-" + std::to_string(::getpid()));
+NpzWriter::NpzWriter(std::filesystem::path path)
+    : path_(std::move(path)),
+      partial_(path_.parent_path() / (partial_prefix(path_) + std::to_string(::getpid()))),
+      unfinished_(partial_.string()) {
+  lock_ = make_and_lock(partial_);
+  if (lock_ < 0) fail();
+  remove_abandoned(path_);
   file_ = std::fopen(partial_.c_str(), "wb");
-  if (!file_) fail();
+  if (!file_) {
+    const int error = errno;
+    ::unlink(partial_.c_str());
+    ::close(lock_);
+    errno = error;
+    fail();
+  }
 }
 
 NpzWriter::~NpzWriter() {
   if (file_) std::fclose(file_);
   std::error_code error;
   std::filesystem::remove(partial_, error);
+  ::close(lock_);
 }
 
 void NpzWriter::fail() const {

@@ -7,9 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "terminal.h"
+
 namespace gemma3::host {
 
-// A file that appears at `path` when it is finished, whole, or not at all.
+// A file that appears at `path` when it is finished, whole, or not at all. What killed writers of it
+// left half-written beside it is removed, those of gemma3-run too.
 class NpzWriter {
  public:
   // Throws UsageError when the file cannot be written, as every function here does.
@@ -33,7 +36,9 @@ class NpzWriter {
   [[noreturn]] void fail() const;
 
   std::filesystem::path path_, partial_;
-  std::FILE* file_;
+  UnfinishedFile unfinished_;
+  int lock_ = -1;  // of the half-written file, for as long as it has a writer
+  std::FILE* file_ = nullptr;
   uint64_t written_ = 0;
   std::vector<Member> members_;
 };

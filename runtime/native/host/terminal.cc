@@ -2,8 +2,11 @@
 
 #include <unistd.h>
 
+#include <atomic>
+#include <climits>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 
 #include "unicode.h"
 
@@ -12,7 +15,11 @@ namespace {
 
 constexpr char kClearLine[] = "\r\x1b[K";
 
+char unfinished_path[PATH_MAX];  // what a handler reads must never move or be freed
+std::atomic<bool> unfinished{false};
+
 void leave(int number) {
+  if (unfinished) unlink(unfinished_path);
   if (isatty(STDERR_FILENO)) {
     [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kClearLine, sizeof kClearLine - 1);
   }
@@ -34,6 +41,14 @@ void StatusLine::warn(const std::string& message) {
   say("");
   std::fprintf(stderr, "warning: %s\n", one_line(message).c_str());
 }
+
+UnfinishedFile::UnfinishedFile(const std::string& path) {
+  if (path.size() >= sizeof unfinished_path) return;  // no file can be called so
+  std::memcpy(unfinished_path, path.c_str(), path.size() + 1);
+  unfinished = true;
+}
+
+UnfinishedFile::~UnfinishedFile() { unfinished = false; }
 
 void leave_on_interrupt() {
   for (const int number : {SIGINT, SIGTERM, SIGHUP}) {

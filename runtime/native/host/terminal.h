@@ -25,6 +25,14 @@ class StatusLine {
   std::string shown_;
 };
 
+// A file that is being written: removed if a signal ends the process before this does. One at a time.
+class UnfinishedFile {
+ public:
+  explicit UnfinishedFile(const std::string& path);
+  ~UnfinishedFile();
+  UnfinishedFile(const UnfinishedFile&) = delete;
+};
+
 // Ends the process at once on Ctrl-C, SIGTERM and SIGHUP, with status 130, 143 or 129 and no word.
 void leave_on_interrupt();
 

@@ -120,7 +120,11 @@ bool write_atomically(const std::filesystem::path &path, std::string_view bytes)
   const std::filesystem::path partial =
       path.parent_path() / (kPartial + std::to_string(::getpid()) + "-" +
                             std::to_string(number.fetch_add(1)) + "-" + path.filename().string());
-  const int descriptor = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  // Without a name until it is whole, where the file system can: a process that ends leaves nothing.
+  const std::filesystem::path folder = path.parent_path();
+  int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0644);
+  const bool named = descriptor < 0;
+  if (named) descriptor = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (descriptor < 0) return false;
   bool written = true;
   for (size_t done = 0; written && done < bytes.size();) {
@@ -130,6 +134,10 @@ bool write_atomically(const std::filesystem::path &path, std::string_view bytes)
     if (written) done += static_cast<size_t>(count);
   }
   written = ::fsync(descriptor) == 0 && written;
+  if (written && !named) {
+    const std::string open = "/proc/self/fd/" + std::to_string(descriptor);
+    written = ::linkat(AT_FDCWD, open.c_str(), AT_FDCWD, partial.c_str(), AT_SYMLINK_FOLLOW) == 0;
+  }
   written = ::close(descriptor) == 0 && written;
   if (written && ::rename(partial.c_str(), path.c_str()) == 0) return true;
   ::unlink(partial.c_str());

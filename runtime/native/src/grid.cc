@@ -15,7 +15,7 @@ int64_t pick(int64_t needed, const std::set<int64_t> &sizes) {
 }
 
 std::vector<int64_t> plan_prefill(int64_t length, const std::set<int64_t> &sizes) {
-  constexpr int64_t kCallCost = 32;  // in tokens; why is said in runtime/loading/buckets.py
+  constexpr int64_t kCallCost = 32;  // in tokens; why is said in artifacts/chunks.py
   int64_t unit = 0;  // chunks end at its multiples, so lengths between need no plan
   for (const int64_t size : sizes) unit = std::gcd(unit, size);
   const auto units = static_cast<size_t>((std::max<int64_t>(length, 0) + unit - 1) / unit);
