@@ -10,6 +10,9 @@ NATIVE := build/native
 # What the native host needs of the system: headers, and the Debian packages that bring them.
 NATIVE_HEADERS := nlohmann/json.hpp png.h jconfig.h openssl/evp.h
 NATIVE_PACKAGES := nlohmann-json3-dev libpng-dev libjpeg-dev libssl-dev
+# Builds give each other what they compiled, where ccache is installed; of other clones as well.
+export CCACHE_BASEDIR := $(CURDIR)
+COMPILER_CACHE = $(if $(shell command -v ccache),-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 
 .PHONY: native-packages example-tools llama.cpp demo test test-fast check bench clean native setup browser soak compat
 
@@ -99,7 +102,7 @@ example-tools: setup
 # libgemma3 (gemma3.h, shared and static library) and gemma3-host, in build/native/{include,lib,bin}.
 native: setup native-packages
 	$(BIN)/cmake -S runtime/native -B $(NATIVE)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
-	  -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_INSTALL_PREFIX=$(CURDIR)/$(NATIVE)
+	  -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_INSTALL_PREFIX=$(CURDIR)/$(NATIVE) $(COMPILER_CACHE)
 	$(BIN)/cmake --build $(NATIVE)/cmake
 	@$(BIN)/cmake --install $(NATIVE)/cmake > /dev/null
 

@@ -1,4 +1,7 @@
-"""Hundreds of damaged bundles, 2,000 in `make soak`: each is refused or runs; what opens is what the Python reader opens."""
+"""400 damaged bundles, 2,000 in `make soak`: each is refused or runs.
+
+What opens is what the Python reader opens.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,6 @@ from ..runtime.toy_bundle import VOCAB, Toy, make_toy_bundle
 from . import damage
 from .library import environment
 from .sanitizers import address_build, check_clean
-
 
 
 @pytest.fixture(scope="module")

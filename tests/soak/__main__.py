@@ -136,8 +136,9 @@ def _endure(checkpoint: Path, out: Path, cache: int, stretch: str, count: int) -
 
 def tests(folder: Path) -> str:
     """What of the suite is marked soak."""
+    command = (sys.executable, "-m", "pytest", "-q", "-m", "soak", "-n", "2")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "soak", "-n", "2", f"--basetemp={folder / 't'}"],
+        [*command, f"--basetemp={folder / 'pytest'}"],
         check=False, stdout=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-20_000:]
