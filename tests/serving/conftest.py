@@ -27,6 +27,7 @@ import pytest
 from gemma3_export.export.cli import main
 
 from ..goldens.tiny import write_checkpoint
+from ..runtime.conftest import compile_once  # noqa: F401
 
 HERE = Path(__file__).parent
 SLOTS = 8
