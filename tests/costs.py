@@ -7,8 +7,8 @@ Processes that a test starts count once they have ended, with the test that wait
 from __future__ import annotations
 
 import resource
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Generator
 
 import pytest
 from _pytest.terminal import TerminalReporter
@@ -29,7 +29,7 @@ class Costs:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._began = 0.0
-        self._files: Counter[str] = Counter()
+        self._files: defaultdict[str, float] = defaultdict(float)
         self._processes: list[float] = []
 
     def pytest_runtest_logstart(self) -> None:
@@ -38,14 +38,14 @@ class Costs:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo
-    ) -> Iterator[pytest.TestReport]:
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         if call.when == "teardown":
             item.user_properties.append((_NAME, processor_seconds() - self._began))
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for name, value in report.user_properties:
-            if name == _NAME:
+            if name == _NAME and isinstance(value, float):
                 self._files[report.nodeid.split("::", 1)[0]] += value
 
     def pytest_sessionfinish(self) -> None:
@@ -64,5 +64,6 @@ class Costs:
             f"{sum(processes):.0f} processor seconds in {len(processes)} processes, "
             f"{sum(self._files.values()):.0f} of them in tests"
         )
-        for file, seconds in self._files.most_common(_FILES):
+        dearest = sorted(self._files.items(), key=lambda cost: -cost[1])
+        for file, seconds in dearest[:_FILES]:
             terminalreporter.write_line(f"{seconds:8.1f} {file}")

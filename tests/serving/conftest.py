@@ -45,12 +45,13 @@ def export(*arguments: object) -> subprocess.CompletedProcess[str]:
     ):
         patch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it; this puts it back
         jobs = () if "--jobs" in arguments else ("--jobs", "1")  # each more imports JAX anew
-        patch.setattr(sys, "argv", ["gemma3-export", *map(str, arguments), *jobs])
+        command = ["gemma3-export", *map(str, arguments), *jobs]
+        patch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as left:
             main()
     assert "tensorflow" not in sys.modules
     status = int(left.value.code or 0)
-    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")
