@@ -10,8 +10,11 @@ NATIVE := build/native
 # What the native host needs of the system: headers, and the Debian packages that bring them.
 NATIVE_HEADERS := nlohmann/json.hpp png.h jconfig.h openssl/evp.h
 NATIVE_PACKAGES := nlohmann-json3-dev libpng-dev libjpeg-dev libssl-dev
+# Builds give each other what they compiled, where ccache is installed; of other clones as well.
+export CCACHE_BASEDIR := $(CURDIR)
+COMPILER_CACHE = $(if $(shell command -v ccache),-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 
-.PHONY: native-packages example-tools llama.cpp demo test check bench clean native setup browser soak compat
+.PHONY: native-packages example-tools llama.cpp demo test test-fast check bench clean native setup browser soak compat
 
 setup: $(VENV)/.installed
 
@@ -39,10 +42,14 @@ demo: setup native
 	$(NATIVE)/bin/gemma3-host $(DEMO) --mesh 1x1 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
 
 # Two files of tests at a time.
-test: setup check browser native-packages example-tools
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+test: setup check native-packages example-tools
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations=15
 
-# A test looks at the report of a bundle in a real browser.
+# The part of it that answers in about four minutes: no native builds, no TensorFlow.
+test-fast: setup
+	$(BIN)/python -m tests.fast --durations=15
+
+# A test of `make soak` looks at the report of a bundle in a real browser.
 browser:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
 	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy chromium; \
@@ -63,9 +70,9 @@ bench: setup native
 llama.cpp: setup
 	cd tests/benchmarks && $(CURDIR)/$(BIN)/python -m peers.llama_cpp
 
-# What takes too long for every change: kills, full disks, fuzzing, endurance. Leaves its figures in
-# tests/soak/RESULTS.md, to be committed.
-soak: setup native-packages
+# What takes too long for every change: kills, full disks, fuzzing, endurance, and the tests marked
+# soak. Leaves its figures in tests/soak/RESULTS.md, to be committed.
+soak: setup native-packages browser
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[soak]'
 	$(BIN)/python -m tests.soak
 
@@ -96,7 +103,7 @@ example-tools: setup
 # libgemma3 (gemma3.h, shared and static library) and gemma3-host, in build/native/{include,lib,bin}.
 native: setup native-packages
 	$(BIN)/cmake -S runtime/native -B $(NATIVE)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
-	  -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_INSTALL_PREFIX=$(CURDIR)/$(NATIVE)
+	  -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_INSTALL_PREFIX=$(CURDIR)/$(NATIVE) $(COMPILER_CACHE)
 	$(BIN)/cmake --build $(NATIVE)/cmake
 	@$(BIN)/cmake --install $(NATIVE)/cmake > /dev/null
 

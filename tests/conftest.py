@@ -11,6 +11,8 @@ import jax
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from .costs import Costs
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -32,6 +34,10 @@ class _ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         shared = (name for start, name in _TOGETHER.items() if nodeid.startswith(start))
         return next(shared, nodeid.split("::", 1)[0])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Costs(config))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,6 +8,7 @@ import pytest
 from gemma3_export.export.cli import main
 
 from ..goldens.tiny import write_checkpoint
+from ..runtime.conftest import compile_once  # noqa: F401
 
 Result = tuple[int, str, str]
 Command = Callable[..., Result]

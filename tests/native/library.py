@@ -6,6 +6,7 @@ import fcntl
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -30,14 +31,23 @@ def build(name: str, *options: str) -> Path:
     configure = [
         BIN / "cmake", "-S", ROOT / "runtime" / "native", "-B", target, "-G", "Ninja",
         f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}", f"-DPython3_EXECUTABLE={sys.executable}",
-        "-DGEMMA3_TESTS=ON", *options,
+        "-DGEMMA3_TESTS=ON", *_compiler_cache(), *options,
     ]  # fmt: skip
     with (target / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        variables = {"CCACHE_BASEDIR": str(ROOT), **os.environ}
         for command in (configure, [BIN / "cmake", "--build", target]):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, env=variables
+            )
             assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return target
+
+
+def _compiler_cache() -> list[str]:
+    """What lets other builds and clones give what they compiled, where ccache is installed."""
+    ccache = shutil.which("ccache")
+    return [f"-DCMAKE_{x}_COMPILER_LAUNCHER={ccache}" for x in ("C", "CXX")] if ccache else []
 
 
 def environment(**changes: str) -> dict[str, str]:

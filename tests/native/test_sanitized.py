@@ -32,6 +32,7 @@ def test_hostile_calls_of_kernels_with_the_address_sanitizer() -> None:
     fuzz(address_build(), SEED, CALLS)
 
 
+@pytest.mark.soak
 def test_hostile_calls_of_kernels_with_the_thread_sanitizer() -> None:
     fuzz(thread_build(), SEED, CALLS // 4)
 

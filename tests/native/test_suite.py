@@ -50,13 +50,29 @@ def test_hidden_states_and_attentions_with_the_address_sanitizer(tmp_path: Path)
 
 
 @pytest.mark.parametrize("mesh", ["1x1", "2x4"])
+def test_eight_sessions_at_once_are_each_as_when_alone(mesh: str, bundle: Path) -> None:
+    done = run_suite(build("tests"), bundle, mesh, "threads", 8)
+    check_clean(done)
+    assert done.stdout == "ok\n"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("mesh", ["1x1", "2x4"])
 def test_eight_sessions_at_once_with_the_thread_sanitizer(mesh: str, bundle: Path) -> None:
     done = run_suite(thread_build(), bundle, mesh, "threads", 8)
     check_clean(done)
     assert done.stdout == "ok\n"
 
 
-@pytest.mark.parametrize(("what", "count"), [("open", 500), ("sessions", 2000)])
+@pytest.mark.parametrize(
+    ("what", "count"),
+    [
+        ("open", 100),
+        ("sessions", 400),
+        pytest.param("open", 500, marks=pytest.mark.soak),
+        pytest.param("sessions", 2000, marks=pytest.mark.soak),
+    ],
+)
 def test_memory_does_not_grow(what: str, count: int, bundle: Path) -> None:
     """4 MiB are the noise of an allocator; what one model or session takes is many times more."""
     done = run_suite(build("tests"), bundle, "1x1", what, count)

@@ -9,7 +9,9 @@ from gemma3_export.export.checkpoint import demo_checkpoint
 from gemma3_export.export.options import ExportOptions, parse_mesh
 from gemma3_export.export.pipeline import export
 
-REAL_MESHES = ("1x1", "2x4", "8x1", "1x8")
+REAL_MESHES = ("1x1", "2x4")
+LONG_MESHES = ("8x1", "1x8")
+"""Of the real weights too, but only in `make soak`."""
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -39,9 +41,9 @@ def make_bundle(checkpoint: Path, out: Path, *meshes: str, **changes) -> Path:
     return export(dataclasses.replace(options(checkpoint, out, *meshes), **changes), quiet).out
 
 
-def make_real_bundle(out: Path) -> Path:
-    """The real Gemma 3 270M in float32 for REAL_MESHES, batches 1 and 8; 1.1 GB."""
+def make_real_bundle(out: Path, meshes: tuple[str, ...] = REAL_MESHES) -> Path:
+    """The real Gemma 3 270M in float32 for these meshes, batches 1 and 8; 1.1 GB."""
     return make_bundle(
-        demo_checkpoint(), out, *REAL_MESHES, batch=(1, 8), prefill=(32, 128, 512), cache=(2048,),
+        demo_checkpoint(), out, *meshes, batch=(1, 8), prefill=(32, 128, 512), cache=(2048,),
         generate=64, jobs=2,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from gemma3_export.runtime.requests.sampling import SamplingParameters
 from gemma3_export.runtime.requests.score import score
 
 from ..goldens.loader import RealPrompt, real_goldens
-from .bundles import REAL_MESHES, make_bundle
+from .bundles import LONG_MESHES, REAL_MESHES, make_bundle, make_real_bundle
 
 GOLDENS = real_goldens()
 BY_LENGTH = {len(prompt.tokens): prompt for prompt in GOLDENS.prompts}
@@ -21,9 +21,18 @@ BY_LENGTH = {len(prompt.tokens): prompt for prompt in GOLDENS.prompts}
 UNEQUAL = (1, 7, 31, 33, 129, 300, 513, 600)
 
 
-@pytest.fixture(scope="module", params=REAL_MESHES)
-def model(real_bundle: Path, request: pytest.FixtureRequest) -> LoadedModel:
-    return LoadedModel.load(real_bundle, request.param, "cpu")
+@pytest.fixture(scope="module")
+def long_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_real_bundle(tmp_path_factory.mktemp("long") / "bundle", LONG_MESHES)
+
+
+LONG = [pytest.param(mesh, marks=pytest.mark.soak) for mesh in LONG_MESHES]
+
+
+@pytest.fixture(scope="module", params=[*REAL_MESHES, *LONG])
+def model(request: pytest.FixtureRequest) -> LoadedModel:
+    name = "real_bundle" if request.param in REAL_MESHES else "long_bundle"
+    return LoadedModel.load(request.getfixturevalue(name), request.param, "cpu")
 
 
 def _tokens(model: LoadedModel, prompts: list[RealPrompt]) -> list[list[int]]:

@@ -72,8 +72,14 @@ def test_prompts_fed_in_chunks_are_those_of_transformers_fed_in_the_same_chunks(
     _check(_load(name, tmp_path, prefill=(max(golden.chunks),)), golden)
 
 
-@pytest.mark.parametrize("mesh", ["2x4", "dp=1,fsdp=2,tp=2,sp=2"])
-@pytest.mark.parametrize("name", ["default", "layer_types"])
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [
+        ("default", "2x4"), ("default", "8x1"), ("default", "1x8"),
+        ("default", "dp=1,fsdp=2,tp=2,sp=2"), ("layer_types", "2x4"),
+        ("layer_types", "dp=1,fsdp=2,tp=2,sp=2"),
+    ],
+)  # fmt: skip
 def test_a_mesh_of_eight_devices_gives_the_same_logprobs(name: str, mesh: str, tmp_path: Path):
     case = tiny_cases()[name]
     goldens = _in_one_call(case)

@@ -96,6 +96,15 @@ def test_the_page_says_everything(page: str):
     assert "not recorded" in seen.text  # the programs that the export's output does not have
 
 
+def test_charts_have_marks_in_the_colours_of_their_keys(page: str):
+    """In a browser: below, in `make soak`."""
+    for colour in COLOURS[:2]:  # weights and cache, rings and uniform
+        assert re.search(rf'<rect [^>]*width="[1-9][^>]*fill="{colour}"><title>', page), colour
+        assert re.search(rf'<polyline points="[0-9][^>]*stroke="{colour}"', page), colour
+    for text in ("Memory per device", "prefill b4 t16 c64", "0,4"):
+        assert f">{text}<" in page
+
+
 def test_the_page_needs_nothing_else(page: str):
     assert not Balanced(page).tags & {"script", "link", "img", "iframe", "object", "use"}
     assert not re.search(r"(?i)\b(src|href|on\w+|url)\s*[=(]", page)
@@ -206,6 +215,7 @@ def photograph(page: str, folder: Path) -> Image.Image:
         return image.convert("RGB")
 
 
+@pytest.mark.soak
 def test_a_browser_shows_the_texts_and_charts(page: str, tmp_path: Path):
     shown = photograph(page, tmp_path)
     assert shown.size == (1000, 3600)

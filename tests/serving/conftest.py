@@ -5,37 +5,53 @@ TensorFlow never enters the process of the tests: it would meet their JAX with i
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
+import io
 import json
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
+from gemma3_export.export.cli import main
 
 from ..goldens.tiny import write_checkpoint
+from ..runtime.conftest import compile_once  # noqa: F401
 
 HERE = Path(__file__).parent
 SLOTS = 8
-EXPORT = "from gemma3_export.export.cli import main; main()"
 Answer = dict[str, Any]
 """`outputs` by name, or `error` and its `code`."""
 
 
 def export(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run gemma3-export in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", EXPORT, *map(str, arguments)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    """Run gemma3-export in this process; what builds the SavedModel has one of its own anyway."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it; this puts it back
+        jobs = () if "--jobs" in arguments else ("--jobs", "1")  # each more imports JAX anew
+        command = ["gemma3-export", *map(str, arguments), *jobs]
+        patch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as left:
+            main()
+    assert "tensorflow" not in sys.modules
+    status = int(left.value.code or 0)
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")
@@ -59,12 +75,34 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask_tensorflow(folder: Path, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[Answer]:
     """What tf.saved_model.load's signatures answer, in a process of their own."""
-    done = subprocess.run(
-        [sys.executable, HERE / "tf_requests.py", folder],
-        input=json.dumps(requests), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
+    process, said = _tensorflow()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps([str(folder), requests]) + "\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    assert line, Path(said.name).read_text()[-4000:]
+    return json.loads(line)
+
+
+@functools.cache
+def _tensorflow() -> tuple[subprocess.Popen[str], IO[str]]:
+    """TensorFlow, which takes longer to import than to answer, for the whole run; what it says."""
+    said = tempfile.NamedTemporaryFile("w")  # noqa: SIM115
+    command = [sys.executable, HERE / "tf_requests.py"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
+    )
+    return process, said
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_tensorflow() -> Iterator[None]:
+    yield
+    if _tensorflow.cache_info().currsize:
+        process, said = _tensorflow()
+        process.communicate()
+        said.close()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Answers requests with tf.saved_model.load: `tf_requests.py FOLDER < requests.json`.
+"""Answers requests with tf.saved_model.load: a line of JSON on stdin, a line of answers on stdout.
 
-A request is a signature and its inputs, [dtype, value] each; the request `warmup` replays the
-warm-up records of the folder. Prints the answers as JSON.
+A line is a folder and its requests. A request is a signature and its inputs, [dtype, value] each;
+the request `warmup` replays the warm-up records of the folder.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ import tensorflow as tf
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    model = tf.saved_model.load(str(folder))
-    answers = []
-    for signature, inputs in json.load(sys.stdin):
-        if signature == "warmup":
-            answers.append({"outputs": replay(model, folder)})
-            continue
-        values = {name: np.array(value, dtype) for name, (dtype, value) in inputs.items()}
-        answers.append(answer(model, signature, values))
-    print(json.dumps(answers))
+    for line in sys.stdin:
+        folder, requests = json.loads(line)
+        model = tf.saved_model.load(folder)
+        answers = [ask(model, Path(folder), *request) for request in requests]
+        print(json.dumps(answers), flush=True)
+
+
+def ask(model: Any, folder: Path, signature: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    if signature == "warmup":
+        return {"outputs": replay(model, folder)}
+    values = {name: np.array(value, dtype) for name, (dtype, value) in inputs.items()}
+    return answer(model, signature, values)
 
 
 def answer(model: Any, signature: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -133,9 +134,25 @@ def _endure(checkpoint: Path, out: Path, cache: int, stretch: str, count: int) -
     return said
 
 
+def tests(folder: Path) -> str:
+    """What of the suite is marked soak."""
+    command = (sys.executable, "-m", "pytest", "-q", "-m", "soak", "-n", "2")
+    done = subprocess.run(
+        [*command, f"--basetemp={folder / 'pytest'}"],
+        check=False, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-20_000:]
+    counts = re.sub(r" in [0-9.]+s.*", "", done.stdout.strip().splitlines()[-1])
+    return (
+        f"{counts}: meshes 8x1 and 1x8 of the real weights, sessions with the thread sanitizer, "
+        "2,000 damaged bundles, memory over 500 opened models and 2,000 sessions, the report in a "
+        "browser"
+    )
+
+
 ITEMS: dict[str, Callable[[Path], str]] = {
     "kills": kills, "disks": disks, "races": races, "abuse": abuse, "kernels": kernels,
-    "endurance": endurance,
+    "endurance": endurance, "tests": tests,
 }  # fmt: skip
 _HEAD = """# Results of `make soak` and `make compat`
 
