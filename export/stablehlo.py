@@ -8,9 +8,12 @@ from typing import Any
 
 from ..artifacts.errors import UsageError
 
+_LEAST = "0.15.0"
+"""The first whose bytecode hosts look into, for what a program calls (artifacts/bytecode.py)."""
+
 
 def check_target(version: str) -> None:
-    """Refuse a `--stablehlo-version` that the installed jaxlib cannot write.
+    """Refuse a `--stablehlo-version` that the installed jaxlib cannot write, or no host takes.
 
     Raises:
         UsageError: not of the form 1.13.0, or outside what jaxlib knows.
@@ -18,11 +21,12 @@ def check_target(version: str) -> None:
     from jax.extend.mlir.dialects import stablehlo
 
     least, most = stablehlo.get_minimum_version(), stablehlo.get_current_version()
+    least = max(least, _LEAST, key=_numbers)
     known = re.fullmatch(r"\d{1,6}\.\d{1,6}\.\d{1,6}", version)
     if not known or not _numbers(least) <= _numbers(version) <= _numbers(most):
         raise UsageError(
             f"--stablehlo-version: expected a version from {least} to {most} (what this jaxlib "
-            f"writes), such as 1.13.0; got {version!r}"
+            f"writes and hosts take), such as 1.13.0; got {version!r}"
         )
 
 

@@ -100,9 +100,9 @@ def test_goldens_given_in_a_file_are_those_of_the_bundle(
     [
         (("--goldens", "none.json"), "--goldens: expected run or a file of goldens, got none.json"),
         (("--abstract", "270m", "--goldens", "run"), "--goldens run: expected weights to run with"),
-        (("--stablehlo-version", "1.13"), "--stablehlo-version: expected a version from 0.9.0 to"),
+        (("--stablehlo-version", "1.13"), "--stablehlo-version: expected a version from 0.15.0 to"),
         (("--stablehlo-version", "99.0.0"), "such as 1.13.0; got '99.0.0'"),
-        (("--stablehlo-version", "0.8.0"), "such as 1.13.0; got '0.8.0'"),
+        (("--stablehlo-version", "0.14.0"), "such as 1.13.0; got '0.14.0'"),
     ],
 )
 def test_what_cannot_be_had_is_refused_before_any_work(
