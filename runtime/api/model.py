@@ -282,13 +282,19 @@ class Model:
         given = {name: value for name, value in five.items() if value is not None}
         if sampling is not None and given:
             raise UsageError(f"sampling and {', '.join(given)} exclude each other: pass one")
+        drawn = SamplingParameters(**given) if sampling is None else sampling  # pyright: ignore[reportArgumentType]
+        drawing = [name for name in ("top_k", "top_p", "min_p") if name in given]
+        if drawing and not temperature:
+            raise UsageError(
+                f"{drawing[0]} needs a temperature above 0: at 0, the default, the likeliest token "
+                "is always taken; pass temperature=1"
+            )
         encoded = encode(self._loaded, prompt, images, pan_and_scan)
         check_prompts(self._loaded, encoded.prompts)
         if max_new_tokens is None:  # where 1 does not fit, a refusal says so
             fits = most_new_tokens(self._loaded, encoded.prompts, logprobs, encoded.images)
             max_new_tokens = max(1, min(DEFAULT_NEW_TOKENS, fits))
         ends = () if ignore_eos else encoded.stop_tokens
-        drawn = SamplingParameters(**given) if sampling is None else sampling  # pyright: ignore[reportArgumentType]
         texts = (stop,) if isinstance(stop, str) else tuple(stop)
         return encoded, Request(
             encoded.prompts, max_new_tokens, drawn, (*ends, *stop_tokens), texts, ignore_eos,

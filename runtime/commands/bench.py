@@ -20,7 +20,7 @@ from ..loading.start import compile_ahead, load_model, open_bundle
 from ..loading.status import StatusLine, print_table
 from ..requests.sampling import SamplingParameters
 from .flag_types import WHOLE
-from .options import bundle_options
+from .options import HELP, bundle_options
 from .stats import process_started_at
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Options:
     as_json: bool
 
 
-@click.command()
+@click.command(context_settings=HELP)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--prefill", type=WHOLE, help=f"Tokens of a prompt; {_PREFILL}, or what fits if that is less."

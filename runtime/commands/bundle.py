@@ -20,6 +20,7 @@ from ...artifacts.inspect.report_page import report_page
 from ...artifacts.inspect.summary import print_summary, summarize
 from ...artifacts.signing import require_signature, sign
 from ..checks.verify import Verification, verification_data, verification_lines, verify_bundle
+from .options import HELP
 
 FC = TypeVar("FC", bound=Callable[..., object])
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
@@ -31,7 +32,7 @@ def file_option(flag: str, meaning: str) -> Callable[[FC], FC]:
     return click.option(flag, type=click.Path(path_type=Path), metavar="FILE", help=meaning)
 
 
-@click.group(no_args_is_help=False)  # it would be an error of many lines
+@click.group(no_args_is_help=False, context_settings=HELP)  # it would be an error of many lines
 @click.version_option(package_name="gemma3-export")
 def cli() -> None:
     """Inspect, verify, sign, compare and report bundles made by gemma3-export."""

@@ -10,11 +10,13 @@ from pathlib import Path
 import click
 
 from ...artifacts.errors import UsageError
-from ..requests.sampling import check_new_tokens
+from ..requests.sampling import SamplingParameters, check_new_tokens
 from ..text.tokenizer import check_text
 from .flag_types import NUMBER, WHOLE, is_whole
 
 Command = Callable[..., None]
+HELP = {"help_option_names": ["-h", "--help"]}
+"""Settings of every command: both ways of asking for help."""
 DEFAULT_NEW_TOKENS = 64
 
 BUNDLE_OPTIONS = (
@@ -266,6 +268,26 @@ def _check_score_flags(options: Options) -> None:
         raise UsageError(f"--outputs-to: expected a file name that ends in .npz, got {str(path)!r}")
     if not path.parent.is_dir():
         raise UsageError(f"--outputs-to: {path.parent} is no folder; make it first")
+
+
+def sampling_of(options: Options) -> SamplingParameters:
+    """How tokens are drawn.
+
+    Raises:
+        UsageError: a value is out of range, or says how to draw where nothing is drawn.
+    """
+    sampling = SamplingParameters(
+        options.temperature, options.top_k, options.top_p, options.min_p, options.seed
+    )
+    drawing = {
+        "--top-k": options.top_k != 0, "--top-p": options.top_p != 1, "--min-p": options.min_p != 0,
+    }  # fmt: skip
+    for flag in [flag for flag, given in drawing.items() if given and not options.temperature]:
+        raise UsageError(
+            f"{flag} needs --temperature above 0: at 0, the default, the likeliest token is always "
+            "taken; pass --temperature 1"
+        )
+    return sampling
 
 
 def parse_ids(flag: str, example: str, text: str) -> list[int]:

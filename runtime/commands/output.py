@@ -160,6 +160,10 @@ def run_stats(timings: Sequence[Timing], loaded_at: float) -> dict[str, float | 
     }
 
 
+def _tokens(count: int) -> str:
+    return f"{count} token{'' if count == 1 else 's'}"
+
+
 def print_stats(completions: Sequence[Completion], loaded_at: float) -> None:
     """The statistics of a whole run on stderr."""
     timings = list({id(c.timing): c.timing for c in completions}.values())  # one for each group
@@ -171,12 +175,12 @@ def print_stats(completions: Sequence[Completion], loaded_at: float) -> None:
             (
                 "prefill",
                 show_rate(stats["prefill_tok_s"]),
-                f"{sum(t.prefill_tokens for t in timings)} tokens",
+                _tokens(sum(t.prefill_tokens for t in timings)),
             ),
             (
                 "decode",
                 show_rate(stats["decode_tok_s"]),
-                f"{sum(t.decode_tokens for t in timings)} tokens",
+                _tokens(sum(t.decode_tokens for t in timings)),
             ),
             ("peak memory", show_bytes(stats["peak_rss_bytes"]), "resident, weights included"),
         ],

@@ -24,7 +24,15 @@ from ..loading.start import (
 from ..loading.status import StatusLine
 from ..requests.sampling import SamplingParameters
 from ..text.tokenizer import END_OF_TURN
-from .options import DEFAULT_NEW_TOKENS, Options, check_flags, parse_ids, run_options
+from .options import (
+    DEFAULT_NEW_TOKENS,
+    HELP,
+    Options,
+    check_flags,
+    parse_ids,
+    run_options,
+    sampling_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
     from ..loading.model import LoadedModel
 
 
-@click.command()
+@click.command(context_settings=HELP)
 @run_options
 def command(**options: Any) -> None:
     """Generate text with the programs of BUNDLE, without any model code.
@@ -59,9 +67,7 @@ def run(options: Options) -> None:
     check_flags(options)
     bundle = open_bundle(options.bundle, options.require_signature)
     _refuse_missing_programs(options, bundle)
-    sampling = SamplingParameters(
-        options.temperature, options.top_k, options.top_p, options.min_p, options.seed
-    )
+    sampling = sampling_of(options)
     read_tokenizer_ahead(bundle)
     pictures = _read_images(options, bundle)
     if options.server is not None:

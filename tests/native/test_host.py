@@ -300,6 +300,7 @@ def test_compiled_programs_are_kept_used_and_left_out_when_asked(
 
 def test_help_and_version(gemma3_host: Host, gemma3_run: Command):
     ended = gemma3_host("--help")
+    assert gemma3_host("-h").out == ended.out
     assert (ended.status, ended.err) == (0, "")
     flags = {line.split()[0] for line in gemma3_run("--help")[1].splitlines() if "  --" in line}
     assert flags <= {line.split()[0] for line in ended.out.splitlines() if line.strip()}

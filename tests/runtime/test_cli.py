@@ -171,6 +171,7 @@ def check_refusal(result: tuple[int, str, str], message: str) -> None:
         (["--tokens", "2", "--max-new-tokens", "x"], "'x' is not a valid integer"),
         (["--tokens", "2", "--temperature", "nan"], "--temperature: expected a finite number"),
         (["--tokens", "2", "--top-k", "-1"], "--top-k: expected at least 0"),
+        (["--tokens", "2", "--top-p", "0.9"], "--top-p needs --temperature above 0: at 0, the def"),
         (["--tokens", "2", "--top-p", "0"], "--top-p: expected above 0 and at most 1"),
         (["--tokens", "2", "--min-p", "2"], "--min-p: expected between 0 and 1"),
         (["--tokens", "2", "--seed", "-1"], "--seed: expected between 0 and 4294967295"),
@@ -283,6 +284,7 @@ def test_an_interrupt_after_the_command_is_left_to_its_caller(toy: Path, gemma3_
 
 def test_help_says_that_the_default_is_greedy(gemma3_run: Command):
     status, out, _ = gemma3_run("--help")
+    assert gemma3_run("-h")[:2] == (0, out)
     assert status == 0
     assert "0, the default, is greedy" in " ".join(out.split())
 

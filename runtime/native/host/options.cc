@@ -278,6 +278,13 @@ void check_sampling(const Options& o) {
   require(o.seed >= 0 && o.seed <= kMostSeed,
           "--seed: expected between 0 and " + std::to_string(kMostSeed) + ", got " +
               std::to_string(o.seed));
+  const std::pair<const char*, bool> drawing[] = {
+      {"--top-k", o.top_k != 0}, {"--top-p", o.top_p != 1}, {"--min-p", o.min_p != 0}};
+  for (const auto& [flag, given] : drawing) {
+    require(!given || o.temperature > 0,
+            std::string(flag) + " needs --temperature above 0: at 0, the default, the likeliest "
+                                "token is always taken; pass --temperature 1");
+  }
 }
 
 void check_flags(const Options& o) {
@@ -310,6 +317,8 @@ Options parse_options(const std::vector<std::string>& arguments) {
     const std::string& argument = arguments[at];
     if (!only_positional && argument == "--") {
       only_positional = true;
+    } else if (!only_positional && argument == "-h") {
+      options.help = true;
     } else if (!only_positional && argument.size() > 1 && argument[0] == '-') {
       take_flag(flags, arguments, at);
     } else {
@@ -334,7 +343,8 @@ std::string help_text() {
       "  One prompt streams its text to stdout. Several prompts run as one batch and\n"
       "  print one JSON object a line, in order.\n\nOptions:\n";
   for (const Flag& flag : all_flags(options)) {
-    std::string left = "  " + std::string(flag.name) + (flag.metavar ? " " : "") +
+    const std::string name = flag.name;
+    std::string left = (name == "--help" ? "  -h, " : "  ") + name + (flag.metavar ? " " : "") +
                        (flag.metavar ? flag.metavar : "");
     left.resize(std::max(left.size() + 2, size_t{28}), ' ');
     text += left + flag.help + "\n";

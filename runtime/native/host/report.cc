@@ -183,7 +183,7 @@ std::string stats_table(const std::vector<Completion>& completions, double loade
     decode += completion.timing.decode_tokens;
   }
   const Stats stats = stats_of(groups, loaded_at);
-  const auto tokens = [](uint64_t count) { return std::to_string(count) + " tokens"; };
+  const auto tokens = [](uint64_t count) { return std::to_string(count) + (count == 1 ? " token" : " tokens"); };
   const std::vector<std::vector<std::string>> rows = {
       {"load", format("%.2f s", stats.load_s), "until weights and programs were ready"},
       {"first token", format("%.2f s", stats.first_token_s), "from the start of the process"},
