@@ -298,3 +298,12 @@ def test_help_names_every_flag_of_the_contract(gemma3_export: Command):
         "--platform", "--dtype", "--abstract", "--jobs", "--force", "--json",
     ):  # fmt: skip
         assert flag in out
+
+
+def test_a_place_where_the_system_makes_no_folders_is_one_line(
+    gemma3_export: Command, checkpoint: Path
+):
+    status, out, err = gemma3_export("--checkpoint", checkpoint, "--out", "/proc/bundle")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: cannot write /proc/bundle: ")
+    assert err.count("\n") == 1

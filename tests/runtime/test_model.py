@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import ArtifactError, UsageError
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
+from gemma3_export.runtime.loading import programs
 from gemma3_export.runtime.loading.buckets import Shape
 from gemma3_export.runtime.loading.model import LoadedModel
 
@@ -163,3 +164,17 @@ def pointers(cache: tuple[jax.Array, ...]) -> list[int]:
         for tensor in cache
         for shard in tensor.addressable_shards
     ]
+
+
+def test_a_program_that_the_compiler_refuses_is_one_line(
+    small_toy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        raise jax.errors.JaxRuntimeError("INTERNAL: no such thing\nand a stack")
+
+    monkeypatch.setattr(programs, "_compile", refuse)
+    with pytest.raises(ArtifactError) as caught:
+        LoadedModel.load(small_toy).program(PREFILL)
+    assert str(caught.value).endswith(
+        ".jaxexport cannot be compiled (INTERNAL: no such thing): export the bundle again"
+    )
