@@ -21,10 +21,10 @@ EXIT_USAGE = 2
 
 
 class UsageError(ValueError):
-    """A mistake the user can mend: bad flag, bad file, request that fits nothing.
+    """A mistake the user can fix: bad flag, bad file, request that fits nothing.
 
     The message is one line that says what, where, expected, got and remedy. Commands print
-    it without a traceback and leave with status 2.
+    it without a traceback and exit with status 2.
     """
 
 
@@ -107,7 +107,7 @@ def _refusal(error: OSError) -> str:
 
 
 def _explain(error: click.ClickException) -> str:
-    """What click found wrong, and the command whose help says how to mend it."""
+    """What click found wrong, and the command whose help says how to fix it."""
     context = getattr(error, "ctx", None)
     remedy = f"; see {context.command_path} --help" if context is not None else ""
     return error.format_message().rstrip(".?") + remedy

@@ -85,7 +85,7 @@ def parse_goldens(path: Path, manifest: Manifest) -> Goldens:
     value = parse_json(path.read_bytes(), where)
     if isinstance(value, dict) and value.get("goldens_version") != GOLDENS_VERSION:
         got = str(value.get("goldens_version"))[:40]
-        refuse(where, "goldens_version", str(GOLDENS_VERSION), got, "write the goldens anew")
+        refuse(where, "goldens_version", str(GOLDENS_VERSION), got, "write the goldens again")
     goldens = decode(Goldens, value, where)
     check_goldens(goldens, manifest, where)
     return goldens
@@ -97,7 +97,7 @@ def check_goldens(goldens: Goldens, manifest: Manifest, where: str) -> None:
     Raises:
         ArtifactError: names the place in file `where`.
     """
-    remedy = "mend the goldens, or let gemma3-export --goldens run record them"
+    remedy = "fix the goldens, or let gemma3-export --goldens run record them"
     if not 0 <= goldens.tolerance < math.inf:
         refuse(where, "tolerance", "at least 0", str(goldens.tolerance), remedy)
     if not goldens.cases:

@@ -23,7 +23,7 @@ _MOST_MANIFEST = 2**24
 
 
 def refusal(path: Path) -> ArtifactError:
-    """Why `path`, a file, nothing, or a folder without a manifest, is no bundle."""
+    """Why `path`, a file, nothing, or a folder without a manifest, is not a bundle."""
     got, remedy = _file(path) if path.exists() and not path.is_dir() else _other(path)
     return ArtifactError(f"{path}: expected the folder of a bundle, got {got}; {remedy}")
 

@@ -40,7 +40,7 @@ def check_wanted(wanted: str | None, abstract: bool) -> None:
         )
     if wanted not in (None, RUN) and not Path(wanted).is_file():
         raise UsageError(
-            f"--goldens: expected run or a file of goldens, got {wanted}, which is no file; "
+            f"--goldens: expected run or a file of goldens, got {wanted}, which is not a file; "
             "name one, or pass --goldens run"
         )
 
@@ -50,7 +50,7 @@ def add_goldens(writer: BundleWriter, manifest: Manifest, wanted: str | None) ->
 
     Raises:
         UsageError: they cannot be recorded on this machine.
-        ArtifactError: a file that is none, or not of this model.
+        ArtifactError: it is not a file, or not of this model.
     """
     if wanted is None:
         return manifest

@@ -112,7 +112,7 @@ def export(options: ExportOptions, progress: Progress) -> ExportResult:
     """Write the bundle and return what was done.
 
     Raises UsageError or ArtifactError, with nothing left at the output folder, for anything
-    the user can mend.
+    the user can fix.
     """
     started = time.perf_counter()
     check_paths(options)
@@ -194,12 +194,12 @@ def _open_source(options: ExportOptions) -> _Source:
     try:
         config = Gemma3TextConfig.from_dict(checkpoint.config)
     except ConfigError as error:
-        raise ArtifactError(f"{checkpoint.path}: {error}; mend the configuration") from error
+        raise ArtifactError(f"{checkpoint.path}: {error}; fix the configuration") from error
     eos = checkpoint.eos_token_ids
     if not all(map(is_token_id, eos)):
         raise ArtifactError(
             f"{checkpoint.path}: eos_token_id: expected a token id or a list of them, "
-            f"got {list(eos)}; mend generation_config.json or config.json"
+            f"got {list(eos)}; fix generation_config.json or config.json"
         )
     check_name(checkpoint)
     purpose = read_purpose(checkpoint, config)

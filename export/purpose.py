@@ -106,7 +106,7 @@ def with_images(purpose: Purpose, checkpoint: Checkpoint, config: Gemma3TextConf
         _ = vision.patches_per_token_side
     except ConfigError as error:
         raise ArtifactError(
-            f"{checkpoint.path}: {error}; mend the configuration, or pass --images 0"
+            f"{checkpoint.path}: {error}; fix the configuration, or pass --images 0"
         ) from error
     kind = checkpoint.config["vision_config"].get("model_type")
     if kind not in (None, SiglipVisionConfig.model_type):
@@ -182,5 +182,5 @@ def _labels(checkpoint: Checkpoint) -> tuple[str, ...]:
 def _refusal(checkpoint: Checkpoint, field: str, expected: str, got: Any) -> ArtifactError:
     return ArtifactError(
         f"{checkpoint.path}: config.json {field}: expected {expected}, got {repr(got)[:80]}; "
-        "mend config.json"
+        "fix config.json"
     )

@@ -25,7 +25,7 @@ from .options import DTYPES
 TUNED_VERSION = 1
 MAX_TUNED_BYTES = 1 << 26
 _MAX_SIZE = 1 << 24
-_REMEDY = "mend it, or write it anew with gemma3-export --tune"
+_REMEDY = "fix it, or write it again with gemma3-export --tune"
 _BLOCKS = re.compile(r"blocks of ([1-9]\d{0,5})x([1-9]\d{0,5})")
 
 

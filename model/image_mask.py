@@ -11,7 +11,7 @@ back, even within its image. Decoding sees no group: it has one token at a time.
 
 A group must not be split between two calls. The first layer's output of its first token depends
 on its last token, so a call that lacks the end of a group cannot give any later layer the right
-input: there is no order of layers within calls that mends this. Within one call the split between
+input: there is no order of layers within calls that fixes this. Within one call the split between
 old cache and new keys is exact for any size of group, also one larger than a ring, because a
 call's own keys are attended directly and the ring takes the last W of them afterwards.
 """

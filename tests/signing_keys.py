@@ -1,4 +1,4 @@
-"""Keys and certificates made anew for each run: nothing secret lies in the repository."""
+"""Keys and certificates made again for each run: nothing secret lies in the repository."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _TRANSFORMER_KEYS = {
     "max_seq_length", "do_lower_case", "tokenizer_args", "transformer_task", "modality_config",
     "module_output_name", "processing_kwargs", "unpad_inputs",
 }  # fmt: skip
-_REMEDY = "mend the file, or export a model that needs no more"
+_REMEDY = "fix the file, or export a model that needs no more"
 
 
 def read_prompts(folder: Path, include_prompt: bool) -> tuple[TaskPrompts | None, tuple[str, ...]]:

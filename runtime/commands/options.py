@@ -30,7 +30,7 @@ BUNDLE_OPTIONS = (
         metavar="KEY",
         help="Refuse a bundle that this public key or root certificate (PEM) has not signed.",
     ),
-    click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled programs."),
+    click.option("--no-cache", is_flag=True, help="Neither use nor keep compiled programs."),
 )
 """Of every command that runs a bundle: what `open_bundle` and `load_model` take."""
 
@@ -267,7 +267,7 @@ def _check_score_flags(options: Options) -> None:
     if path.suffix != ".npz":
         raise UsageError(f"--outputs-to: expected a file name that ends in .npz, got {str(path)!r}")
     if not path.parent.is_dir():
-        raise UsageError(f"--outputs-to: {path.parent} is no folder; make it first")
+        raise UsageError(f"--outputs-to: {path.parent} is not a folder; make it first")
 
 
 def sampling_of(options: Options) -> SamplingParameters:

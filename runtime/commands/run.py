@@ -63,7 +63,7 @@ def console() -> NoReturn:
 
 
 def run(options: Options) -> None:
-    """Do what the command line says; raises UsageError for what the user can mend."""
+    """Do what the command line says; raises UsageError for what the user can fix."""
     check_flags(options)
     bundle = open_bundle(options.bundle, options.require_signature)
     _refuse_missing_programs(options, bundle)

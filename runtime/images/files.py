@@ -122,7 +122,7 @@ def check_pixels(path: str, mapped: np.ndarray, size: int) -> np.ndarray:
         raise UsageError(f"{path}: {expected}, got shape [{shape}]; resize, or pass the picture")
     pixels = np.array(mapped)
     if not np.isfinite(pixels).all():
-        raise UsageError(f"{path}: {expected}, got NaN or infinity; mend the array")
+        raise UsageError(f"{path}: {expected}, got NaN or infinity; fix the array")
     if np.abs(pixels).max() > 1 + _SLACK:
         low, high = pixels.min(), pixels.max()
         raise UsageError(

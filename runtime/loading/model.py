@@ -150,7 +150,7 @@ class LoadedModel:
         return tuple(zeros(t.shape, t.dtype, sharding_of(self.mesh, t.spec)) for t in tensors)
 
     def _make(self, record: Program) -> LoadedProgram:
-        """Load a program as it was compiled before, or compile it and store that by and by."""
+        """Load a program as it was compiled before, or compile it and store it meanwhile."""
         weights = self._place_weights(record.weights)
         if self._store is None:
             return compile_program(self.bundle, record, self.mesh, weights)

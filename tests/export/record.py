@@ -1,6 +1,6 @@
 """Digests of small exports, kept in record.json: what another machine must come to as well.
 
-`python -m tests.export.record` writes them anew, for the versions installed here.
+`python -m tests.export.record` writes them again, for the versions installed here.
 """
 
 from __future__ import annotations

@@ -301,7 +301,7 @@ def test_a_file_that_makes_no_sense_is_refused_in_one_line(
     line = refused(gemma3_export, *SIZES, "--abstract", "270m", "--tuned", file)
     assert line.startswith(f"error: {file}: ")
     assert reason in line
-    assert line.endswith("mend it, or write it anew with gemma3-export --tune\n")
+    assert line.endswith("fix it, or write it again with gemma3-export --tune\n")
     assert left_in(Path.cwd()) == []
 
 
@@ -436,7 +436,7 @@ def test_forms_of_attention_that_come_to_the_same_are_measured_once():
 def test_every_form_of_attention_that_is_measured_gives_the_same(
     monkeypatch: pytest.MonkeyPatch, kept: str, kind: LayerType, tokens: int
 ):
-    monkeypatch.setattr(measure, "ROTATED_BYTES", 1)  # one cache, which each call starts anew
+    monkeypatch.setattr(measure, "ROTATED_BYTES", 1)  # one cache, which each call starts again
     case = AttentionCase(Platform.CPU, kind, "bfloat16", kept, 2, tokens, 4, 2, 16, 24)
     forms = {"whole": None, "blocks": Blocks(4, 8)}
     results = []

@@ -1,4 +1,4 @@
-"""Quantised matrices for tests, and what they mean, said anew in numpy float64."""
+"""Quantised matrices for tests, and what they mean, computed again in numpy float64."""
 
 from __future__ import annotations
 

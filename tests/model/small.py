@@ -33,7 +33,7 @@ SMALL = Gemma3TextConfig(
 
 
 def small_config(**changes) -> Gemma3TextConfig:
-    """SMALL with some fields changed; layer types follow the pattern anew."""
+    """SMALL with some fields changed; layer types follow the pattern again."""
     return dataclasses.replace(SMALL, **{"layer_types": (), **changes})
 
 

@@ -1,4 +1,4 @@
-"""Pictures to pixels: as transformers makes them, and one line for what is no picture."""
+"""Pictures to pixels: as transformers makes them, and one line for what is not a picture."""
 
 from __future__ import annotations
 

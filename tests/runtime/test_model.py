@@ -27,7 +27,7 @@ def copy(small_toy: Path, tmp_path: Path) -> Path:
 
 
 def replace_file(bundle: Path, path: str, content: bytes) -> None:
-    """Change a file and its record, as somebody who rebuilt the manifest would."""
+    """Change a file and its record, as someone who rebuilt the manifest would."""
     (bundle / path).write_bytes(content)
     manifest = json.loads((bundle / "manifest.json").read_text())
     for record in manifest["files"]:

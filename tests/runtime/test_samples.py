@@ -1,6 +1,6 @@
 """Bundles of every past format version are read; those with real programs still give their tokens.
 
-A sample that fails here was written by a released version: mend the reader, not the sample.
+A sample that fails here was written by a released version: fix the reader, not the sample.
 """
 
 from __future__ import annotations

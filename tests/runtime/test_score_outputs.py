@@ -81,7 +81,7 @@ TEXT = ["--tokens", "2,5,6"]
         ([*TEXT, "--labels", "2,5,6"], "--labels needs --score"),
         ([*TEXT, "--outputs-to", "x.npz"], "--outputs-to needs --score"),
         ([*TEXT, "--score", "--outputs-to", "x.txt"], "a file name that ends in .npz"),
-        ([*TEXT, "--score", "--outputs-to", "no/x.npz"], "--outputs-to: no is no folder"),
+        ([*TEXT, "--score", "--outputs-to", "no/x.npz"], "--outputs-to: no is not a folder"),
         ([*TEXT, "--score", "--labels", "2,x"], "--labels: expected ids separated by commas"),
         ([*TEXT, "--score", "--labels", "2,5"], "one for each of its 3 tokens, got 2"),
         ([*TEXT, "--score", *["--labels", "2,5,6"] * 2], "some for each of the 1 prompts, got 2"),

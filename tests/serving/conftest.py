@@ -44,7 +44,7 @@ def export(*arguments: object) -> subprocess.CompletedProcess[str]:
         contextlib.redirect_stderr(err),
     ):
         patch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it; this puts it back
-        jobs = () if "--jobs" in arguments else ("--jobs", "1")  # each more imports JAX anew
+        jobs = () if "--jobs" in arguments else ("--jobs", "1")  # each more imports JAX again
         command = ["gemma3-export", *map(str, arguments), *jobs]
         patch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as left:

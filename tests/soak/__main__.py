@@ -68,7 +68,7 @@ def races(folder: Path) -> str:
         (folder / str(trial)).mkdir()
         found = faults.race(checkpoint, folder / str(trial))
         assert found == [0, 2], found
-    return "10 races: one export wins, the other leaves with status 2"
+    return "10 races: one export wins, the other exits with status 2"
 
 
 def abuse(folder: Path) -> str:

@@ -97,7 +97,7 @@ std::string short_number(float value) {
 void check_range(const std::vector<float>& pixels, const std::string& expected) {
   constexpr float kMost = 1.0F + 1e-3F;
   if (!std::all_of(pixels.begin(), pixels.end(), [](float x) { return std::isfinite(x); })) {
-    throw UsageError(expected + ", got NaN or infinity; mend the array");
+    throw UsageError(expected + ", got NaN or infinity; fix the array");
   }
   const auto [low, high] = std::minmax_element(pixels.begin(), pixels.end());
   if (*low < -kMost || *high > kMost) {

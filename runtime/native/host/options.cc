@@ -253,7 +253,7 @@ void check_score_flags(const Options& o) {
   const std::filesystem::path folder = parent.empty() ? "." : parent;
   std::error_code error;
   require(std::filesystem::is_directory(folder, error),
-          "--outputs-to: " + folder.string() + " is no folder; make it first");
+          "--outputs-to: " + folder.string() + " is not a folder; make it first");
 }
 
 // A number as Python prints it; JSON's names for what is not finite are others.

@@ -5,7 +5,7 @@
 
 namespace gemma3::host {
 
-// Returns the exit status; throws UsageError for what the user can mend.
+// Returns the exit status; throws UsageError for what the user can fix.
 int run(const Options& options);
 
 }  // namespace gemma3::host

@@ -100,7 +100,7 @@ GEMMA3_API void gemma3_cancel_free(gemma3_cancel *cancel); /* not while a call o
  * What was checked is what is used. The folder and the weight files are opened once and kept open;
  * every other file is read whole, and nothing of it is used unless its bytes have the digest that
  * the manifest, as it was read at first, gives. Files of the folder may be renamed, replaced or
- * removed meanwhile. Two things remain to somebody who can write into a weight file itself while a
+ * removed meanwhile. Two things remain to someone who can write into a weight file itself while a
  * model has it mapped: what is written shows in the results, and shortening the file ends the
  * process with SIGBUS. GEMMA3_COPY_WEIGHTS is safe from both.
  */
@@ -503,7 +503,7 @@ GEMMA3_API gemma3_status gemma3_session_generate(gemma3_session *session, uint32
  */
 GEMMA3_API void gemma3_session_cancel(gemma3_session *session);
 
-/* Makes row `row` empty, to be begun anew; -1: all of them. */
+/* Makes row `row` empty, to be begun again; -1: all of them. */
 GEMMA3_API gemma3_status gemma3_session_reset(gemma3_session *session, int32_t row,
                                               gemma3_error *error);
 

@@ -14,7 +14,7 @@ namespace ffi = xla::ffi;
 // Query rows of a task, where there are so many, and tokens at least.
 constexpr size_t kRowsOfTask = 64, kTokensOfTask = 16;
 
-// What a thread works in, kept from task to task: memory made anew is cleared page by page.
+// What a thread works in, kept from task to task: memory made again is cleared page by page.
 struct Workspace {
   Aligned<float> numbers;
   Aligned<int32_t> places;

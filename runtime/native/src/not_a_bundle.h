@@ -6,7 +6,7 @@
 
 namespace gemma3 {
 
-// Why `path`, a file, nothing, or a folder without a manifest, is no bundle: one line.
+// Why `path`, a file, nothing, or a folder without a manifest, is not a bundle: one line.
 std::string not_a_bundle(const std::string &path);
 
 }  // namespace gemma3

@@ -6,7 +6,7 @@
 
 namespace gemma3::host {
 
-// A mistake the user can mend: main() prints the message, one line, and leaves with status 2.
+// A mistake the user can fix: main() prints the message, one line, and exits with status 2.
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
