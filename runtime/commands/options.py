@@ -36,7 +36,18 @@ BUNDLE_OPTIONS = (
 
 RUN_OPTIONS = (
     click.argument("bundle", type=click.Path(path_type=Path)),
-    click.option("--prompt", multiple=True, metavar="TEXT", help="Text to go on from. Repeatable."),
+    click.option(
+        "--prompt",
+        multiple=True,
+        metavar="TEXT",
+        help="Text to go on from; - reads standard input. Repeatable.",
+    ),
+    click.option(
+        "--prompt-file",
+        multiple=True,
+        metavar="FILE",
+        help="A file of such a text. Repeatable.",
+    ),
     click.option(
         "--tokens",
         multiple=True,

@@ -33,6 +33,7 @@ from .options import (
     run_options,
     sampling_of,
 )
+from .prompt_texts import read_prompts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
 
 @click.command(context_settings=HELP)
 @run_options
-def command(**options: Any) -> None:
+def command(prompt: tuple[str, ...], prompt_file: tuple[str, ...], **options: Any) -> None:
     """Generate text with the programs of BUNDLE, without any model code.
 
     One prompt streams its text to stdout. Several prompts run as one batch and print one JSON
     object a line, in order.
     """
-    run(Options(**options))
+    run(Options(prompt=read_prompts(prompt, prompt_file), **options))
 
 
 def main() -> NoReturn:

@@ -66,6 +66,13 @@ MOST = str(2**31)
         [*ONE, "--top-p", "0.5", "--temperature", "0"],
         *([*ONE, "--logprobs", value] for value in (HUGE, "-1", str(2**63 - 1), "385")),
         ["--prompt", "", "--score"],
+        ["--prompt-file", "/nothere"],
+        ["--prompt-file", ""],
+        ["--prompt-file", "/"],
+        ["--prompt-file", "/dev/zero"],
+        ["--prompt-file", "/bin/true"],
+        ["--prompt", "-", "--prompt", "-"],
+        ["--prompt-file", "/dev/null", *ONE],
         *([*ONE, "--mesh", value] for value in ("", BAD, "1x1\nx")),
         *([*ONE, "--platform", value] for value in ("", BAD)),
         [*ONE, "--chat"],
@@ -107,6 +114,23 @@ def test_the_rest_is_one_line_and_status_2_in_words_of_their_own(
     assert err.startswith("error: ")
     assert ended.err.startswith("error: ")
     assert err.count("\n") == ended.err.count("\n") == 1
+
+
+def test_prompts_of_files_and_of_standard_input_are_those_of_the_command_line(
+    toy: Path, native: Path, gemma3_host: Host, gemma3_run: Command, tmp_path: Path
+):
+    (tmp_path / "f").write_bytes(b"the fox\n")
+    flags = ("--max-new-tokens", "3", "--json")
+    expected = gemma3_host(toy, "--prompt", "the fox", *flags).values[0]["tokens"]
+    (value,) = gemma3_host(toy, "--prompt-file", tmp_path / "f", *flags).values
+    status, out, _ = gemma3_run(toy, "--prompt-file", tmp_path / "f", *flags)
+    piped = subprocess.run(
+        [native / "host" / "gemma3-host", toy, "--prompt", "-", *flags],
+        input=b"the fox\n", capture_output=True, check=True, env=environment(),
+    )  # fmt: skip
+    answers = [value, json.loads(out), json.loads(piped.stdout)]
+    assert status == 0
+    assert [answer["tokens"] for answer in answers] == [expected] * 3
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@
 
 #include "error.h"
 #include "json.h"
+#include "prompt_texts.h"
 #include "unicode.h"
 
 namespace gemma3::host {
@@ -79,7 +80,9 @@ Flag number(const char* name, const char* metavar, double& target, const char* h
 // The flags of gemma3-run, in its order.
 std::vector<Flag> run_flags(Options& o) {
   return {
-      list("--prompt", "TEXT", o.prompts, "Text to go on from. Repeatable."),
+      list("--prompt", "TEXT", o.prompts,
+           "Text to go on from; - reads standard input. Repeatable."),
+      list("--prompt-file", "FILE", o.prompt_files, "A file of such a text. Repeatable."),
       list("--tokens", "2,17,18", o.tokens,
            "Token ids to go on from, used exactly as given. Repeatable."),
       list("--image", "F.png|F.npy", o.images,
@@ -331,6 +334,7 @@ Options parse_options(const std::vector<std::string>& arguments) {
     throw UsageError("Got unexpected extra argument (" + positional[1] + ")" + kSeeHelp);
   }
   options.bundle = positional[0];
+  options.prompts = read_prompts(options.prompts, options.prompt_files);
   check_flags(options);
   return options;
 }

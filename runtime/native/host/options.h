@@ -11,7 +11,8 @@ namespace gemma3::host {
 
 struct Options {
   std::string bundle;
-  std::vector<std::string> prompts;
+  std::vector<std::string> prompts;  // their texts, wherever they came from
+  std::vector<std::string> prompt_files;
   std::vector<std::string> tokens;
   std::vector<std::filesystem::path> images;
   bool pan_and_scan = false;
