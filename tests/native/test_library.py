@@ -263,4 +263,4 @@ def test_strange_requests_are_refused(library: Path, bundle: Path) -> None:
         assert replies.refused(index).startswith(said)
     assert replies.value(-3) is None
     assert replies.value(-2) is None
-    assert "got a?b?[1m; re-export" in replies.refused(-1)
+    assert r"got a\nb\x1b[1m; re-export" in replies.refused(-1)

@@ -33,18 +33,32 @@ struct gemma3_session {
 
 namespace gemma3 {
 
+// Puts a message into what the caller gave for it, shortened where it does not fit, never within a
+// character. One line, whatever the names in it: control characters are written as \n or \x1b.
 inline gemma3_status set_error(gemma3_error *error, gemma3_status status, const char *message) {
   if (error == nullptr) return status;
   error->status = status;
-  size_t count = std::min(std::strlen(message), sizeof error->message - 1);
-  // Not in the middle of a character: bytes that go on with one begin with the bits 10.
-  while (message[count] != '\0' && count > 0 && (message[count] & 0xC0) == 0x80) --count;
-  std::memcpy(error->message, message, count);
-  error->message[count] = '\0';
-  // One line, whatever the names in it are that the caller gave.
-  std::replace_if(
-      error->message, error->message + count,
-      [](unsigned char c) { return c < ' ' || c == 0x7F; }, '?');
+  constexpr char kHex[] = "0123456789abcdef";
+  size_t used = 0;
+  for (const char *at = message; *at != '\0'; ++at) {
+    const auto code = static_cast<unsigned char>(*at);
+    char shown[5] = {*at, '\0'};
+    if (code == '\n' || code == '\r' || code == '\t') {
+      std::strcpy(shown, code == '\n' ? "\\n" : code == '\r' ? "\\r" : "\\t");
+    } else if (code < ' ' || code == 0x7F) {
+      const char hex[] = {'\\', 'x', kHex[code >> 4], kHex[code & 15], '\0'};
+      std::memcpy(shown, hex, sizeof hex);
+    }
+    const size_t length = std::strlen(shown);
+    if (used + length >= sizeof error->message) {
+      // Bytes that go on with a character begin with the bits 10.
+      for (; used > 0 && (*at & 0xC0) == 0x80; --at) --used;
+      break;
+    }
+    std::memcpy(error->message + used, shown, length);
+    used += length;
+  }
+  error->message[used] = '\0';
   return status;
 }
 
