@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import io
 import re
 import shlex
@@ -13,7 +14,9 @@ from pathlib import Path
 import click
 import pytest
 from gemma3_export.artifacts.manifest import ProgramName
+from gemma3_export.export import export
 from gemma3_export.export.cli import command as export_command
+from gemma3_export.runtime.api.model import Model, load
 from gemma3_export.runtime.commands.bench import command as bench_command
 from gemma3_export.runtime.commands.bundle import cli as bundle_command
 from gemma3_export.runtime.commands.run import command as run_command
@@ -157,11 +160,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, toy in made.items():
         make_toy_bundle(folder / name, toy)
     write_checkpoint("default", folder / "checkpoint")
-    return {
-        **{f'"{name}"': folder / name for name in made},
-        '"path/to/checkpoint", "bundle"': folder / "checkpoint",
-        '"path/to/checkpoint", "scored"': folder / "checkpoint",
-    }
+    return {name: folder / name for name in (*made, "checkpoint")}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
@@ -170,12 +169,10 @@ def test_python_blocks_run_in_order(page: str, places: dict[str, Path], tmp_path
     codes = blocks(ROOT / page, "python")
     assert codes
     for number, code in enumerate(codes, 1):
-        for literal, path in sorted(places.items(), key=lambda item: -len(item[0])):
-            if literal.startswith('"path'):
-                code = code.replace(literal, f"{str(path)!r}, {str(tmp_path / f'out-{number}')!r}")
-            else:
-                code = code.replace(literal, repr(str(path)))
-        assert '"path' not in code
+        arguments = f"{str(places['checkpoint'])!r}, {str(tmp_path / str(number))!r}"
+        code = re.sub(r'"path/to/checkpoint",\s*"\w+"', arguments, code)  # what it writes is new
+        code = re.sub(r'"(bundle|classifier|embedder)"', lambda m: repr(str(places[m[1]])), code)
+        assert "path/to" not in code
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             exec(compile(code, f"{page}, block {number}", "exec"), scope)
@@ -268,3 +265,48 @@ def test_errors_on_the_page_are_said_by_the_code():
     assert len(said) == len(rows) - 1 > 20
     for part in (part for row in said for part in row.split("...")):
         assert part.strip() in everything, part
+
+
+ARGUMENTS = {
+    "Loading": load,
+    "Generating": Model._request,
+    "Scoring": Model.score,
+    "Sessions": Model.session,
+    "Exporting": export,
+}
+
+
+@pytest.mark.parametrize("section", ARGUMENTS)
+def test_tables_of_arguments_have_every_argument_in_order(section: str):
+    text = (ROOT / "docs" / "python.md").read_text()
+    part = re.split(r"^## ", text.partition(f"\n## {section}\n")[2], maxsplit=1, flags=re.M)[0]
+    table = re.search(r"^\| (?:argument|option) \|.*\n\|---.*\n((?:\|.*\n)+)", part, re.M)
+    assert table is not None
+    named = re.findall(r"^\| `(\w+)` \|", table[1], re.M)
+    parameters = list(inspect.signature(ARGUMENTS[section]).parameters)
+    assert named == [name for name in parameters if name not in ("self", "prompt")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_stands_on_a_page(command: str):
+    told = {flag for page in OURS for flag in re.findall(r"--[a-z][a-z-]*", page.read_text())}
+    flags = {flag for flag in flags_of(COMMANDS[command]) if flag.startswith("--")}
+    assert flags - told - {"--output"} == set()  # which is -o there
+
+
+def test_defaults_of_gemma3_export_are_those_of_the_page():
+    text = (ROOT / "docs" / "export.md").read_text().partition("\n`gemma3-export`:\n")[2]
+    cells = dict(
+        re.findall(r"^\| `(--[a-z-]+)` \| ([^|]*) \|", text.partition("`gemma3-run`")[0], re.M)
+    )
+    shown = {
+        option.opts[0]: option.default[0] if option.multiple else option.default  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
+        for option in export_command.params
+        if isinstance(option, click.Option) and option.show_default
+    }
+    assert {"--mesh", "--batch", "--prefill", "--cache", "--generate", "--dtype"} <= set(
+        shown
+    ) & set(cells)
+    assert {flag: cells[flag] for flag in shown if flag in cells} == {
+        flag: str(default) for flag, default in shown.items() if flag in cells
+    }
