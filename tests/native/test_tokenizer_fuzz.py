@@ -17,7 +17,7 @@ from ..runtime.toy_bundle import BOS, toy_tokenizer
 from .sanitizers import check_clean
 from .tokenizer_models import HARMLESS, HOSTILE, damaged
 
-TEXT = Path(__file__).parents[2] / "runtime" / "native" / "text"
+FOLDER = Path(__file__).parents[2] / "runtime" / "native" / "text"
 SOURCES = ("bpe.cc", "tokenizer.cc", "tokenizer_model.cc", "unicode.cc")
 DAMAGED = 1500
 TEXT = "the quick <start_of_turn> brown fox \u00e9\u65e5 XY aaa QQQ\n  dog <0x41>\u2581z"
@@ -30,8 +30,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Path(__file__).parent / "programs" / "tokenizer_fuzz.cc"
     subprocess.run(
         [os.environ.get("CXX", "c++"), "-std=c++17", "-O1", "-g1", "-Wall", "-Wextra", "-Werror",
-         "-fsanitize=address,undefined", "-fno-omit-frame-pointer", f"-I{TEXT}",
-         f"-I{TEXT.parent / 'include'}", source, *(TEXT / name for name in SOURCES), "-o", path],
+         "-fsanitize=address,undefined", "-fno-omit-frame-pointer", f"-I{FOLDER}",
+         f"-I{FOLDER.parent / 'include'}", source, *(FOLDER / name for name in SOURCES), "-o", path],
         check=True,
     )  # fmt: skip
     return path
