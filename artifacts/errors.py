@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -78,8 +77,10 @@ def run_command(command: click.Command, leave: Callable[[int], NoReturn] = sys.e
         status = EXIT_FAILURE
         discard(error.descriptor)
         if error.descriptor == 1 and not error.reader_gone:
-            with contextlib.suppress(OSError):
-                print(f"error: {error}", file=sys.stderr)
+            try:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            except OSError:  # lost as well; what is left of it must not be tried again at exit
+                discard(2)
     except BrokenPipeError:  # a stream that the caller has put in place of our own
         discard(sys.stdout.fileno())
         status = EXIT_FAILURE

@@ -4,6 +4,7 @@ runtime <- artifacts. Read from the sources, so that an import inside a function
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def at_import_time(tree: ast.Module) -> ast.Module:
     return Prune().visit(tree)
 
 
+@functools.cache
 def everything_imported(package: str) -> dict[str, set[str]]:
     return {
         str(path.relative_to(ROOT)): set(imports(path, ast.parse(path.read_bytes())))

@@ -37,6 +37,8 @@ def run(redirection: str, *flags: str, script: str = COMMAND) -> tuple[int, str,
         ["bash", "-c", f'set -o pipefail; "$0" "$@" {redirection}', sys.executable, "-c", script,
          *flags],
         capture_output=True, text=True, check=False,
+        # As a shell has it: streams without buffers have nothing left to lose at exit.
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 

@@ -190,7 +190,7 @@ def test_rings_take_a_sixth_of_a_uniform_cache_in_the_1b(
     abstract: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     status, out, _ = main_of(
-        "runtime.bundle_cli", monkeypatch, capsys, "inspect", str(abstract), "--json"
+        "runtime.commands.bundle", monkeypatch, capsys, "inspect", str(abstract), "--json"
     )
     assert status == 0
     summary = json.loads(out)

@@ -41,7 +41,6 @@ FLAGS = [
     (("--mesh", "dp=2,dp=2"), "--mesh: expected each axis once"),
     (("--mesh", "2x4", "--mesh", "2x4"), "--mesh: expected each mesh once, got 2x4, 2x4"),
     (("--mesh", "2048x2048"), "--mesh: expected at most 1048576 devices"),
-    ((), "Missing option '--mesh'"),
     (("--mesh", "1x1", "--batch", ""), "--batch: expected whole numbers"),
     (("--mesh", "1x1", "--prefill", "32,,64"), "--prefill: expected whole numbers"),
     (("--mesh", "1x1", "--prefill", "0"), "--prefill: expected whole numbers"),

@@ -138,21 +138,37 @@ def test_where_kernels_cannot_be_used_the_portable_programs_are(
     assert re.fullmatch(
         f"warning: {other}: has no kernel gemma3_\\w+: portable programs are used\n", ended.err
     )
-    # Programs that the plugin does not compile, one warning for each.
+    # Programs that take something else than they should, one warning for each.
     damaged = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     manifest = json.loads((damaged / "manifest.json").read_text())
     spoiled = {p["stablehlo"] for p in manifest["programs"] if p["variant"] == "kernels"}
-    for record in manifest["files"]:
-        if record["path"] in spoiled:
-            (damaged / record["path"]).write_bytes(b"no program")
-            record |= {"bytes": 10, "sha256": hashlib.sha256(b"no program").hexdigest()}
-    (damaged / "manifest.json").write_text(json.dumps(manifest))
+    (decode,) = {
+        p["stablehlo"] for p in manifest["programs"]
+        if p["bucket"]["program"] == "decode" and p["variant"] == "portable"
+    }  # fmt: skip
+    replace_files(damaged, spoiled, (bundle / decode).read_bytes())
     ended = gemma3_host(damaged, *ASK, *cache, "--kernels", kernels)
     assert json.loads(ended.out)["tokens"] == expected["none"]
     lines = ended.err.splitlines()
     assert lines
     assert all(line.endswith(": the portable program is used") for line in lines)
     assert len({line.split(":")[1] for line in lines}) == len(lines) <= len(spoiled)
+    # What is no program at all is refused.
+    replace_files(damaged, spoiled, b"no program")
+    ended = gemma3_host(damaged, *ASK, *cache, "--kernels", kernels)
+    assert (ended.status, ended.out) == (2, "")
+    assert "as its manifest entry says, got no MLIR bytecode" in ended.err
+
+
+def replace_files(bundle: Path, paths: set[str], content: bytes) -> None:
+    """Change files and their records, as someone who rebuilt the manifest would."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for record in manifest["files"]:
+        if record["path"] in paths:
+            (bundle / record["path"]).write_bytes(content)
+            digest = hashlib.sha256(content).hexdigest()
+            record |= {"bytes": len(content), "sha256": digest}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
 def renamed(bundle: Path, out: Path, *targets: str) -> Path:

@@ -85,7 +85,8 @@ def test_vision_tensors_get_one_name_in_every_layout(make_folder, vision, projec
 
 
 def test_multimodal_config_is_kept_as_it_is(make_folder, weights):
-    config = {"model_type": "gemma3", "text_config": {"hidden_size": 32}, "vision_config": {}}
+    text = {"hidden_size": 32, "tie_word_embeddings": True}
+    config = {"model_type": "gemma3", "text_config": text, "vision_config": {}}
     assert open_checkpoint(make_folder(weights, config)).config == config
 
 
