@@ -90,6 +90,7 @@ def test_a_model_drops_after_train_and_not_after_eval():
     np.testing.assert_array_equal(logits(none), logits(plain))
 
 
+@pytest.mark.soak
 def test_layers_drop_apart_and_scanned_and_rematerialised_ones_the_same():
     four = {"num_hidden_layers": 4, "attention_dropout": RATE}
     ways = ({}, {"scan_layers": True}, {"gradient_checkpointing": "nothing_saveable"})

@@ -25,7 +25,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_toy_bundle(folder, toy)
 
 
-@pytest.mark.parametrize("mesh", ["1x1", "2x4"])
+@pytest.mark.parametrize("mesh", ["1x1", pytest.param("2x4", marks=pytest.mark.soak)])
 def test_everything_once_with_the_address_and_undefined_behaviour_sanitizers(
     mesh: str, bundle: Path
 ) -> None:
