@@ -22,7 +22,7 @@ def command(fails, warns):
         print("to be seen", file=sys.stderr)
     if fails:
         raise UsageError("a mistake")
-    for _ in range(3000):
+    for _ in range(20000):
         print("a line of output")
 
 run_command(command)
@@ -53,10 +53,10 @@ def run(redirection: str, *flags: str, script: str = COMMAND) -> tuple[int, str,
         (">/dev/full", (1, "", FULL)),
         (">/dev/full 2>/dev/full", (1, "", "")),
         ("| head -c 3", (1, "a l", "")),
-        ("<&-", (0, "a line of output\n" * 3000, "")),
-        ("2>&-", (0, "a line of output\n" * 3000, "")),
-        ("2>/dev/full", (0, "a line of output\n" * 3000, "")),
-        ("<&- 2>&-", (0, "a line of output\n" * 3000, "")),
+        ("<&-", (0, "a line of output\n" * 20000, "")),
+        ("2>&-", (0, "a line of output\n" * 20000, "")),
+        ("2>/dev/full", (0, "a line of output\n" * 20000, "")),
+        ("<&- 2>&-", (0, "a line of output\n" * 20000, "")),
     ],
 )
 def test_output_that_is_lost_is_one_line_and_status_1(
@@ -72,7 +72,7 @@ def test_a_mistake_is_status_2_even_where_it_cannot_be_said():
 
 
 def test_what_a_command_says_on_stderr_is_output_too():
-    assert run("2>&-", "--warns") == (0, "a line of output\n" * 3000, "")
+    assert run("2>&-", "--warns") == (0, "a line of output\n" * 20000, "")
     assert run("2>/dev/full", "--warns")[0] == 1
 
 
