@@ -90,7 +90,7 @@ def test_a_file_opened_next_does_not_get_what_is_printed(tmp_path: Path):
 
 
 def test_text_that_a_terminal_has_no_letters_for_is_written_out():
-    script = COMMAND.replace('"a line of output"', "chr(0x20AC)").replace("3000", "1")
+    script = COMMAND.replace('"a line of output"', "chr(0x20AC)").replace("20000", "1")
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True, text=True, check=False,
