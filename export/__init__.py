@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MESH = "1x1"
 DEFAULT_BATCH, DEFAULT_PREFILL, DEFAULT_CACHE, DEFAULT_GENERATE = (1,), (32, 128, 512), (2048,), 32
+MAX_GENERATE, MAX_SLOTS = 1 << 16, 1 << 12
 # With as many workers an export stays within 1.5 GB beside its tensors, on any machine.
 MOST_DEFAULT_JOBS = 4
 

@@ -19,6 +19,8 @@ from . import (
     DEFAULT_GENERATE,
     DEFAULT_MESH,
     DEFAULT_PREFILL,
+    MAX_GENERATE,
+    MAX_SLOTS,
     default_jobs,
 )
 
@@ -62,7 +64,7 @@ def _listed(sizes: Iterable[int]) -> str:
 )  # fmt: skip
 @click.option(
     "--generate", default=DEFAULT_GENERATE, show_default=True,
-    type=click.IntRange(1, 1 << 16), metavar="N",
+    type=click.IntRange(1, MAX_GENERATE), metavar="N",
     help="Most tokens one call of the generate program emits.",
 )  # fmt: skip
 @click.option(
@@ -132,7 +134,7 @@ def _listed(sizes: Iterable[int]) -> str:
     help="Mesh of the SavedModel: of one device.  [default: the bundle's, or 1x1]",
 )  # fmt: skip
 @click.option(
-    "--stateful-slots", "slots", type=click.IntRange(0, 1 << 12), default=0, metavar="N",
+    "--stateful-slots", "slots", type=click.IntRange(0, MAX_SLOTS), default=0, metavar="N",
     help="Texts whose KV cache the SavedModel keeps between calls.",
 )  # fmt: skip
 @click.option(

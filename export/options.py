@@ -14,12 +14,13 @@ from ..artifacts.errors import UsageError
 from ..artifacts.manifest import Axis, Bucket, Mesh, ProgramName
 from ..model.lowering.target import Platform
 from ..model.sharding import DATA_MODEL_AXES, NAMED_AXES
+from . import MAX_GENERATE, MAX_SLOTS
 from .quantize import RECIPES
 
 FORMATS = ("stablehlo", "savedmodel")
 PLATFORMS = tuple(str(platform) for platform in Platform)
 DTYPES, KV_DTYPES = ("bfloat16", "float32"), ("int8",)
-MAX_DEVICES, MAX_GENERATE, MAX_SLOTS = 1 << 20, 1 << 16, 1 << 12
+MAX_DEVICES = 1 << 20
 MAX_BUCKET = 1 << 24
 DEFAULT_IMAGES = (1,)
 

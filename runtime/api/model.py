@@ -30,14 +30,13 @@ from ..requests.generate import (
     run_request,
     stream_request,
 )
-from ..requests.sampling import SamplingParameters
+from ..requests.sampling import DEFAULT_NEW_TOKENS, SamplingParameters
 from ..requests.score import Score, score
 from ..requests.session import Session
 from ..text.chat import Message
 from ..text.tokenizer import Tokenizer
 from .prompts import Encoded, Image, Prompt, encode, is_conversation
 
-DEFAULT_NEW_TOKENS = 64
 _Sampling = SamplingParameters | Sequence[SamplingParameters] | None
 
 

@@ -77,7 +77,7 @@ def verify(
     """Say whether BUNDLE is whole, who signed it, and whether it runs on this machine.
 
     Every file is compared with its SHA-256; versions, devices and memory with what is here.
-    Leaves with status 2, naming the first damaged file or the reason, when something does not
+    Exits with status 2, naming the first damaged file or the reason, when something does not
     hold.
     """
     if key is not None and certificate is not None:
@@ -136,7 +136,7 @@ def sign_command(
 def diff(first: Path, second: Path, as_json: bool) -> None:
     """Say in words how bundle SECOND differs from FIRST.
 
-    Leaves with status 1 when they differ, as diff does.
+    Exits with status 1 when they differ, as diff does.
     """
     found = diff_bundles(Bundle.open(first), Bundle.open(second))
     if as_json:

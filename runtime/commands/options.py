@@ -10,14 +10,13 @@ from pathlib import Path
 import click
 
 from ...artifacts.errors import UsageError
-from ..requests.sampling import SamplingParameters, check_new_tokens
+from ..requests.sampling import DEFAULT_NEW_TOKENS, SamplingParameters, check_new_tokens
 from ..text.tokenizer import check_text
 from .flag_types import NUMBER, WHOLE, is_whole
 
 Command = Callable[..., None]
 HELP = {"help_option_names": ["-h", "--help"]}
 """Settings of every command: both ways of asking for help."""
-DEFAULT_NEW_TOKENS = 64
 
 BUNDLE_OPTIONS = (
     click.option(

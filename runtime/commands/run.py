@@ -22,10 +22,9 @@ from ..loading.start import (
     open_bundle,
 )
 from ..loading.status import StatusLine
-from ..requests.sampling import SamplingParameters
+from ..requests.sampling import DEFAULT_NEW_TOKENS, SamplingParameters
 from ..text.tokenizer import END_OF_TURN
 from .options import (
-    DEFAULT_NEW_TOKENS,
     HELP,
     Options,
     check_flags,

@@ -10,6 +10,8 @@ import numpy as np
 
 from ...artifacts.errors import UsageError
 
+DEFAULT_NEW_TOKENS = 64
+"""Tokens to generate where nobody says how many, or what fits if that is less."""
 INT32_MAX = 2**31 - 1
 UINT32_MAX = 2**32 - 1
 # Logits divided by these stay finite in float32, and differences of 1e-3 stay decisive.
