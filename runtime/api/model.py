@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..loading.buckets import Shape
 from ..loading.bundle import choose_mesh
 from ..loading.devices import ensure_devices
 from ..loading.model import LoadedModel
-from ..loading.start import open_bundle
+from ..loading.start import hide_xla_log, open_bundle
 from ..requests.classify import classify
 from ..requests.embed import embed
 from ..requests.generate import (
@@ -63,7 +62,7 @@ def load(
         ArtifactError: the bundle is missing, damaged, or not signed by that key.
     """
     if "jax" not in sys.modules:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks are not for users
+        hide_xla_log()
     with speaks_of_arguments():
         signer = None if require_signature is None else Path(require_signature)
         bundle = open_bundle(Path(path), signer)

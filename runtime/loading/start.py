@@ -33,6 +33,15 @@ def open_bundle(path: Path, signer: Path | None = None) -> Bundle:
     return bundle
 
 
+def hide_xla_log() -> None:
+    """Keep what XLA writes to stderr from users; it has an effect before JAX is imported only.
+
+    What fails is raised as well, and jaxlib 0.10.0 writes as an error that a compiled program comes
+    from a machine that prefers other instructions, though it is the machine that compiled it.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
 def import_jax(
     bundle: Bundle, mesh: str | None, platform: str | None, status: StatusLine
 ) -> MeshRecord:
@@ -45,7 +54,7 @@ def import_jax(
         bundle.programs_for(record.mesh.name, platform)
     status.say("starting JAX")
     gc.disable()  # importing JAX makes many objects and frees few: 0.1 s of looking
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks are not for users
+    hide_xla_log()
     from . import devices, model
 
     del devices, model

@@ -14,9 +14,10 @@ from gemma3_export.export import pipeline
 from ..goldens.loader import output_cases
 from ..goldens.tiny import write_checkpoint
 from ..parity.bundles import make_bundle
-from .conftest import Command
+from .conftest import Command, run_python
 
 CASE = output_cases()["default"]
+RUN = "from gemma3_export.runtime.commands.run import console; console()"
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +109,13 @@ def test_a_bundle_without_the_outputs_says_how_to_get_them(
     assert not path.exists()
 
 
-def test_a_file_that_cannot_be_written_is_one_line(
-    bundle: Path, tmp_path: Path, gemma3_run: Command
-):
+def test_a_file_that_cannot_be_written_is_one_line(bundle: Path, tmp_path: Path):
     (tmp_path / "there.npz").mkdir()
-    status, _, err = gemma3_run(
-        bundle, "--score", *TEXT, "--json", "--outputs-to", tmp_path / "there.npz"
-    )
-    assert (status, err.count("\n")) == (2, 1)
-    assert "cannot write" in err
+    starts = [
+        run_python(RUN, bundle, "--score", *TEXT, "--json", "--outputs-to", tmp_path / "there.npz")
+        for _ in range(2)  # the second loads what the first compiled, of which XLA has remarks
+    ]
+    for start in starts:
+        assert (start.returncode, start.stderr.count("\n")) == (2, 1), start.stderr
+        assert "cannot write" in start.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["there.npz"]
