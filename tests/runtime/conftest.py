@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -104,9 +105,10 @@ def _command(
 
 
 def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run `code` in a Python of its own."""
+    """Run `code` in a Python of its own, without what importing JAX left in this environment."""
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
+        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
         capture_output=True,
         text=True,
         timeout=50,
