@@ -26,6 +26,7 @@ from .errors import ArtifactError
 from .kernels import TARGET_NAME
 from .limits import check_limits
 from .manifest import (
+    CONVENTION,
     ITEMSIZE,
     KERNELS,
     PORTABLE,
@@ -48,6 +49,11 @@ VARIANTS = (PORTABLE, KERNELS)
 RECIPES = ("none", "int8", "int4", "fp8")
 MAX_RANK = 8
 MAX_DEVICES = 2**20
+NEUTRAL_DTYPES = {
+    "float32": (-3.4028234663852886e38, 3.4028234663852886e38), "int32": (-(2**31), 2**31 - 1),
+    "uint32": (0, 2**32 - 1),
+}  # fmt: skip
+"""The dtypes of inputs with a neutral value, and their least and largest number."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -153,6 +159,9 @@ def _check_caches(manifest: Manifest, where: str) -> None:
                 refuse(where, f"{place}.slots", f"at most {layout.cache}", str(layer.slots))
             if layer.kind is LayerKind.FULL and layer.slots != layout.cache:
                 refuse(where, f"{place}.slots", f"{layout.cache}", str(layer.slots))
+        for number, state in enumerate(layout.state):
+            _check_array(where, f"{path}.state[{number}]", state.shape, state.dtype)
+        _check_unique(where, f"{path}.state", [state.name for state in layout.state])
 
 
 def _check_tokenizer(manifest: Manifest, where: str) -> None:
@@ -277,8 +286,10 @@ def _check_signature(
     manifest: Manifest, program: Program, layout: CacheLayout, where: str, path: str
 ) -> None:
     bucket, model = program.bucket, manifest.model
+    if program.convention != CONVENTION:
+        refuse(where, f"{path}.convention", str(CONVENTION), str(program.convention))
+    _check_inputs(program, program_inputs(bucket, manifest.vision), where, path)
     expected = {
-        "inputs": program_inputs(bucket, manifest.vision),
         "outputs": program_outputs(
             bucket,
             model.vocab_size,
@@ -297,6 +308,35 @@ def _check_signature(
             got = Port(tensor.name, tensor.shape, tensor.dtype)
             if got != port:
                 refuse(where, f"{path}.{field}[{index}]", _port(port), _port(got))
+
+
+def _check_inputs(program: Program, ports: Sequence[Port], where: str, path: str) -> None:
+    """Inputs go by name: what must be known is there, and what is not known has a neutral value."""
+    known = {port.name: port for port in ports}
+    _check_unique(where, f"{path}.inputs", [tensor.name for tensor in program.inputs])
+    for index, tensor in enumerate(program.inputs):
+        got = Port(tensor.name, tensor.shape, tensor.dtype, tensor.neutral)
+        port = known.get(tensor.name)
+        if port is None and tensor.neutral is None:
+            expected = f"one of {', '.join(known)}, or an input with a neutral value"
+            refuse(where, f"{path}.inputs[{index}]", expected, _port(got))
+        if port is None and not _holds(tensor.dtype, tensor.neutral):
+            expected = "a value of float32, int32 or uint32"
+            refuse(where, f"{path}.inputs[{index}].neutral", expected, _port(got))
+        if port is not None and got != port:
+            refuse(where, f"{path}.inputs[{index}]", _port(port), _port(got))
+    names = {tensor.name for tensor in program.inputs}
+    for port in ports:
+        if port.neutral is None and port.name not in names:
+            refuse(where, f"{path}.inputs", f"an input {_port(port)}", "none")
+
+
+def _holds(dtype: str, value: float | None) -> bool:
+    """Whether a dtype that inputs with neutral values have holds a number as it is."""
+    if value is None or dtype not in NEUTRAL_DTYPES:
+        return False
+    least, most = NEUTRAL_DTYPES[dtype]
+    return least <= value <= most and (dtype == "float32" or value == int(value))
 
 
 def _score_extras(manifest: Manifest, where: str) -> ScoreExtras | None:
@@ -395,4 +435,5 @@ def _one_of(names: Iterable[str]) -> str:
 
 
 def _port(port: Port) -> str:
-    return f"{port.name} {port.dtype}[{','.join(map(str, port.shape))}]"
+    neutral = "" if port.neutral is None else f", neutral {port.neutral:g}"
+    return f"{port.name} {port.dtype}[{','.join(map(str, port.shape))}]{neutral}"

@@ -1,12 +1,14 @@
 """The calling convention of programs, version 1: names, dtypes and shapes.
 
 A program is a pure function called as (weights..., inputs..., cache...) -> (outputs...,
-cache...). FORMAT.md says what each tensor means; readers refuse a manifest that says
-otherwise than these functions.
+cache...). FORMAT.md says what each tensor means. Inputs go by name: a program may lack those with
+a neutral value, and have others that have one; readers refuse a manifest that says otherwise than
+these functions of the rest.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 from .manifest import Bucket, CacheLayout, ProgramName, VisionRecord
@@ -39,6 +41,64 @@ class Port(NamedTuple):
     name: str
     shape: tuple[int, ...]
     dtype: str
+    neutral: float | None = None
+    """Of an input that a host may leave to this value; None where it must be known."""
+
+
+class SamplingInput(NamedTuple):
+    """A sampling parameter: how people set it, and how a row's value reaches the programs."""
+
+    name: str
+    dtype: str
+    neutral: float
+    """Off, and what a row gets that does not set it."""
+    least: float
+    most: float
+    expected: str
+    """The range in words."""
+    fed: tuple[float, float]
+    """Values that are not neutral are brought between these for the programs."""
+    metavar: str
+    help: str
+    """For the commands."""
+    above_least: bool = False
+    """Whether the least value itself is out of the range."""
+    alone: bool = False
+    """Whether it means something where tokens are not drawn, at temperature 0."""
+
+    def accepts(self, value: float) -> bool:
+        """Whether a value is in the range; NaN is in none."""
+        return self.least <= value <= self.most and not (self.above_least and value == self.least)
+
+
+INT32_MAX = 2**31 - 1
+UINT32_MAX = 2**32 - 1
+SAMPLING = (
+    # Logits divided by 1e-6 to 1e6 stay finite in float32, and differences of 1e-3 decisive.
+    SamplingInput(
+        "temperature", "float32", 0, 0, sys.float_info.max,
+        "a finite number of at least 0 (0 is greedy)", (1e-6, 1e6), "T",
+        "Randomness of the choice; 0 takes the likeliest token.", alone=True,
+    ),
+    SamplingInput(
+        "top_k", "int32", 0, 0, INT32_MAX, f"0 to {INT32_MAX} (0 is off)", (0, INT32_MAX), "K",
+        "Draw among the K likeliest tokens; 0: among all.",
+    ),
+    SamplingInput(
+        "top_p", "float32", 1, 0, 1, "above 0 and at most 1 (1 is off)", (1e-30, 1), "P",
+        "Draw among the fewest tokens whose probabilities add up to P.", above_least=True,
+    ),
+    SamplingInput(
+        "min_p", "float32", 0, 0, 1, "between 0 and 1 (0 is off)", (0, 1), "P",
+        "Draw among tokens at least P times as likely as the likeliest.",
+    ),
+    SamplingInput(
+        "seed", "uint32", 0, 0, UINT32_MAX, f"between 0 and {UINT32_MAX}", (0, UINT32_MAX), "S",
+        "The same seed draws the same text.",
+    ),
+)  # fmt: skip
+"""The sampling inputs, in the order in which programs take them after all others. A new one goes
+at the end; `python -m gemma3_export.artifacts.sampling_header` writes the C++ side of the table."""
 
 
 def program_inputs(bucket: Bucket, vision: VisionRecord | None = None) -> tuple[Port, ...]:
@@ -116,13 +176,7 @@ def takes_images(program: ProgramName) -> bool:
 
 def sampling_inputs(batch: int) -> tuple[Port, ...]:
     """The sampling parameters of each row, the last inputs of programs that draw tokens."""
-    return (
-        Port("temperature", (batch,), "float32"),
-        Port("top_k", (batch,), "int32"),
-        Port("top_p", (batch,), "float32"),
-        Port("min_p", (batch,), "float32"),
-        Port("seed", (batch,), "uint32"),
-    )
+    return tuple(Port(each.name, (batch,), each.dtype, each.neutral) for each in SAMPLING)
 
 
 def program_outputs(
@@ -173,7 +227,8 @@ def _score_extras(bucket: Bucket, extras: ScoreExtras | None) -> tuple[Port, ...
 def cache_tensors(layout: CacheLayout, batch: int) -> tuple[Port, ...]:
     """The cache of `batch` rows: of each layer key and value, [B, kv_heads, slots, head_dim].
 
-    Quantised ones are followed by their scales, [B, kv_heads, slots].
+    Quantised ones are followed by their scales, [B, kv_heads, slots]. The other state of the rows
+    comes last.
     """
     ports: list[Port] = []
     for index, layer in enumerate(layout.layers):
@@ -183,4 +238,6 @@ def cache_tensors(layout: CacheLayout, batch: int) -> tuple[Port, ...]:
         if layer.scale_dtype is not None:
             for part in ("key_scale", "value_scale"):
                 ports.append(Port(f"cache.{index}.{part}", shape, layer.scale_dtype))
+    for state in layout.state:
+        ports.append(Port(f"cache.{state.name}", (batch, *state.shape), state.dtype))
     return tuple(ports)

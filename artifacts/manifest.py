@@ -11,7 +11,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+CONVENTION = 1
+"""How programs are called, of what this version knows: see `convention.py`."""
 
 ITEMSIZE = {
     "float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "uint32": 4, "int8": 1, "uint8": 1,
@@ -93,6 +95,14 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Input(Tensor):
+    """An input of a program."""
+
+    neutral: float | None
+    """What a host that does not know the input fills it with; null: it must be known."""
+
+
+@dataclass(frozen=True)
 class Weight:
     """A tensor of the weight store: `file` relative to the bundle, `offset` from its start."""
 
@@ -161,10 +171,12 @@ class Program:
     """Bundle path of the same lowering as jax.export serialises it."""
     weights: str
     """Name of the weight set to pass."""
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[Input, ...]
+    """In the order in which they are passed; a host finds them by name."""
     outputs: tuple[Tensor, ...]
     cache: tuple[Tensor, ...]
-    """Key and value of each layer in turn; the last arguments and the last results."""
+    """Key and value of each layer in turn, then the other state of rows; the last arguments and
+    the last results."""
     aliases: tuple[Alias, ...]
     variant: str = PORTABLE
     """`portable` runs on any host; `kernels` calls the custom calls below. No two programs agree
@@ -173,6 +185,8 @@ class Program:
     """Targets of XLA's FFI that a host must have registered; empty when portable."""
     forms: dict[str, str] = field(default_factory=dict)
     """For people and tools: which way of lowering was chosen for each part."""
+    convention: int = CONVENTION
+    """How the program is called; a host refuses a program of a convention it does not know."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +216,25 @@ class CacheLayer:
 
 
 @dataclass(frozen=True)
+class RowState:
+    """What rows keep besides keys and values, of shape [batch, *shape], zeros in an empty row.
+
+    A host passes it on from call to call with the cache, whether it knows the name or not.
+    """
+
+    name: str
+    """The name of the tensor is `cache.<name>`."""
+    shape: tuple[int, ...]
+    """Of one row."""
+    dtype: str
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of one batch row."""
+        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+@dataclass(frozen=True)
 class CacheLayout:
     """The KV cache of every bucket with this `cache` length."""
 
@@ -209,16 +242,19 @@ class CacheLayout:
     """Positions a row can hold."""
     layers: tuple[CacheLayer, ...]
     """One entry for each layer of the model, first layer first."""
+    state: tuple[RowState, ...] = ()
+    """What else goes with the cache."""
 
     @property
     def bytes_per_row(self) -> int:
         """Bytes of the whole cache of one batch row."""
-        return sum(layer.bytes_per_row for layer in self.layers)
+        return sum(part.bytes_per_row for part in (*self.layers, *self.state))
 
     @property
     def uniform_bytes_per_row(self) -> int:
         """What a row would take if every layer kept all `cache` positions."""
-        return sum(layer.bytes_per_slot * self.cache for layer in self.layers)
+        layers = sum(layer.bytes_per_slot * self.cache for layer in self.layers)
+        return layers + sum(state.bytes_per_row for state in self.state)
 
 
 @dataclass(frozen=True)
@@ -406,3 +442,5 @@ class Manifest:
     """Bundle path of prompts and the tokens they must give; null when it has none."""
     files: tuple[FileRecord, ...] = field(default_factory=tuple)
     """Every file of the bundle but manifest.json itself, in the order of their paths."""
+    extensions: dict[str, Any] = field(default_factory=dict)
+    """What readers may ignore, by name."""

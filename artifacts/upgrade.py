@@ -40,6 +40,25 @@ def _from_1(value: Value) -> Value:
     return {**added, **value, "programs": programs, "caches": caches}
 
 
+# What the drawing programs of version 2 took that a host may leave out.
+_NEUTRAL_2 = {"temperature": 0.0, "top_k": 0.0, "top_p": 1.0, "min_p": 0.0, "seed": 0.0}
+
+
+def _from_2(value: Value) -> Value:
+    def program(value: Value) -> Value:
+        inputs = _map(
+            value.get("inputs"),
+            lambda item: {"neutral": _NEUTRAL_2.get(str(item.get("name"))), **item},
+        )
+        return {"convention": 1, **value, "inputs": inputs}
+
+    programs, caches = (
+        _map(value.get("programs"), program),
+        _each(value.get("caches"), {"state": []}),
+    )
+    return {"extensions": {}, **value, "programs": programs, "caches": caches}
+
+
 def _each(items: Any, added: Value) -> Any:
     return _map(items, lambda item: {**added, **item})
 
@@ -50,4 +69,4 @@ def _map(items: Any, change: Callable[[Value], Value]) -> Any:
     return [change(item) if isinstance(item, dict) else item for item in items]
 
 
-_STEPS: dict[int, Callable[[Value], Value]] = {1: _from_1}
+_STEPS: dict[int, Callable[[Value], Value]] = {1: _from_1, 2: _from_2}

@@ -31,6 +31,7 @@ from ..artifacts.manifest import (
     Bucket,
     CacheLayer,
     CacheLayout,
+    Input,
     LayerKind,
     Mesh,
     Program,
@@ -246,7 +247,12 @@ def _record(
     job: Job, sharder: Sharder, ports: _Ports, weights: int, forms: dict[str, str]
 ) -> Program:
     stem = program_stem(job.mesh, job.platform, job.bucket, job.variant)
-    inputs, outputs, cache = (tuple(_tensor(sharder, port) for port in group) for group in ports)
+    outputs, cache = (
+        tuple(_tensor(sharder, port) for port in group) for group in (ports.outputs, ports.cache)
+    )
+    inputs = tuple(
+        Input(**vars(_tensor(sharder, port)), neutral=port.neutral) for port in ports.inputs
+    )
     first = weights + len(inputs)
     return Program(
         job.mesh.name, job.platform, job.bucket, f"{stem}.mlirbc", f"{stem}.jaxexport",

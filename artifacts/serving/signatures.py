@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterable
 
+from ..convention import SAMPLING
 from ..manifest import PORTABLE, Array, Bucket, Manifest, Program, ProgramName, Signature, Tensor
 
 MODEL_NAME = "gemma3"
@@ -39,12 +40,9 @@ class SignatureName(enum.StrEnum):
 ANY = -1
 """Any size, in the shape of a signature's tensor."""
 _TEXTS = (Array("tokens", (ANY, ANY), "int32"), Array("lengths", (ANY,), "int32"))
-_SAMPLING = (
-    Array("temperature", (ANY,), "float32"),
-    Array("top_k", (ANY,), "int32"),
-    Array("top_p", (ANY,), "float32"),
-    Array("min_p", (ANY,), "float32"),
-    Array("seed", (ANY,), "int64"),
+# TensorFlow has few operations on unsigned integers.
+_SAMPLING = tuple(
+    Array(each.name, (ANY,), {"uint32": "int64"}.get(each.dtype, each.dtype)) for each in SAMPLING
 )
 _LIMITS = (Array("max_new_tokens", (ANY,), "int32"), Array("stop_tokens", (ANY, ANY), "int32"))
 _NEW_TEXTS = (
@@ -53,7 +51,6 @@ _NEW_TEXTS = (
     Array("finish_reasons", (ANY,), "string"),
 )
 _SLOT = (Array("slot", (1,), "int32"), Array("owner", (1,), "int64"))
-SAMPLING_NAMES = tuple(array.name for array in _SAMPLING)
 
 
 def program_signature_name(bucket: Bucket) -> str:

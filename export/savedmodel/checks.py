@@ -15,15 +15,11 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from ...artifacts.convention import STOP_TOKENS
+from ...artifacts.convention import SAMPLING, STOP_TOKENS, SamplingInput
 from ...artifacts.manifest import Array
-from ...artifacts.serving.signatures import ANY, SAMPLING_NAMES
+from ...artifacts.serving.signatures import ANY
 
 Tensors = dict[str, tf.Tensor]
-
-# As the runtime sends them: what float32 would turn into 0 or infinity is brought to these.
-_LEAST_TEMPERATURE, _MOST_TEMPERATURE = 1e-6, 1e6
-_LEAST_TOP_P = 1e-30
 
 
 def require(holds: tf.Tensor, field: str, expected: str, got: tf.Tensor) -> tf.Operation:
@@ -127,27 +123,24 @@ def check_limits(values: Tensors, rows: tf.Tensor, vocab_size: int) -> tuple[tf.
 
 
 def check_sampling(values: Tensors, rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """The five sampling inputs of a program, [R] each."""
-    temperature, top_k, top_p, min_p, seed = (values[name] for name in SAMPLING_NAMES)
-    asserts = [
-        require(tf.shape(values[name])[0] == rows, name, "one for each row",
-                tf.shape(values[name])[0])
-        for name in SAMPLING_NAMES
-    ]  # fmt: skip
-    finite = tf.math.is_finite(temperature) & (temperature >= 0)
-    asserts += [
-        require(tf.reduce_all(finite), "temperature", "finite, at least 0", temperature),
-        require(tf.reduce_all(top_k >= 0), "top_k", "at least 0 (0 is off)", top_k),
-        require(tf.reduce_all((top_p > 0) & (top_p <= 1)), "top_p", "above 0, at most 1", top_p),
-        require(tf.reduce_all((min_p >= 0) & (min_p <= 1)), "min_p", "0 to 1", min_p),
-        require(tf.reduce_all((seed >= 0) & (seed < 2**32)), "seed", "0 to 4294967295", seed),
-    ]
-    checked = after(asserts, {name: values[name] for name in SAMPLING_NAMES})
-    heat = tf.clip_by_value(checked["temperature"], _LEAST_TEMPERATURE, _MOST_TEMPERATURE)
-    return (
-        tf.where(checked["temperature"] > 0, heat, 0.0),
-        checked["top_k"],
-        tf.maximum(checked["top_p"], _LEAST_TOP_P),
-        checked["min_p"],
-        tf.cast(checked["seed"], tf.uint32),
+    """The sampling inputs of a program, [R] each."""
+    asserts = []
+    for each in SAMPLING:
+        value = values[each.name]
+        most = min(each.most, value.dtype.max)
+        above = value > each.least if each.above_least else value >= each.least
+        asserts += [
+            require(tf.shape(value)[0] == rows, each.name, "one for each row", tf.shape(value)[0]),
+            require(tf.reduce_all(above & (value <= most)), each.name, each.expected, value),
+        ]
+    checked = after(asserts, {each.name: values[each.name] for each in SAMPLING})
+    return tuple(_fed(each, checked[each.name]) for each in SAMPLING)
+
+
+def _fed(each: SamplingInput, value: tf.Tensor) -> tf.Tensor:
+    """A sampling parameter as programs take it."""
+    neutral = tf.cast(each.neutral, value.dtype)
+    least, most = (tf.cast(bound, value.dtype) for bound in each.fed)
+    return tf.cast(
+        tf.where(value == neutral, neutral, tf.clip_by_value(value, least, most)), each.dtype
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from ...artifacts.convention import IGNORED_LABEL
+from ...artifacts.convention import IGNORED_LABEL, SAMPLING
 from ...artifacts.manifest import ProgramName
 from .calls import (
     Calls,
@@ -34,13 +34,10 @@ from .checks import (
 )
 from .images import Soft, read_images, soft_tokens
 
-# What idle rows are given: the likeliest token, which needs no other parameter.
-_IDLE = (0.0, 0, 1.0, 0.0, 0)
-
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """A checked request of R rows; sampling holds five tensors [R]."""
+    """A checked request of R rows; sampling holds the sampling inputs, [R] each."""
 
     texts: Texts
     limit: tf.Tensor
@@ -62,7 +59,10 @@ def padded_texts(texts: Texts, batch: int) -> Texts:
 
 def padded_sampling(sampling: Flat, batch: int) -> Flat:
     """The parameters with those of idle rows up to `batch`."""
-    return tuple(pad_rows(v, batch, idle) for v, idle in zip(sampling, _IDLE, strict=True))
+    return tuple(
+        pad_rows(values, batch, int(each.neutral) if "int" in each.dtype else each.neutral)
+        for values, each in zip(sampling, SAMPLING, strict=True)
+    )
 
 
 def check_request(calls: Calls, values: Tensors) -> GenerateRequest:

@@ -73,7 +73,7 @@ def encode_images(model: LoadedModel, pixels: np.ndarray) -> np.ndarray:
     for bucket, used in _encode_calls(model, len(pixels)):
         batch = np.zeros((bucket.batch, *pixels.shape[1:]), np.float32)
         batch[:used] = pixels[done : done + used]
-        (soft,), _ = model.program(bucket)((batch,), ())
+        (soft,), _ = model.program(bucket)({"pixels": batch}, ())
         found.append(np.asarray(soft)[:used])
         done += used
     return np.concatenate(found)
@@ -92,7 +92,7 @@ class SoftPrompts:
 
     def inputs(
         self, rows: Sequence[tuple[int, int]], size: int, batch: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> dict[str, np.ndarray]:
         """soft_tokens [B*T,D] and soft_index [B,T] of a call of `size` tokens: what it needs.
 
         `rows` says what each row feeds, as (start, length).
@@ -106,7 +106,7 @@ class SoftPrompts:
             room[used : used + len(soft)] = self.values[soft]
             places[row, :length][wanted >= 0] = np.arange(used, used + len(soft))
             used += len(soft)
-        return room, places
+        return {"soft_tokens": room, "soft_index": places}
 
 
 def encode_prompts(model: LoadedModel, prompts: Prompts, images: Images) -> SoftPrompts:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 import numpy as np
@@ -19,7 +20,8 @@ from ...artifacts.memory import return_freed_memory
 from .compiled import entry_name, from_bytes, to_bytes
 
 Arrays = tuple[jax.Array, ...]
-Inputs = tuple[np.ndarray, ...]
+Inputs = Mapping[str, np.ndarray]
+"""Arrays by the names of a program's inputs."""
 Described = jax.Array | jax.ShapeDtypeStruct
 """An array, or what is known of it."""
 
@@ -35,8 +37,30 @@ class LoadedProgram:
     compiled: jax.stages.Compiled
 
     def __call__(self, inputs: Inputs, cache: Arrays) -> tuple[Arrays, Arrays]:
-        """(outputs, cache) on the devices; the cache passed in is used up."""
-        return self.compiled(self.weights, inputs, cache)
+        """(outputs, cache) on the devices; the cache passed in is used up.
+
+        An input that is not given gets its neutral value, and one that the program does not take
+        is left out: whoever gives it has looked whether it is neutral.
+
+        Raises:
+            KeyError: an input without a neutral value is not given.
+        """
+        arrays = tuple(
+            inputs[name] if name in inputs else self._neutral[name] for name in self._names
+        )
+        return self.compiled(self.weights, arrays, cache)
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(tensor.name for tensor in self.record.inputs)
+
+    @cached_property
+    def _neutral(self) -> dict[str, np.ndarray]:
+        return {
+            tensor.name: np.full(tensor.shape, tensor.neutral, np.dtype(tensor.dtype))
+            for tensor in self.record.inputs
+            if tensor.neutral is not None
+        }
 
 
 def sharding_of(mesh: jax.sharding.Mesh, spec: Spec) -> NamedSharding:

@@ -95,13 +95,14 @@ def reading_buckets(
 
 def chunk_inputs(
     call: Call, prompts: Prompts, batch: int, soft: SoftPrompts | None
-) -> tuple[np.ndarray, ...]:
+) -> dict[str, np.ndarray]:
     """tokens [B,T], start [B], length [B], and for images soft_tokens [B*T,D], soft_index [B,T]."""
     tokens = np.zeros((batch, call.size), np.int32)
     starts, lengths = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
     for row, (start, length) in enumerate(call.rows):
         tokens[row, :length] = prompts[row][start : start + length]
         starts[row], lengths[row] = start, length
+    inputs = {"tokens": tokens, "start": starts, "length": lengths}
     if soft is None or not takes_images(call.program):
-        return tokens, starts, lengths
-    return (tokens, starts, lengths, *soft.inputs(call.rows, call.size, batch))
+        return inputs
+    return inputs | soft.inputs(call.rows, call.size, batch)

@@ -68,6 +68,6 @@ def run_embed(
         for row, text in enumerate(texts[group.first : group.first + group.count]):
             tokens[row, : len(text)] = text
             lengths[row] = len(text)
-        outputs, _ = model.program(bucket)((tokens, lengths), ())
+        outputs, _ = model.program(bucket)({"tokens": tokens, "length": lengths}, ())
         found += np.asarray(outputs[0])[: group.count].tolist()
     return found

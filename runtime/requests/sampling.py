@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ...artifacts.convention import INT32_MAX, SAMPLING, SamplingInput
 from ...artifacts.errors import UsageError
 
 DEFAULT_NEW_TOKENS = 64
 """Tokens to generate where nobody says how many, or what fits if that is less."""
-INT32_MAX = 2**31 - 1
-UINT32_MAX = 2**32 - 1
-# Logits divided by these stay finite in float32, and differences of 1e-3 stay decisive.
-LEAST_TEMPERATURE = 1e-6
-MOST_TEMPERATURE = 1e6
-LEAST_TOP_P = 1e-30
 
 
 def check_new_tokens(count: int) -> None:
@@ -43,35 +37,29 @@ class SamplingParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(
-            math.isfinite(self.temperature) and self.temperature >= 0,
-            "temperature", "a finite number of at least 0 (0 is greedy)", self.temperature,
-        )  # fmt: skip
-        _check(self.top_k >= 0, "top-k", "at least 0 (0 is off)", self.top_k)
-        _check(self.top_k <= INT32_MAX, "top-k", f"at most {INT32_MAX}", self.top_k)
-        _check(0 < self.top_p <= 1, "top-p", "above 0 and at most 1 (1 is off)", self.top_p)
-        _check(0 <= self.min_p <= 1, "min-p", "between 0 and 1 (0 is off)", self.min_p)
-        _check(0 <= self.seed <= UINT32_MAX, "seed", f"between 0 and {UINT32_MAX}", self.seed)
+        for each in SAMPLING:
+            value = getattr(self, each.name)
+            if not each.accepts(value):
+                flag = each.name.replace("_", "-")
+                raise UsageError(f"--{flag}: expected {each.expected}, got {value}")
 
 
-def sampling_arrays(rows: Sequence[SamplingParameters], batch: int) -> tuple[np.ndarray, ...]:
-    """The five sampling inputs of a program, each [B]: temperature, top_k, top_p, min_p, seed.
+def sampling_arrays(rows: Sequence[SamplingParameters], batch: int) -> dict[str, np.ndarray]:
+    """The sampling inputs of a program by name, each [B].
 
     Row i draws as `rows[i]` says; rows beyond them are greedy. Values that float32 would turn into
     0 or infinity are brought to the nearest that programs can divide by.
     """
     all_rows = [*rows, *[SamplingParameters()] * (batch - len(rows))]
-    warm = [min(max(row.temperature, LEAST_TEMPERATURE), MOST_TEMPERATURE) for row in all_rows]
-    return (
-        np.array(
-            [t if row.temperature > 0 else 0.0 for t, row in zip(warm, all_rows, strict=True)],
-            np.float32,
-        ),
-        np.array([row.top_k for row in all_rows], np.int32),
-        np.array([max(row.top_p, LEAST_TOP_P) for row in all_rows], np.float32),
-        np.array([row.min_p for row in all_rows], np.float32),
-        np.array([row.seed for row in all_rows], np.uint32),
-    )
+    return {
+        each.name: np.array([_fed(each, getattr(row, each.name)) for row in all_rows], each.dtype)
+        for each in SAMPLING
+    }
+
+
+def _fed(each: SamplingInput, value: float) -> float:
+    least, most = each.fed
+    return value if value == each.neutral else min(max(value, least), most)
 
 
 TopTokens = list[tuple[int, float]]
@@ -93,8 +81,3 @@ def top_tokens(logits: np.ndarray, count: int) -> TopTokens:
     candidates = np.flatnonzero(rank >= least)  # more than `count` when logits are equal
     order = np.lexsort((candidates, -rank[candidates], ~unknown[candidates]))[:count]
     return [(int(token), float(wide[token] - normaliser)) for token in candidates[order]]
-
-
-def _check(holds: bool, name: str, expected: str, got: float) -> None:
-    if not holds:
-        raise UsageError(f"--{name}: expected {expected}, got {got}")

@@ -157,7 +157,7 @@ def _score_group(model: LoadedModel, request: ScoreRequest, group: Group) -> lis
         for row, (start, count) in enumerate(call.rows):
             labels[row, :count] = rows[row].next_labels[start : start + count]
         program = model.program(Bucket(call.program, batch, call.size, length))
-        inputs = (*chunk_inputs(call, texts, batch, soft), labels)
+        inputs = {**chunk_inputs(call, texts, batch, soft), "labels": labels}
         outputs, cache = program(inputs, cache)
         names = [tensor.name for tensor in program.record.outputs]
         extras = {

@@ -190,16 +190,19 @@ class Session:
 
         Texts begin at the positions of their rows.
         """
-        tokens, starts, *rest = chunk_inputs(call, texts, self._shape.batch, soft)
-        inputs = (tokens, starts + self._positions, *rest)
-        return self._run(call.program, call.size, (*inputs, *self._sampling))
+        inputs = chunk_inputs(call, texts, self._shape.batch, soft)
+        inputs["start"] += self._positions
+        return self._run(call.program, call.size, inputs)
 
     def _generate_some(self, chunk: int | None) -> Step:
         """Up to `chunk` tokens for every active row, drawn by one loop on the devices."""
         wanted = min(int(self._remaining.max()), chunk or max(self._generate_sizes))
         size = pick(wanted, self._generate_sizes)
         limits = np.minimum(self._remaining, min(wanted, size)).astype(np.int32)
-        inputs = (self._tokens, self._positions, limits, self._stop_inputs, *self._sampling)
+        inputs = {
+            "token": self._tokens, "position": self._positions, "limit": limits,
+            "stop_tokens": self._stop_inputs,
+        }  # fmt: skip
         tokens, count, _, last, position = map(
             np.asarray, self._run(ProgramName.GENERATE, size, inputs)
         )
@@ -218,7 +221,7 @@ class Session:
         """
         active = np.flatnonzero(self._remaining)
         token, logits = self._run(
-            ProgramName.DECODE, 1, (self._tokens, self._positions, *self._sampling)
+            ProgramName.DECODE, 1, {"token": self._tokens, "position": self._positions}
         )
         tokens = np.asarray(token)
         new: list[list[int]] = [[] for _ in range(self._shape.batch)]
@@ -233,10 +236,14 @@ class Session:
         return self._account(new, tops)
 
     def _run(self, program: ProgramName, tokens: int, inputs: Inputs) -> Arrays:
-        """Call a program of this session's shape; its outputs. The cache changes in place."""
+        """Call a program of this session's shape; its outputs. The cache changes in place.
+
+        `inputs` are those besides the sampling inputs.
+        """
         assert self._cache is not None, "checked on entering _at_an_end_if_it_fails"
         bucket = Bucket(program, self._shape.batch, tokens, self._shape.cache)
-        outputs, self._cache = self._model.program(bucket)(inputs, self._cache)
+        program = self._model.program(bucket)
+        outputs, self._cache = program({**inputs, **self._sampling}, self._cache)
         return outputs
 
     def _add_top(self, tops: list[list[TopTokens]], logits: jax.Array, rows: Iterable[int]) -> None:

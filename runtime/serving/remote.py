@@ -13,7 +13,7 @@ from ...artifacts.bundle import Bundle
 from ...artifacts.convention import STOP_TOKENS
 from ...artifacts.errors import UsageError
 from ...artifacts.manifest import Bucket, ProgramName, Signature
-from ...artifacts.serving.signatures import SAMPLING_NAMES, SignatureName, saved_model_programs
+from ...artifacts.serving.signatures import SignatureName, saved_model_programs
 from ..images.encode import has_images
 from ..loading.buckets import split_rows
 from ..loading.bundle import open_tokenizer
@@ -298,8 +298,11 @@ def _texts(texts: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
 
 
 def _sampling(request: Request, rows: int) -> dict[str, np.ndarray]:
-    values = dict(zip(SAMPLING_NAMES, sampling_arrays(request.samplings, rows), strict=True))
-    return {**values, "seed": values["seed"].astype(np.int64)}
+    values = sampling_arrays(request.samplings, rows)
+    return {  # as the signatures take them
+        name: value.astype(np.int64) if value.dtype == np.uint32 else value
+        for name, value in values.items()
+    }
 
 
 def _stop_rows(model: RemoteModel, request: Request, rows: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from gemma3_export.artifacts.manifest import (
     Bucket,
     CacheLayer,
     CacheLayout,
+    Input,
     LayerKind,
     Manifest,
     Mesh,
@@ -90,7 +91,11 @@ def make_program(mesh: Mesh, bucket: Bucket) -> Program:
             for p in ports
         )
 
-    inputs = place(program_inputs(bucket, VISION))
+    ports = program_inputs(bucket, VISION)
+    inputs = tuple(
+        Input(**vars(tensor), neutral=port.neutral)
+        for tensor, port in zip(place(ports), ports, strict=True)
+    )
     outputs = place(program_outputs(bucket, VOCAB, len(LABELS), EMBEDDING, VISION))
     cache = place(cache_tensors(LAYOUT, bucket.batch) if bucket.cache else ())
     first = len(TENSORS) + len(inputs)

@@ -48,11 +48,19 @@ def test_sample_of_version_1_opens_and_is_whole():
     assert read["format_version"] == FORMAT_VERSION
     for name in written.keys() - {"format_version", "programs", "caches"}:
         assert read[name] == written[name]
-    for name in ("programs", "caches"):
+    for name, changed in (("programs", "inputs"), ("caches", "layers")):
         for new, old in zip(read[name], written[name], strict=True):
-            assert {field: new[field] for field in old if field != "layers"} == {
-                field: old[field] for field in old if field != "layers"
+            assert {field: new[field] for field in old if field != changed} == {
+                field: old[field] for field in old if field != changed
             }
+    for new, old in zip(read["programs"], written["programs"], strict=True):
+        neutral = {tensor["name"]: tensor.pop("neutral") for tensor in new["inputs"]}
+        assert new["inputs"] == old["inputs"]
+        assert {name: value for name, value in neutral.items() if value is not None} == (
+            {"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 0}
+            if "seed" in neutral
+            else {}
+        )
     assert {program["variant"] for program in read["programs"]} == {"portable"}
 
 
@@ -178,11 +186,11 @@ def test_manifest_that_is_not_json_is_refused(tiny: Path):
     assert "manifest.json: expected JSON" in refusal(tiny)
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", 1.0, True, None])
+@pytest.mark.parametrize("version", [0, 4, "1", 1.0, True, None])
 def test_unknown_format_version_is_refused_before_anything_else(tiny: Path, version: object):
     (tiny / "manifest.json").write_text(json.dumps({"format_version": version, "new": "field"}))
     message = refusal(tiny)
-    assert f"expected format version 1, 2, got {json.dumps(version)}" in message
+    assert f"expected format version 1, 2, 3, got {json.dumps(version)}" in message
     assert "re-export" in message
 
 
@@ -383,7 +391,49 @@ REFUSED = {
         setter(*PROGRAM, "inputs", 1, "shape", [3]),
         "inputs[1]: expected start int32[2], got start int32[3]",
     ),
-    "input missing": (setter(*PROGRAM, "inputs", []), "inputs: expected 8 tensors, got 0"),
+    "input missing": (
+        setter(*PROGRAM, "inputs", []),
+        "inputs: expected an input tokens int32[2,4], got none",
+    ),
+    "input twice": (
+        lambda manifest: manifest["programs"][0]["inputs"].append(
+            manifest["programs"][0]["inputs"][0]
+        ),
+        "inputs: expected each name once, got tokens twice",
+    ),
+    "input that must be known": (
+        setter(*PROGRAM, "inputs", 1, "name", "new"),
+        "inputs[1]: expected one of tokens, start, length, temperature, top_k, top_p, min_p, seed, "
+        "or an input with a neutral value, got new int32[2]",
+    ),
+    "input with another neutral value": (
+        setter(*PROGRAM, "inputs", 5, "neutral", 0),
+        "inputs[5]: expected top_p float32[2], neutral 1, got top_p float32[2], neutral 0",
+    ),
+    "neutral value that its dtype does not hold": (
+        lambda manifest: manifest["programs"][0]["inputs"].append(
+            {"name": "new", "shape": [2], "dtype": "int32", "spec": [[]], "neutral": 0.5}
+        ),
+        "inputs[8].neutral: expected a value of float32, int32 or uint32, got new int32[2], neutr",
+    ),
+    "neutral value of another dtype": (
+        lambda manifest: manifest["programs"][0]["inputs"].append(
+            {"name": "new", "shape": [2], "dtype": "bfloat16", "spec": [[]], "neutral": 0}
+        ),
+        "inputs[8].neutral: expected a value of float32, int32 or uint32, got new bfloat16[2]",
+    ),
+    "convention that is unknown": (
+        setter(*PROGRAM, "convention", 2),
+        "convention: expected 1, got 2",
+    ),
+    "state of a shape that cannot be": (
+        setter("caches", 0, "state", [{"name": "new", "shape": [0], "dtype": "int32"}]),
+        "caches[0].state[0].shape: expected at least 1, got 0",
+    ),
+    "state that programs do not have": (
+        setter("caches", 0, "state", [{"name": "new", "shape": [2], "dtype": "int32"}]),
+        "cache: expected 5 tensors, got 4",
+    ),
     "output of another name": (
         setter(*PROGRAM, "outputs", 0, "name", "next"),
         "outputs[0]: expected token int32[2], got next int32[2]",

@@ -46,9 +46,12 @@ def table(heading: str) -> list[list[str]]:
 def ports(heading: str) -> tuple[Port, ...]:
     """The tensors of a table, with numbers for its letters."""
     return tuple(
-        Port(name.strip("`"), tuple(SIZES[size] for size in shape.strip("[]").split(",")), dtype)
-        for name, dtype, shape, _ in table(heading)
-    )
+        Port(
+            name.strip("`"), tuple(SIZES[size] for size in shape.strip("[]").split(",")), dtype,
+            float(neutral[0]) if len(neutral) > 1 else None,
+        )
+        for name, dtype, shape, *neutral in table(heading)
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)

@@ -52,7 +52,7 @@ def test_no_array_is_changed_that_a_program_was_given(
     call = LoadedProgram.__call__
 
     def watched(self: LoadedProgram, inputs: Inputs, cache: Arrays) -> tuple[Arrays, Arrays]:
-        given.extend((array, array.copy()) for array in inputs)
+        given.extend((array, array.copy()) for array in inputs.values())
         return call(self, inputs, cache)
 
     monkeypatch.setattr(LoadedProgram, "__call__", watched)

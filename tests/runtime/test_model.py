@@ -13,6 +13,9 @@ from gemma3_export.artifacts.manifest import Bucket, ProgramName
 from gemma3_export.runtime.loading import programs
 from gemma3_export.runtime.loading.buckets import Shape
 from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.requests.generate import generate
+from gemma3_export.runtime.requests.sampling import SamplingParameters
+from gemma3_export.runtime.requests.score import score
 
 from .toy_bundle import VOCAB, Toy, copy_bundle, make_toy_bundle
 
@@ -150,12 +153,30 @@ def test_the_cache_is_updated_in_place_on_every_device(which: str, request: pyte
     cache = model.new_cache(Shape(4, 64))
     before = pointers(cache)
     zeros = np.zeros(4, np.int32)
-    floats = np.zeros(4, np.float32)
-    inputs = (zeros, zeros, floats, zeros, floats + 1, floats, zeros.astype(np.uint32))
+    inputs = {"token": zeros, "position": zeros}  # the rest is neutral
     (token, logits), updated = model.program(Bucket(ProgramName.DECODE, 4, 1, 64))(inputs, cache)
     assert pointers(updated) == before
     assert all(tensor.is_deleted() for tensor in cache)
     assert (token.shape, logits.shape) == ((4,), (4, VOCAB))
+
+
+def test_inputs_and_state_that_no_host_knows_change_nothing(tmp_path: Path, model: LoadedModel):
+    """As a bundle of a later version has them: the inputs are filled with their neutral values, the
+    state is passed on from call to call."""
+    later = LoadedModel.load(make_toy_bundle(tmp_path / "later", Toy(later=True)))
+    for sampling in (SamplingParameters(), SamplingParameters(temperature=1.5, top_k=50, seed=3)):
+        ours, theirs = (
+            generate(each, [[2, 7, 9], [2, 5]], sampling, max_new_tokens=12, ignore_eos=True)
+            for each in (model, later)
+        )
+        assert [c.tokens for c in ours] == [c.tokens for c in theirs]
+    assert score(model, [[2, 7, 9]]) == score(later, [[2, 7, 9]])
+    bucket = Bucket(ProgramName.DECODE, 4, 1, 64)
+    inputs = {"token": np.zeros(4, np.int32), "position": np.zeros(4, np.int32)}
+    cache = later.new_cache(Shape(4, 64))
+    for _ in range(2):
+        _, cache = later.program(bucket)(inputs, cache)
+    np.testing.assert_array_equal(cache[-1], 2)
 
 
 def pointers(cache: tuple[jax.Array, ...]) -> list[int]:

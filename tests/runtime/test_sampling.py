@@ -28,17 +28,20 @@ def test_the_ends_of_the_ranges_are_accepted():
     SamplingParameters(temperature=1e9, top_k=2**31 - 1, top_p=1e-300, min_p=1, seed=2**32 - 1)
 
 
-def test_arrays_have_the_dtypes_and_order_of_the_programs():
+def test_arrays_have_the_names_and_dtypes_of_the_programs():
     arrays = sampling_arrays([SamplingParameters(0.5, 40, 0.9, 0.1, 7)] * 3, 3)
-    assert [(a.dtype.name, a.tolist()) for a in arrays] == [
-        ("float32", [0.5] * 3), ("int32", [40] * 3), ("float32", [np.float32(0.9)] * 3),
-        ("float32", [np.float32(0.1)] * 3), ("uint32", [7] * 3),
-    ]  # fmt: skip
+    assert {name: (a.dtype.name, a.tolist()) for name, a in arrays.items()} == {
+        "temperature": ("float32", [0.5] * 3),
+        "top_k": ("int32", [40] * 3),
+        "top_p": ("float32", [np.float32(0.9)] * 3),
+        "min_p": ("float32", [np.float32(0.1)] * 3),
+        "seed": ("uint32", [7] * 3),
+    }
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-30, 1e30, 1e308])
 def test_logits_divided_by_any_temperature_stay_finite(temperature: float):
-    divisor = sampling_arrays([SamplingParameters(temperature=temperature)], 1)[0]
+    divisor = sampling_arrays([SamplingParameters(temperature=temperature)], 1)["temperature"]
     assert divisor[0] > 0
     with np.errstate(all="raise"):
         assert np.isfinite(np.float32([1e6, -1e6]) / divisor).all()
@@ -46,14 +49,14 @@ def test_logits_divided_by_any_temperature_stay_finite(temperature: float):
 
 def test_rows_are_drawn_each_in_its_way_and_rows_beyond_them_greedily():
     first, second = SamplingParameters(0.5, 40, 0.9, 0.1, 7), SamplingParameters(1.5, seed=3)
-    arrays = [array.tolist() for array in sampling_arrays([first, second], 3)]
+    arrays = [array.tolist() for array in sampling_arrays([first, second], 3).values()]
     assert arrays == [
         [0.5, 1.5, 0], [40, 0, 0], [np.float32(0.9), 1, 1], [np.float32(0.1), 0, 0], [7, 3, 0],
     ]  # fmt: skip
 
 
 def test_top_p_never_becomes_zero():
-    assert sampling_arrays([SamplingParameters(top_p=5e-324)], 1)[2][0] > 0
+    assert sampling_arrays([SamplingParameters(top_p=5e-324)], 1)["top_p"][0] > 0
 
 
 def test_top_tokens_are_log_softmax_in_order():

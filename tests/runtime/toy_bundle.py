@@ -33,6 +33,7 @@ from gemma3_export.artifacts.manifest import (
     Bucket,
     CacheLayer,
     CacheLayout,
+    Input,
     LayerKind,
     Manifest,
     Mesh,
@@ -40,6 +41,7 @@ from gemma3_export.artifacts.manifest import (
     ModelRecord,
     Program,
     ProgramName,
+    RowState,
     Spec,
     Tensor,
     TokenizerRecord,
@@ -56,6 +58,8 @@ PAD, EOS, BOS, END_OF_TURN = 0, 1, 2, 5
 TOKENIZER_PIECES = 320
 LABELS = ("bad", "so so", "good")
 VOCAB = 384  # more ids than pieces, as the larger Gemma 3 models have
+
+DRAWS = ("temperature", "top_k", "top_p", "min_p", "seed")
 
 Weights = tuple[jax.Array, ...]
 Cache = tuple[jax.Array, ...]
@@ -83,6 +87,8 @@ class Toy:
     """Content of tokenizer/prompts.json."""
     programs: tuple[ProgramName, ...] = GENERATING
     eos_token_ids: tuple[int, ...] = (EOS, END_OF_TURN)
+    later: bool = False
+    """Inputs and state that no host of today knows, and the known inputs in another order."""
 
 
 def make_toy_bundle(out: Path, toy: Toy) -> Path:
@@ -109,9 +115,9 @@ def make_toy_bundle(out: Path, toy: Toy) -> Path:
                 versions=Versions("0", jax.__version__, jax.__version__, "1.15.0", 10),
                 meshes=tuple(_mesh_record(name) for name in toy.meshes),
                 platforms=toy.platforms,
-                caches=tuple(_layout(cache) for cache in toy.caches),
+                caches=tuple(_layout(cache, toy.later) for cache in toy.caches),
                 programs=tuple(
-                    _add_program(writer, mesh, platform, bucket)
+                    _add_program(writer, mesh, platform, bucket, toy.later)
                     for mesh in toy.meshes
                     for platform in toy.platforms
                     for bucket in _buckets(toy)
@@ -301,6 +307,22 @@ def _function(bucket: Bucket) -> Callable:
     }[bucket.program]
 
 
+def _by_name(function: Callable, names: list[str]) -> Callable:
+    """`function` for inputs in the order of `names`, with state that it passes through."""
+
+    def call(weights: Weights, inputs: Weights, cache: Cache):
+        known = [name for name in names if name != "later"]
+        order = known if names == known else known[::-1]
+        values = dict(zip(names, inputs, strict=True))
+        later = values.get("later")
+        if later is not None:  # anything but its neutral value would show
+            weights = (weights[0] + (later - 0.5).sum(), *weights[1:])
+        outputs, layers = function(weights, tuple(values[name] for name in order), cache[:4])
+        return outputs, (*layers, *(state + 1 for state in cache[4:]))
+
+    return call
+
+
 def _buckets(toy: Toy) -> list[Bucket]:
     tokens = {
         ProgramName.PREFILL: toy.prefill,
@@ -329,23 +351,41 @@ def _mesh_record(name: str) -> MeshRecord:
     return MeshRecord(_mesh(name), _WEIGHT_SPECS, ())
 
 
-def _layout(cache: int) -> CacheLayout:
+def _layout(cache: int, later: bool) -> CacheLayout:
     layer = functools.partial(CacheLayer, kv_heads=1, head_dim=EMBED, dtype="float32")
     return CacheLayout(
         cache,
         (layer(kind=LayerKind.RING, slots=WINDOW), layer(kind=LayerKind.FULL, slots=cache)),
+        (RowState("later", (3,), "int32"),) if later else (),
     )
 
 
 def _tensor(port: Port, rows_axis: tuple[str, ...]) -> Tensor:
-    return Tensor(*port, spec=(rows_axis, *[()] * (len(port.shape) - 1)))
+    return Tensor(port.name, port.shape, port.dtype, _rows_spec(port, rows_axis))
 
 
-def _add_program(writer: BundleWriter, mesh_name: str, platform: str, bucket: Bucket) -> Program:
+def _rows_spec(port: Port, rows_axis: tuple[str, ...]) -> Spec:
+    return (rows_axis, *[()] * (len(port.shape) - 1))
+
+
+def _input_ports(bucket: Bucket, later: bool) -> tuple[Port, ...]:
+    """What the toy knows to do with: sampling inputs that came after it are not among them."""
+    ports = [port for port in program_inputs(bucket) if port.neutral is None or port.name in DRAWS]
+    if not later:
+        return tuple(ports)
+    return (Port("later", (bucket.batch, 2), "float32", 0.5), *reversed(ports))
+
+
+def _add_program(
+    writer: BundleWriter, mesh_name: str, platform: str, bucket: Bucket, later: bool
+) -> Program:
     """Lower one program, add its file and return its manifest entry."""
-    mesh, layout = _mesh(mesh_name), _layout(bucket.cache)
+    mesh, layout = _mesh(mesh_name), _layout(bucket.cache, later)
     rows = ("data",) if bucket.batch % mesh.axes[0].size == 0 else ()
-    inputs = tuple(_tensor(port, rows) for port in program_inputs(bucket))
+    inputs = tuple(
+        Input(port.name, port.shape, port.dtype, _rows_spec(port, rows), port.neutral)
+        for port in _input_ports(bucket, later)
+    )
     outputs = tuple(
         _tensor(port, ()) for port in program_outputs(bucket, VOCAB, len(LABELS), EMBED)
     )
@@ -390,7 +430,7 @@ def _export(mesh: Mesh, platform: str, bucket: Bucket, inputs, outputs, cache) -
         for name, value in toy_weights().items()
     )
     function = jax.jit(
-        _function(bucket),
+        _by_name(_function(bucket), [t.name for t in inputs]),
         out_shardings=tuple(tuple(sharding(t.spec) for t in group) for group in (outputs, cache)),
         donate_argnums=2,
         keep_unused=True,

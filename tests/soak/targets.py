@@ -73,7 +73,7 @@ def scratch() -> Path:
 
 
 def _manifest() -> Target:
-    folder = Path(shutil.copytree(SAMPLES / "v2-sample", scratch() / "manifest"))
+    folder = Path(shutil.copytree(SAMPLES / "v3-sample", scratch() / "manifest"))
 
     def read(data: bytes) -> None:
         (folder / "manifest.json").write_bytes(data)
@@ -85,7 +85,7 @@ def _manifest() -> Target:
 
 def _weights() -> Target:
     file = scratch() / "model.safetensors"
-    stored = (SAMPLES / "v2-sample" / "weights" / "model.safetensors").read_bytes()
+    stored = (SAMPLES / "v3-sample" / "weights" / "model.safetensors").read_bytes()
     length = int.from_bytes(stored[:8], "little")
 
     def read(data: bytes) -> None:
@@ -97,17 +97,17 @@ def _weights() -> Target:
 
 def _goldens() -> Target:
     file = scratch() / "goldens.json"
-    manifest = Bundle.open(SAMPLES / "v2-sample").manifest
+    manifest = Bundle.open(SAMPLES / "v3-sample").manifest
 
     def read(data: bytes) -> None:
         file.write_bytes(data)
         parse_goldens(file, manifest)
 
-    return Target(((SAMPLES / "v2-sample" / "goldens.json").read_bytes(),), read)
+    return Target(((SAMPLES / "v3-sample" / "goldens.json").read_bytes(),), read)
 
 
 def _signature() -> Target:
-    folder = Path(shutil.copytree(SAMPLES / "v2-sample", scratch() / "signed"))
+    folder = Path(shutil.copytree(SAMPLES / "v3-sample", scratch() / "signed"))
     private, public = write_key(scratch(), "key")
     from gemma3_export.artifacts.signing import sign
 

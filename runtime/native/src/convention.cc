@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "sampling_table.h"
 
 namespace gemma3 {
 namespace {
@@ -14,11 +15,11 @@ int64_t times(int64_t a, int64_t b) {
 }
 
 std::vector<Port> sampling_inputs(int64_t batch) {
-  return {
-      {"temperature", {batch}, "float32"}, {"top_k", {batch}, "int32"},
-      {"top_p", {batch}, "float32"},       {"min_p", {batch}, "float32"},
-      {"seed", {batch}, "uint32"},
-  };
+  std::vector<Port> ports;
+#define PORT(name, type, dtype, neutral, ...) ports.push_back({#name, {batch}, dtype, neutral});
+  GEMMA3_SAMPLING(PORT)
+#undef PORT
+  return ports;
 }
 
 std::vector<Port> chunk_inputs(const Bucket &bucket) {
@@ -158,6 +159,11 @@ std::vector<Port> cache_tensors(const CacheLayout &layout, int64_t batch) {
     for (const char *part : {"key_scale", "value_scale"}) {
       ports.push_back({name + part, scales, *layer.scale_dtype});
     }
+  }
+  for (const RowState &state : layout.state) {
+    Shape shape{batch};
+    shape.insert(shape.end(), state.shape.begin(), state.shape.end());
+    ports.push_back({"cache." + state.name, shape, state.dtype});
   }
   return ports;
 }

@@ -2,6 +2,7 @@
 #ifndef GEMMA3_SRC_CONVENTION_H_
 #define GEMMA3_SRC_CONVENTION_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,9 +18,10 @@ struct Port {
   std::string name;
   Shape shape;
   std::string dtype;
+  std::optional<double> neutral = {};  // of an input that a host may leave to this value
 };
 
-// The inputs of a program, between the weights and the cache.
+// The inputs of a program that this host knows, in the order in which it gives them.
 std::vector<Port> program_inputs(const Bucket &bucket, const Manifest &manifest);
 // The outputs of a program, before the cache.
 std::vector<Port> program_outputs(const Bucket &bucket, const Manifest &manifest);

@@ -17,6 +17,21 @@ std::string show(const std::string &dtype, const Shape &shape) {
   return text + "]";
 }
 
+template <typename T>
+void fill(HostArray &array, double value) {
+  std::fill_n(array.data<T>(), array.size() / sizeof(T), static_cast<T>(value));
+}
+
+// An input that nobody here knows, as its manifest entry wants it then.
+HostArray filled(const Tensor &input) {
+  HostArray array(input.dtype, input.shape);
+  const double value = input.neutral.value_or(0);
+  if (input.dtype == "float32") fill<float>(array, value);
+  if (input.dtype == "int32") fill<int32_t>(array, value);
+  if (input.dtype == "uint32") fill<uint32_t>(array, value);
+  return array;
+}
+
 }  // namespace
 
 HostArray::HostArray(std::string dtype, Shape shape)
@@ -26,14 +41,22 @@ HostArray::HostArray(std::string dtype, Shape shape)
 
 LoadedProgram::LoadedProgram(const Client &client, const Mesh &mesh, const Program &record,
                              Executable executable, std::vector<const Shards *> weights,
-                             std::vector<DevicePort> weight_ports, bool checked)
+                             std::vector<DevicePort> weight_ports,
+                             const std::vector<Port> &known, bool checked)
     : client_(client),
       mesh_(mesh),
       record_(record),
       executable_(std::move(executable)),
       weights_(std::move(weights)),
-      devices_(static_cast<size_t>(mesh.devices())) {
+      devices_(static_cast<size_t>(mesh.devices())),
+      known_(known.size()) {
   if (!checked) check_signature(std::move(weight_ports));
+  for (const Tensor &input : record_.inputs) {
+    const auto port = std::find_if(known.begin(), known.end(),
+                                   [&](const Port &p) { return p.name == input.name; });
+    sources_.push_back(static_cast<size_t>(port - known.begin()));
+    if (port == known.end()) neutral_.push_back(filled(input));
+  }
 }
 
 // PJRT compares bytes only, so another program of equal sizes would run and give nonsense.
@@ -67,25 +90,31 @@ void LoadedProgram::check_signature(std::vector<DevicePort> parameters) const {
   compare(results, found->results, "result");
 }
 
-void LoadedProgram::check_inputs(const HostArrays &inputs) const {
-  if (inputs.size() != record_.inputs.size()) fail("a call with another number of inputs");
-  for (size_t i = 0; i < inputs.size(); ++i) {
+std::vector<const HostArray *> LoadedProgram::arrange(const HostArrays &inputs) const {
+  if (inputs.size() != known_) fail("a call with another number of inputs");
+  std::vector<const HostArray *> arrays;
+  size_t neutral = 0;
+  for (size_t i = 0; i < sources_.size(); ++i) {
     const Tensor &expected = record_.inputs[i];
-    if (inputs[i].dtype() == expected.dtype && inputs[i].shape() == expected.shape) continue;
-    fail("input " + expected.name + ": expected " + show(expected.dtype, expected.shape) +
-         ", got " + show(inputs[i].dtype(), inputs[i].shape()));
+    const HostArray &array = sources_[i] < known_ ? inputs[sources_[i]] : neutral_[neutral++];
+    if (array.dtype() != expected.dtype || array.shape() != expected.shape) {
+      fail("input " + expected.name + ": expected " + show(expected.dtype, expected.shape) +
+           ", got " + show(array.dtype(), array.shape()));
+    }
+    arrays.push_back(&array);
   }
+  return arrays;
 }
 
 std::vector<Shards> LoadedProgram::run(const HostArrays &inputs,
                                        std::vector<Shards> &cache) const {
-  check_inputs(inputs);
+  const std::vector<const HostArray *> arrays = arrange(inputs);
   if (cache.size() != record_.cache.size()) {
     fail("the cache was lost when an earlier call failed: begin a new session");
   }
   std::vector<Shards> placed;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    placed.push_back(distribute(client_, mesh_, record_.inputs[i], inputs[i].data<uint8_t>()));
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    placed.push_back(distribute(client_, mesh_, record_.inputs[i], arrays[i]->data<uint8_t>()));
   }
   std::vector<std::vector<PJRT_Buffer *>> arguments(devices_), results(devices_);
   for (size_t device = 0; device < devices_; ++device) {

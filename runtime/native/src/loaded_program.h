@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "client.h"
+#include "convention.h"
 #include "hlo_signature.h"
 #include "manifest.h"
 
@@ -39,15 +40,18 @@ class LoadedProgram {
  public:
   // `weights` in the order of the program's weight set; they outlive the program. Throws Error when
   // the executable takes or gives other tensors than the manifest says, of weights `weight_ports`
-  // (`checked` skips it: it was found right when it was compiled).
+  // (`checked` skips it: it was found right when it was compiled). `known` are the inputs that
+  // `run` will be given.
   LoadedProgram(const Client &client, const Mesh &mesh, const Program &record,
                 Executable executable, std::vector<const Shards *> weights,
-                std::vector<DevicePort> weight_ports, bool checked);
+                std::vector<DevicePort> weight_ports, const std::vector<Port> &known,
+                bool checked);
 
   const Program &record() const { return record_; }
   const Executable &executable() const { return executable_; }
 
-  // Runs the program. `cache` is given away and replaced by the cache that comes back; when the
+  // Runs the program. `inputs` are those that are known, in their order: the program gets those that
+  // it takes, and others of its own their neutral values. `cache` is given away and replaced by the cache that comes back; when the
   // call fails it is empty. Throws Error.
   std::vector<Shards> run(const HostArrays &inputs, std::vector<Shards> &cache) const;
 
@@ -58,7 +62,8 @@ class LoadedProgram {
 
  private:
   void check_signature(std::vector<DevicePort> parameters) const;
-  void check_inputs(const HostArrays &inputs) const;
+  // The arrays of the program's inputs, each checked.
+  std::vector<const HostArray *> arrange(const HostArrays &inputs) const;
   void execute(const std::vector<std::vector<PJRT_Buffer *>> &arguments,
                std::vector<std::vector<PJRT_Buffer *>> &results) const;
 
@@ -68,6 +73,9 @@ class LoadedProgram {
   Executable executable_;
   std::vector<const Shards *> weights_;
   size_t devices_;
+  size_t known_;                  // inputs that `run` is given
+  std::vector<size_t> sources_;   // for each input of the program which of them; `known_`: none
+  HostArrays neutral_;            // what it gets instead, in order
 };
 
 // A whole tensor of the host on the devices of a mesh, each with its part.

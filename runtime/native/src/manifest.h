@@ -12,7 +12,8 @@
 
 namespace gemma3 {
 
-constexpr int64_t kFormatVersion = 2;
+constexpr int64_t kFormatVersion = 3;
+constexpr int64_t kConvention = 1;  // how programs are called
 constexpr char kPortable[] = "portable";
 constexpr char kKernels[] = "kernels";
 
@@ -46,6 +47,7 @@ struct Tensor {
   Shape shape;  // before it is split
   std::string dtype;
   Spec spec;
+  std::optional<double> neutral;  // of an input: what a host that does not know it fills it with
 };
 
 struct Weight {
@@ -85,6 +87,7 @@ struct Program {
   std::string variant;
   std::vector<std::string> custom_calls;
   std::map<std::string, std::string> forms;
+  int64_t convention = 0;
 };
 
 struct CacheLayer {
@@ -94,9 +97,17 @@ struct CacheLayer {
   std::optional<std::string> scale_dtype;
 };
 
+// What rows keep besides keys and values.
+struct RowState {
+  std::string name;
+  Shape shape;  // of one row
+  std::string dtype;
+};
+
 struct CacheLayout {
   int64_t cache = 0;
   std::vector<CacheLayer> layers;
+  std::vector<RowState> state;
 };
 
 struct MeshRecord {

@@ -169,6 +169,13 @@ class Checker : FieldChecks {
           refuse(place + ".slots", std::to_string(layout.cache), std::to_string(layer.slots));
         }
       }
+      Names names;
+      for (size_t number = 0; number < layout.state.size(); ++number) {
+        const RowState &state = layout.state[number];
+        array(path + ".state[" + std::to_string(number) + "]", state.shape, state.dtype);
+        names.push_back(state.name);
+      }
+      unique(path + ".state", names);
     }
   }
 

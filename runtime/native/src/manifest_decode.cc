@@ -56,6 +56,35 @@ void upgrade_from_1(Json &manifest) {
   manifest["format_version"] = 2;
 }
 
+// What the drawing programs of version 2 took that a host may leave out.
+constexpr std::pair<const char *, double> kNeutral2[] = {
+    {"temperature", 0}, {"top_k", 0}, {"top_p", 1}, {"min_p", 0}, {"seed", 0}};
+
+void add_neutral(Json &input) {
+  if (!input.is_object()) return;
+  const Json name = input.value("name", Json());
+  Json neutral = nullptr;
+  for (const auto &[known, value] : kNeutral2) {
+    if (name == known) neutral = value;
+  }
+  complete(input, {{"neutral", neutral}});
+}
+
+// A manifest of version 2 as version 3 would have written it.
+void upgrade_from_2(Json &manifest) {
+  complete(manifest, {{"extensions", Json::object()}});
+  if (manifest.contains("programs") && manifest["programs"].is_array()) {
+    for (Json &program : manifest["programs"]) {
+      complete(program, {{"convention", 1}});
+      if (!program.is_object() || !program.contains("inputs")) continue;
+      if (!program["inputs"].is_array()) continue;
+      for (Json &input : program["inputs"]) add_neutral(input);
+    }
+  }
+  if (manifest.contains("caches")) complete_each(manifest["caches"], {{"state", Json::array()}});
+  manifest["format_version"] = 3;
+}
+
 }  // namespace
 
 std::string_view name_of(ProgramName program) {
@@ -103,6 +132,20 @@ static void decode(const Json &value, const Place &place, Tensor &out) {
       .done();
 }
 
+namespace {
+struct Input : Tensor {};
+}  // namespace
+
+static void decode(const Json &value, const Place &place, Input &out) {
+  Fields(value, place)
+      .read("name", out.name)
+      .read("shape", out.shape)
+      .read("dtype", out.dtype)
+      .read("spec", out.spec)
+      .read("neutral", out.neutral)
+      .done();
+}
+
 static void decode(const Json &value, const Place &place, Weight &out) {
   Fields(value, place)
       .read("name", out.name)
@@ -127,6 +170,7 @@ static void decode(const Json &value, const Place &place, Alias &out) {
 }
 
 static void decode(const Json &value, const Place &place, Program &out) {
+  std::vector<Input> inputs;
   Fields(value, place)
       .read("mesh", out.mesh)
       .read("platform", out.platform)
@@ -134,13 +178,23 @@ static void decode(const Json &value, const Place &place, Program &out) {
       .read("stablehlo", out.stablehlo)
       .read("jaxexport", out.jaxexport)
       .read("weights", out.weights)
-      .read("inputs", out.inputs)
+      .read("inputs", inputs)
       .read("outputs", out.outputs)
       .read("cache", out.cache)
       .read("aliases", out.aliases)
       .read("variant", out.variant)
       .read("custom_calls", out.custom_calls)
       .read("forms", out.forms)
+      .read("convention", out.convention)
+      .done();
+  out.inputs.assign(inputs.begin(), inputs.end());
+}
+
+static void decode(const Json &value, const Place &place, RowState &out) {
+  Fields(value, place)
+      .read("name", out.name)
+      .read("shape", out.shape)
+      .read("dtype", out.dtype)
       .done();
 }
 
@@ -156,7 +210,11 @@ static void decode(const Json &value, const Place &place, CacheLayer &out) {
 }
 
 static void decode(const Json &value, const Place &place, CacheLayout &out) {
-  Fields(value, place).read("cache", out.cache).read("layers", out.layers).done();
+  Fields(value, place)
+      .read("cache", out.cache)
+      .read("layers", out.layers)
+      .read("state", out.state)
+      .done();
 }
 
 static void decode(const Json &value, const Place &place, MeshRecord &out) {
@@ -274,8 +332,8 @@ static void decode(const Json &value, const Place &place, Versions &out) {
 }
 
 static void decode(const Json &value, const Place &place, Manifest &out) {
-  Fields(value, place)
-      .read("format_version", out.format_version)
+  Fields fields(value, place);
+  fields.read("format_version", out.format_version)
       .read("abstract", out.abstract)
       .read("model", out.model)
       .read("versions", out.versions)
@@ -291,20 +349,23 @@ static void decode(const Json &value, const Place &place, Manifest &out) {
       .read("score_outputs", out.score_outputs)
       .read("saved_model", out.saved_model)
       .read("goldens", out.goldens)
-      .read("files", out.files)
-      .done();
+      .read("files", out.files);
+  const Place inside{place.where, &place, "extensions"};  // nothing of them is known here
+  const Json &extensions = fields.at("extensions");
+  if (!extensions.is_object()) refuse_value(inside, "an object", show(extensions));
+  fields.done();
 }
 
 Manifest parse_manifest(std::string_view text, const std::string &where) {
   Json value = parse_json(text, where);
   if (value.is_object()) {
     const Json version = value.value("format_version", Json());
-    if (version.is_number_integer() && version == 1) {
-      upgrade_from_1(value);
-    } else if (!version.is_number_integer() || version != kFormatVersion) {
-      refuse(where + ": expected format version 1, 2, got " + show(version) +
+    if (!version.is_number_integer() || version < 1 || version > kFormatVersion) {
+      refuse(where + ": expected format version 1, 2, 3, got " + show(version) +
              "; install the gemma3-export that wrote it, or re-export with an older one");
     }
+    if (version == 1) upgrade_from_1(value);
+    if (version <= 2) upgrade_from_2(value);
   }
   Manifest manifest;
   const Place place{&where};

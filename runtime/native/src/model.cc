@@ -146,7 +146,7 @@ void Model::load(Slot &here) {
     try {
       here.program = std::make_unique<LoadedProgram>(
           *client_, mesh(), record, client_->deserialize(*bytes), weights_of(record),
-          std::vector<DevicePort>(), true);
+          std::vector<DevicePort>(), program_inputs(record.bucket, manifest()), true);
       if (record.variant == kKernels) with_kernels_ = true;
       return_freed_memory(client_->plugin());
       loaded_count_ += 1;
@@ -163,7 +163,7 @@ void Model::load(Slot &here) {
   try {
     here.program = std::make_unique<LoadedProgram>(
         *client_, mesh(), record, client_->compile(code, mesh().devices()), weights_of(record),
-        weight_ports(record), false);
+        weight_ports(record), program_inputs(record.bucket, manifest()), false);
   } catch (const Error &error) {
     if (here.record != here.portable) {
       log(GEMMA3_LOG_WARNING, "program " + record.stablehlo + ": " + error.what() +

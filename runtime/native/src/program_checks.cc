@@ -2,6 +2,8 @@
 // cache they share, and what each donates.
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -74,9 +76,9 @@ class ProgramChecks : FieldChecks {
       between(path + ".bucket.tokens", 1, kMaxSize, bucket.tokens);
       const CacheLayout &layout = layout_of(program, path);
       images(bucket, path);
-      const auto inputs = program_inputs(bucket, m_), outputs = program_outputs(bucket, m_);
-      ports(path + ".inputs", program.inputs, inputs);
-      ports(path + ".outputs", program.outputs, outputs);
+      between(path + ".convention", kConvention, kConvention, program.convention);
+      inputs(path + ".inputs", program.inputs, program_inputs(bucket, m_));
+      ports(path + ".outputs", program.outputs, program_outputs(bucket, m_));
       ports(path + ".cache", program.cache, cache_tensors(layout, bucket.batch));
       placement(path, program, *meshes_.at(program.mesh));
       aliases(path, program);
@@ -115,6 +117,46 @@ class ProgramChecks : FieldChecks {
       text += (i == 0 ? "" : ",") + std::to_string(shape[i]);
     }
     return text + "]";
+  }
+
+  // Inputs go by name: what must be known is there, and what is not known has a neutral value.
+  void inputs(const std::string &path, const std::vector<Tensor> &tensors,
+              const std::vector<Port> &expected) const {
+    Names names;
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const Tensor &got = tensors[i];
+      const std::string place = path + "[" + std::to_string(i) + "]";
+      names.push_back(got.name);
+      const auto port = std::find_if(expected.begin(), expected.end(),
+                                     [&](const Port &p) { return p.name == got.name; });
+      if (port == expected.end()) {
+        if (!got.neutral) {
+          refuse(place, "an input that is known, or one with a neutral value", got.name);
+        }
+        if (!holds(got.dtype, *got.neutral)) {
+          refuse(place + ".neutral", "a value of float32, int32 or uint32",
+                 got.dtype + " " + std::to_string(*got.neutral));
+        }
+      } else if (got.shape != port->shape || got.dtype != port->dtype ||
+                 got.neutral != port->neutral) {
+        refuse(place, show(port->name, port->shape, port->dtype),
+               show(got.name, got.shape, got.dtype) + ", or another neutral value");
+      }
+    }
+    unique(path, names);
+    for (const Port &port : expected) {
+      if (!port.neutral && std::find(names.begin(), names.end(), port.name) == names.end()) {
+        refuse(path, "an input " + show(port.name, port.shape, port.dtype), "none");
+      }
+    }
+  }
+
+  // Whether a dtype that inputs with neutral values have holds a number as it is.
+  static bool holds(const std::string &type, double value) {
+    if (type == "float32") return std::abs(value) <= std::numeric_limits<float>::max();
+    if (value != std::floor(value)) return false;
+    if (type == "int32") return value >= INT32_MIN && value <= INT32_MAX;
+    return type == "uint32" && value >= 0 && value <= UINT32_MAX;
   }
 
   void ports(const std::string &path, const std::vector<Tensor> &tensors,

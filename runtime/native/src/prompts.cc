@@ -180,8 +180,8 @@ std::vector<float> encode_images(Model &model, const float *pixels, int64_t coun
     if (between) between();
     const VisionRecord &vision = *model.manifest().vision;
     const LoadedProgram &program = model.program(bucket);
-    const Tensor &input = program.record().inputs[0];
-    HostArrays inputs{HostArray(input.dtype, input.shape)};
+    HostArrays inputs{
+        HostArray("float32", {bucket.batch, 3, vision.image_size, vision.image_size})};
     const auto image = static_cast<size_t>(3 * vision.image_size * vision.image_size);
     std::memcpy(inputs[0].data<float>(), pixels, static_cast<size_t>(used) * image * sizeof *pixels);
     pixels += static_cast<size_t>(used) * image;

@@ -6,50 +6,46 @@
 #include <string>
 
 #include "error.h"
+#include "sampling_table.h"
 
 namespace gemma3 {
 namespace {
 
-// Logits divided by these stay finite in float32, and differences of 1e-3 stay decisive.
-constexpr float kLeastTemperature = 1e-6f, kMostTemperature = 1e6f, kLeastTopP = 1e-30f;
-
-void check(bool holds, const char *name, const char *expected, float got) {
-  if (!holds) {
-    refuse(std::string(name) + ": expected " + expected + ", got " + std::to_string(got));
-  }
+// Zero members have their defaults: what is off at another number is off at 0 as well.
+void check(const char *name, double value, double neutral, double least, double most,
+           bool above_least, const char *expected) {
+  if (value == 0 && neutral != 0) return;
+  if (value >= least && value <= most && !(above_least && value == least)) return;
+  refuse(std::string(name) + ": expected " + expected + ", got " + std::to_string(value));
 }
 
-template <typename T, typename Value>
-HostArray column(const char *dtype, const std::vector<gemma3_sampling> &rows, Value value) {
-  HostArray array(dtype, {static_cast<int64_t>(rows.size())});
-  std::transform(rows.begin(), rows.end(), array.data<T>(), value);
-  return array;
-}
-
-float temperature_of(const gemma3_sampling &row) {
-  if (row.temperature == 0) return 0;
-  return std::clamp(row.temperature, kLeastTemperature, kMostTemperature);
+double fed(double value, double neutral, double least_fed, double most_fed) {
+  if (value == neutral || (value == 0 && neutral != 0)) return neutral;
+  return std::clamp(value, least_fed, most_fed);
 }
 
 }  // namespace
 
 void check_sampling(const gemma3_sampling &row) {
-  check(std::isfinite(row.temperature) && row.temperature >= 0, "temperature",
-        "a finite number of at least 0 (0 is greedy)", row.temperature);
-  check(row.top_k >= 0, "top-k", "at least 0 (0 is off)", static_cast<float>(row.top_k));
-  check(row.top_p >= 0 && row.top_p <= 1, "top-p", "between 0 and 1 (0 and 1 are off)", row.top_p);
-  check(row.min_p >= 0 && row.min_p <= 1, "min-p", "between 0 and 1 (0 is off)", row.min_p);
+#define CHECK(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed, expected, \
+              ...)                                                                              \
+  check(#name, static_cast<double>(row.name), neutral, least, most, above_least, expected);
+  GEMMA3_SAMPLING(CHECK)
+#undef CHECK
 }
 
 HostArrays sampling_inputs(const std::vector<gemma3_sampling> &rows) {
   HostArrays inputs;
-  inputs.push_back(column<float>("float32", rows, temperature_of));
-  inputs.push_back(column<int32_t>("int32", rows, [](auto &row) { return row.top_k; }));
-  inputs.push_back(column<float>("float32", rows, [](auto &row) {
-    return row.top_p == 0 ? 1.0f : std::max(row.top_p, kLeastTopP);
-  }));
-  inputs.push_back(column<float>("float32", rows, [](auto &row) { return row.min_p; }));
-  inputs.push_back(column<uint32_t>("uint32", rows, [](auto &row) { return row.seed; }));
+  const auto count = static_cast<int64_t>(rows.size());
+#define COLUMN(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed, ...) \
+  inputs.emplace_back(dtype, Shape{count});                                                  \
+  std::transform(rows.begin(), rows.end(), inputs.back().data<type>(),                       \
+                 [](const gemma3_sampling &row) {                                            \
+                   return static_cast<type>(                                                 \
+                       fed(static_cast<double>(row.name), neutral, least_fed, most_fed));    \
+                 });
+  GEMMA3_SAMPLING(COLUMN)
+#undef COLUMN
   return inputs;
 }
 

@@ -14,7 +14,7 @@ namespace gemma3 {
 // Refuses values out of range (runtime/requests/sampling.py).
 void check_sampling(const gemma3_sampling &sampling);
 
-// The five sampling inputs of a program, a place for each of `rows`.
+// The sampling inputs of a program, a place for each of `rows`.
 HostArrays sampling_inputs(const std::vector<gemma3_sampling> &rows);
 
 // `count` values of a request for each of `rows`: none is greedy, one is for all.
