@@ -35,6 +35,10 @@ class ScoreExtras(NamedTuple):
     """Query heads."""
 
 
+TOKENS = "tokens"
+"""The state of rows that is their token ids by position, [B, cache] int32."""
+
+
 class Port(NamedTuple):
     """An argument or result before it is placed on a mesh."""
 

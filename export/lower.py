@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 from ..artifacts.convention import (
     ATTENTIONS,
     HIDDEN_STATES,
+    TOKENS,
     Port,
     ScoreExtras,
     cache_tensors,
@@ -36,6 +37,7 @@ from ..artifacts.manifest import (
     Mesh,
     Program,
     ProgramName,
+    RowState,
     Spec,
     Tensor,
     VisionRecord,
@@ -57,6 +59,7 @@ from .purpose import (
     GENERATING,
     TEXT_WEIGHTS,
     VISION_WEIGHTS,
+    Generating,
     Model,
     Purpose,
     embedding_size,
@@ -180,7 +183,7 @@ def _function(
 def _cache_ports(job: Job) -> tuple[Port, ...]:
     if not keeps_cache(job.bucket.program):
         return ()
-    layout = cache_layout(job.config, job.bucket.cache, job.kv_dtype or job.dtype)
+    layout = cache_layout(job.config, job.bucket.cache, job.kv_dtype or job.dtype, job.purpose)
     return cache_tensors(layout, job.bucket.batch)
 
 
@@ -191,8 +194,13 @@ def _stablehlo_version(module: bytes) -> str:
     return found.group(1).decode()
 
 
-def cache_layout(config: Gemma3TextConfig, cache: int, dtype: str) -> CacheLayout:
-    """The KV cache of buckets with `cache` positions: rings on sliding layers."""
+def cache_layout(
+    config: Gemma3TextConfig, cache: int, dtype: str, purpose: Purpose = GENERATING
+) -> CacheLayout:
+    """The KV cache of buckets with `cache` positions: rings on sliding layers.
+
+    With the tokens of the rows, where tokens are drawn: how one is drawn may depend on them all.
+    """
     layers = tuple(
         CacheLayer(
             LayerKind.RING if kind == LayerType.SLIDING else LayerKind.FULL,
@@ -201,7 +209,8 @@ def cache_layout(config: Gemma3TextConfig, cache: int, dtype: str) -> CacheLayou
         )
         for kind in config.layer_types
     )  # fmt: skip
-    return CacheLayout(cache, layers)
+    draws = isinstance(purpose, Generating)
+    return CacheLayout(cache, layers, (RowState(TOKENS, (cache,), "int32"),) if draws else ())
 
 
 def vision_record(vision: Gemma3Config | None) -> VisionRecord | None:
@@ -320,6 +329,8 @@ def _port_spec(sharder: Sharder, port: Port) -> PartitionSpec:
     Images lie over the batch axes where they are encoded; every row may need any of their soft
     tokens.
     """
+    if port.name == f"cache.{TOKENS}":
+        return sharder.spec("cache", ("batch", "norm"), port.shape)
     if port.name.startswith("cache."):
         return sharder.spec("cache", _CACHE_AXES[: len(port.shape)], port.shape)
     if port.name in _OBSERVED_AXES:

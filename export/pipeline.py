@@ -369,7 +369,7 @@ def _cache_layouts(source: _Source, options: ExportOptions) -> tuple[CacheLayout
     if isinstance(source.purpose, Embedding):
         return ()
     return tuple(
-        cache_layout(source.config, cache, options.kv_dtype or options.dtype)
+        cache_layout(source.config, cache, options.kv_dtype or options.dtype, source.purpose)
         for cache in options.cache
     )
 

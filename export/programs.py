@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ..artifacts.convention import ATTENTIONS, HIDDEN_STATES, IGNORED_LABEL, takes_images
 from ..artifacts.manifest import Bucket, ProgramName
 from ..model.batch import last_place, row_at
-from ..model.cache import KVCache, LayerCache
+from ..model.cache import KVCache, LayerCache, update_tokens
 from ..model.image_mask import SoftTokens
 from ..model.lowering.context import LoweringContext
 from ..model.observe import Observed, Watch
@@ -67,7 +67,10 @@ def define(
 
 @dataclass(frozen=True)
 class _Net:
-    """The model with its weights given as a tuple and its cache as a flat tuple."""
+    """The model with its weights given as a tuple and its cache as a flat tuple.
+
+    The last of the cache is the token ids of the rows, [B,S] int32.
+    """
 
     model: CausalLM
     names: tuple[str, ...]
@@ -78,20 +81,27 @@ class _Net:
         soft: SoftTokens | None = None,
     ):  # fmt: skip
         params = dict(zip(self.names, weights, strict=True))
+        *layers, kept = cache
         hidden, updated = self.model.forward(
-            params, tokens, start, length, unflatten_cache(cache), self.context, soft
+            params, tokens, start, length, unflatten_cache(tuple(layers)), self.context, soft
         )
-        return hidden, flatten_cache(updated)
+        return hidden, (*flatten_cache(updated), self._keep(kept, tokens, start, length))
 
     def observe(
         self, weights: Flat, tokens: Array, start: Array, length: Array, cache: Flat,
         soft: SoftTokens | None, watch: Watch,
     ) -> tuple[Array, Flat, Observed]:  # fmt: skip
         params = dict(zip(self.names, weights, strict=True))
+        *layers, kept = cache
         hidden, updated, observed = self.model.observe(
-            params, tokens, start, length, unflatten_cache(cache), self.context, soft, watch
-        )
-        return hidden, flatten_cache(updated), observed
+            params, tokens, start, length, unflatten_cache(tuple(layers)), self.context, soft,
+            watch,
+        )  # fmt: skip
+        cache = (*flatten_cache(updated), self._keep(kept, tokens, start, length))
+        return hidden, cache, observed
+
+    def _keep(self, kept: Array, tokens: Array, start: Array, length: Array | None) -> Array:
+        return update_tokens(kept, tokens, start, length, self.context.platform)
 
     def logits(self, weights: Flat, hidden: Array) -> Array:
         params = dict(zip(self.names, weights, strict=True))

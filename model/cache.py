@@ -173,17 +173,35 @@ def update_layer(
         never evicts a key. None says that every row has one token, as in decoding.
       platform: decides how, never what is written.
     """
-    tokens, slots = new.key.shape[2], cache.key.shape[2]
-    is_ring = layer_type == LayerType.SLIDING
+    tokens = new.key.shape[2]
+    return _each(_writer(layer_type, cache.key, tokens, start, length, platform), cache, new)
+
+
+def update_tokens(
+    kept: Array, new: Array, start: Array, length: Array | None,
+    platform: Platform = Platform.CPU,
+) -> Array:  # fmt: skip
+    """Write a chunk's token ids [B,T] int32 at their positions of `kept` [B,S], as update_layer."""
+    kept, new = (ids[:, None, :, None] for ids in (kept, new))
+    write = _writer(LayerType.FULL, kept, new.shape[2], start, length, platform)
+    return write(kept, new)[:, 0, :, 0]
+
+
+def _writer(
+    layer_type: LayerType, cache: Array, tokens: int, start: Array, length: Array | None,
+    platform: Platform,
+) -> Callable[[Array, Array], Array]:  # fmt: skip
+    """What writes `tokens` new entries [B,K,T,H] to an array like `cache` [B,K,S,H]."""
+    slots, is_ring = cache.shape[2], layer_type == LayerType.SLIDING
     if length is None:
         assert tokens == 1
         slot = jnp.mod(start, slots) if is_ring else start
-        write = _write if _has_slice_update(cache.key, platform) else _put
-        return _each(lambda old, one: write(old, one, slot), cache, new)
-    if _has_slice_update(cache.key, platform) and not is_ring:
-        return _each(lambda old, one: _rewrite(old, one, start, length), cache, new)
+        write = _write if _has_slice_update(cache, platform) else _put
+        return lambda old, one: write(old, one, slot)
+    if _has_slice_update(cache, platform) and not is_ring:
+        return lambda old, one: _rewrite(old, one, start, length)
     source = _newest(slots, start, length) if is_ring else _own(slots, start, length)
-    return _each(lambda old, one: _select(old, one, source), cache, new)
+    return lambda old, one: _select(old, one, source)
 
 
 def _each(

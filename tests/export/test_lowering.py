@@ -198,8 +198,9 @@ def test_rings_take_a_sixth_of_a_uniform_cache_in_the_1b(
     assert summary["model"]["parameters"] == 999_885_952
     (cache,) = summary["caches"]
     row = 2 * 256 * 2  # key and value of one position of one KV head, bfloat16
-    assert cache["uniform_bytes_per_row"] == 26 * 32768 * row
-    assert cache["bytes_per_row"] == (22 * 512 + 4 * 32768) * row
+    tokens = 32768 * 4
+    assert cache["uniform_bytes_per_row"] == 26 * 32768 * row + tokens
+    assert cache["bytes_per_row"] == (22 * 512 + 4 * 32768) * row + tokens
     assert cache["bytes_per_row"] / cache["uniform_bytes_per_row"] == pytest.approx(1 / 6, abs=1e-3)
     assert {p["cache_bytes_per_device"] for p in summary["programs"]} == {cache["bytes_per_row"]}
 

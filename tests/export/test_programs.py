@@ -52,7 +52,8 @@ def program(name: ProgramName, tokens: int, batch: int = ROWS) -> Program:
 
 
 def fresh(batch: int = ROWS) -> Flat:
-    return programs.flatten_cache(init_cache(SMALL, batch, CACHE, jnp.dtype(jnp.float32)))
+    layers = programs.flatten_cache(init_cache(SMALL, batch, CACHE, jnp.dtype(jnp.float32)))
+    return (*layers, jnp.zeros((batch, CACHE), jnp.int32))
 
 
 def sampling(
@@ -114,6 +115,14 @@ def test_prefill_gives_the_logits_of_each_rows_last_token_and_its_likeliest_succ
         expected = reference_logits(SMALL, WEIGHTS, prompt)[-1]
         np.testing.assert_allclose(logits[row], expected, atol=2e-4)
         assert int(token[row]) == expected.argmax()
+
+
+def test_the_cache_has_the_tokens_that_each_row_was_fed():
+    token, position, cache = after_prompts()
+    (tokens, *_), cache = generate((token, position, cache), [3] * ROWS)
+    for row, prompt in enumerate(PROMPTS):
+        fed = [*prompt, int(token[row]), *np.asarray(tokens)[row, :2].tolist()]
+        assert np.asarray(cache[-1])[row, : len(fed)].tolist() == fed
 
 
 def test_prefill_then_decode_is_a_longer_prefill():
