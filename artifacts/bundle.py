@@ -13,16 +13,8 @@ import numpy as np
 from .checks import check_manifest
 from .codec import REMEDY, decode, parse_json, show
 from .errors import ArtifactError, UsageError
-from .manifest import (
-    FORMAT_VERSION,
-    PORTABLE,
-    CacheLayout,
-    FileRecord,
-    Manifest,
-    MeshRecord,
-    Program,
-    Weight,
-)
+from .layout import CacheLayout
+from .manifest import FORMAT_VERSION, PORTABLE, FileRecord, Manifest, MeshRecord, Program, Weight
 from .not_a_bundle import refusal
 from .paths import MANIFEST, resolve_inside
 from .safetensors_header import check_header

@@ -11,7 +11,8 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
-from .manifest import Bucket, CacheLayout, ProgramName, VisionRecord
+from .layout import CacheLayout
+from .manifest import Bucket, ProgramName, VisionRecord
 
 STOP_TOKENS = 8
 """Stop tokens a row of `generate` takes; unused ones are -1."""

@@ -16,7 +16,8 @@ from typing import Any
 from .checks import ALIGNMENT
 from .codec import REMEDY, decode, parse_json, refuse
 from .errors import ArtifactError
-from .manifest import ITEMSIZE, Weight
+from .layout import ITEMSIZE
+from .manifest import Weight
 
 SAFETENSORS_DTYPES = {
     "float32": "F32", "bfloat16": "BF16", "float16": "F16", "int32": "I32", "uint32": "U32",

@@ -14,7 +14,7 @@ import itertools
 import typing
 from typing import Any
 
-from . import manifest
+from . import layout, manifest
 from .codec import field_hints, format_json
 
 _SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -76,13 +76,15 @@ def _schema(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _documented() -> dict[str, ast.ClassDef]:
-    tree = ast.parse(inspect.getsource(manifest))
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    trees = [ast.parse(inspect.getsource(module)) for module in (layout, manifest)]
+    nodes = [node for tree in trees for node in tree.body]
+    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
 
 def _field_docs(kind: type) -> dict[str, str]:
-    """The string under each field: Python drops them, the source has them."""
-    body = _documented()[kind.__name__].body
+    """The string under each field, inherited ones too: Python drops them, the source has them."""
+    kinds = [each for each in reversed(kind.__mro__) if dataclasses.is_dataclass(each)]
+    body = [node for each in kinds for node in _documented()[each.__name__].body]
     docs = {}
     for field, below in itertools.pairwise(body):
         if (

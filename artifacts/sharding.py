@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from .errors import ArtifactError
-from .manifest import ITEMSIZE, Mesh, Spec
+from .layout import ITEMSIZE
+from .manifest import Mesh, Spec
 
 
 def shard_shape(shape: tuple[int, ...], spec: Spec, mesh: Mesh) -> tuple[int, ...]:

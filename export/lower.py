@@ -25,19 +25,16 @@ from ..artifacts.convention import (
     program_inputs,
     program_outputs,
 )
+from ..artifacts.layout import CacheLayer, CacheLayout, LayerKind, RowState
 from ..artifacts.manifest import (
     KERNELS,
     PORTABLE,
     Alias,
     Bucket,
-    CacheLayer,
-    CacheLayout,
     Input,
-    LayerKind,
     Mesh,
     Program,
     ProgramName,
-    RowState,
     Spec,
     Tensor,
     VisionRecord,

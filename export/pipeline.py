@@ -17,11 +17,11 @@ import jax.numpy as jnp
 
 from ..artifacts.atomic import check_free_space
 from ..artifacts.errors import ArtifactError, UsageError
+from ..artifacts.layout import CacheLayout
 from ..artifacts.manifest import (
     FORMAT_VERSION,
     KERNELS,
     Bucket,
-    CacheLayout,
     Manifest,
     MeshRecord,
     ModelRecord,

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..bundle import Bundle
 from ..goldens import Goldens, read_goldens
-from ..manifest import PORTABLE, CacheLayout, LayerKind, MeshRecord, Program, Weight
+from ..layout import CacheLayout, LayerKind
+from ..manifest import PORTABLE, MeshRecord, Program, Weight
 from ..paths import MANIFEST, resolve_inside
 from ..sharding import device_bytes
 from ..signing import SIGNATURE

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from ..bundle import Bundle
 from ..codec import encode
-from ..manifest import CacheLayout, LayerKind, MeshRecord, Program, Tensor
+from ..layout import CacheLayout, LayerKind
+from ..manifest import MeshRecord, Program, Tensor
 from ..sharding import device_bytes
 
 

@@ -13,15 +13,13 @@ from gemma3_export.artifacts.convention import (
     program_inputs,
     program_outputs,
 )
+from gemma3_export.artifacts.layout import CacheLayer, CacheLayout, LayerKind
 from gemma3_export.artifacts.manifest import (
     FORMAT_VERSION,
     Alias,
     Axis,
     Bucket,
-    CacheLayer,
-    CacheLayout,
     Input,
-    LayerKind,
     Manifest,
     Mesh,
     MeshRecord,

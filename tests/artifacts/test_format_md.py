@@ -6,7 +6,7 @@ import re
 from importlib import resources
 
 import pytest
-from gemma3_export.artifacts import goldens, manifest
+from gemma3_export.artifacts import goldens, layout, manifest
 from gemma3_export.artifacts.convention import (
     ATTENTIONS,
     SCORE_OUTPUTS,
@@ -22,7 +22,7 @@ from gemma3_export.artifacts.manifest import FORMAT_VERSION, Bucket, ProgramName
 TEXT = (resources.files("gemma3_export.artifacts") / "FORMAT.md").read_text()
 RECORDS = [
     record
-    for module in (manifest, goldens)
+    for module in (manifest, layout, goldens)
     for _, record in inspect.getmembers(module, dataclasses.is_dataclass)
     if isinstance(record, type) and record.__module__ == module.__name__
 ]

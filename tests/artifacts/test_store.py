@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import ArtifactError
-from gemma3_export.artifacts.manifest import ITEMSIZE, Weight
+from gemma3_export.artifacts.layout import ITEMSIZE
+from gemma3_export.artifacts.manifest import Weight
 from gemma3_export.artifacts.safetensors_header import (
     SAFETENSORS_DTYPES,
     check_header,

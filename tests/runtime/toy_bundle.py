@@ -26,22 +26,19 @@ from gemma3_export.artifacts.convention import (
     program_inputs,
     program_outputs,
 )
+from gemma3_export.artifacts.layout import CacheLayer, CacheLayout, LayerKind, RowState
 from gemma3_export.artifacts.manifest import (
     FORMAT_VERSION,
     Alias,
     Axis,
     Bucket,
-    CacheLayer,
-    CacheLayout,
     Input,
-    LayerKind,
     Manifest,
     Mesh,
     MeshRecord,
     ModelRecord,
     Program,
     ProgramName,
-    RowState,
     Spec,
     Tensor,
     TokenizerRecord,
