@@ -184,6 +184,12 @@ def sampling_inputs(batch: int) -> tuple[Port, ...]:
     return tuple(Port(each.name, (batch,), each.dtype, each.neutral) for each in SAMPLING)
 
 
+DRAWING = (
+    ProgramName.PREFILL, ProgramName.PREFILL_IMAGES, ProgramName.DECODE, ProgramName.GENERATE,
+)  # fmt: skip
+"""The programs that draw tokens."""
+
+
 def program_outputs(
     bucket: Bucket, vocab_size: int, labels: int = 0, embedding: int = 0,
     vision: VisionRecord | None = None, extras: ScoreExtras | None = None,

@@ -13,6 +13,7 @@ import jax
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.compiled import CompiledStore
+from ...artifacts.convention import DRAWING, SAMPLING
 from ...artifacts.manifest import KERNELS, PORTABLE, Bucket, MeshRecord, Program, ProgramName
 from ...artifacts.paths import MANIFEST
 from ...artifacts.store import map_weight
@@ -97,6 +98,16 @@ class LoadedModel:
     def vocab_size(self) -> int:
         """Number of token ids."""
         return self.bundle.manifest.model.vocab_size
+
+    @cached_property
+    def sampling_inputs(self) -> frozenset[str]:
+        """The sampling parameters that all programs which draw tokens take."""
+        taken = [
+            {tensor.name for tensor in program.inputs}
+            for program in self._programs.values()
+            if program.bucket.program in DRAWING
+        ]
+        return frozenset({each.name for each in SAMPLING}.intersection(*taken))
 
     @property
     def variant(self) -> str:

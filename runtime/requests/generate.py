@@ -16,7 +16,12 @@ from ..loading.bundle import open_tokenizer
 from ..loading.model import LoadedModel
 from ..text.stream import TextStream
 from .chunks import PREFILL, plan_calls, reading_buckets
-from .sampling import SamplingParameters, TopTokens, check_new_tokens
+from .sampling import (
+    SamplingParameters,
+    TopTokens,
+    check_new_tokens,
+    check_sampling_taken,
+)
 from .session import Session, Step
 
 # Tokens of one call of the device loop while somebody reads along or a stop text may end it.
@@ -174,8 +179,7 @@ def plan_request(model: LoadedModel, request: Request) -> list[Group]:
         raise UsageError(
             f"logprobs: expected 0 to {model.vocab_size} (the vocabulary), got {request.logprobs}"
         )
-    if "" in request.stop_texts:
-        raise UsageError("stop text is empty: expected at least one character")
+    check_sampling_taken(request.samplings, model.sampling_inputs, model.grid.source)
     stop_tokens_of(request, model.bundle)  # refuses texts that nothing can be found for
     check_images(model, request.prompts, request.images)
     shapes, what = _usable_shapes(model, request.logprobs, request.images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,23 @@ class SamplingParameters:
             if not each.accepts(value):
                 flag = each.name.replace("_", "-")
                 raise UsageError(f"--{flag}: expected {each.expected}, got {value}")
+
+
+def check_sampling_taken(
+    samplings: Iterable[SamplingParameters], taken: Collection[str], source: str
+) -> None:
+    """Raise UsageError for a parameter that is not among the inputs that programs take.
+
+    `source` says where the programs are from.
+    """
+    for each in SAMPLING:
+        asked = any(getattr(sampling, each.name) != each.neutral for sampling in samplings)
+        if asked and each.name not in taken:
+            flag = each.name.replace("_", "-")
+            raise UsageError(
+                f"--{flag}: expected {each.neutral:g} (off), since the programs of {source} take "
+                f"no {each.name}; export the checkpoint again"
+            )
 
 
 def sampling_arrays(rows: Sequence[SamplingParameters], batch: int) -> dict[str, np.ndarray]:

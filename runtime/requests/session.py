@@ -17,7 +17,13 @@ from ..loading.buckets import Shape, pick
 from ..loading.model import LoadedModel
 from ..loading.programs import Arrays, Inputs
 from .chunks import PREFILL, Call, chunk_inputs, plan_calls
-from .sampling import SamplingParameters, TopTokens, sampling_arrays, top_tokens
+from .sampling import (
+    SamplingParameters,
+    TopTokens,
+    check_sampling_taken,
+    sampling_arrays,
+    top_tokens,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Session:
         self._shape = shape
         if isinstance(sampling, SamplingParameters):
             sampling = [sampling] * shape.batch
+        check_sampling_taken(sampling, model.sampling_inputs, model.grid.source)
         self._sampling = sampling_arrays(sampling, shape.batch)
         self._stop_tokens = frozenset(stop_tokens)
         self._stop_inputs = np.full((shape.batch, STOP_TOKENS), -1, np.int32)

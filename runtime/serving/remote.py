@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...artifacts.bundle import Bundle
-from ...artifacts.convention import STOP_TOKENS
+from ...artifacts.convention import SAMPLING, STOP_TOKENS
 from ...artifacts.errors import UsageError
 from ...artifacts.manifest import Bucket, ProgramName, Signature
 from ...artifacts.serving.signatures import SignatureName, saved_model_programs
@@ -26,7 +26,7 @@ from ..requests.generate import (
     check_request,
     stop_tokens_of,
 )
-from ..requests.sampling import sampling_arrays
+from ..requests.sampling import check_sampling_taken, sampling_arrays
 from ..requests.score import Score
 from ..text.stream import TextStream
 from .answers import Answer, Values
@@ -81,6 +81,12 @@ class RemoteModel:
         return self.bundle.manifest.model.vocab_size
 
     @property
+    def sampling_inputs(self) -> frozenset[str]:
+        """The sampling parameters that the signatures take."""
+        taken = {array.name for array in self.signature(SignatureName.GENERATE).inputs}
+        return frozenset(each.name for each in SAMPLING if each.name in taken)
+
+    @property
     def slots(self) -> int:
         """Texts whose caches the server keeps."""
         record = self.bundle.manifest.saved_model
@@ -123,6 +129,8 @@ def run_remote(
     if request.logprobs:
         raise UsageError("--logprobs: a served model gives tokens only; leave out --server")
     check_request(model, request)
+    source = f"the SavedModel of {model.bundle.root}"
+    check_sampling_taken(request.samplings, model.sampling_inputs, source)
     if has_images(request.images) or (on_text is None and not request.stop_texts):
         yield from _whole(model, request, on_text)
         return
@@ -224,7 +232,7 @@ def _streamed(
 
 def _slot_pieces(model: RemoteModel, request: Request, prompt: Sequence[int]) -> Pieces:
     """New tokens of a text whose cache stays in the server."""
-    sampling, most = _sampling(request, 1), np.iinfo(np.int64)
+    sampling, most = _sampling(model, request, 1), np.iinfo(np.int64)
     given = model.ask(
         SignatureName.PREFILL_SLOT,
         {"slot": np.array([-1], np.int32), **_texts([prompt]), **sampling},
@@ -283,7 +291,7 @@ def _generate_inputs(
 ) -> dict[str, np.ndarray]:
     rows = len(prompts)
     return {
-        **_texts(prompts), **_sampling(request, rows),
+        **_texts(prompts), **_sampling(model, request, rows),
         "max_new_tokens": np.full(rows, new_tokens, np.int32),
         "stop_tokens": _stop_rows(model, request, rows),
     }  # fmt: skip
@@ -297,11 +305,12 @@ def _texts(texts: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
     return {"tokens": tokens, "lengths": lengths}
 
 
-def _sampling(request: Request, rows: int) -> dict[str, np.ndarray]:
+def _sampling(model: RemoteModel, request: Request, rows: int) -> dict[str, np.ndarray]:
     values = sampling_arrays(request.samplings, rows)
     return {  # as the signatures take them
         name: value.astype(np.int64) if value.dtype == np.uint32 else value
         for name, value in values.items()
+        if name in model.sampling_inputs
     }
 
 

@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 from gemma3_export.artifacts.errors import UsageError
-from gemma3_export.runtime.requests.sampling import SamplingParameters, sampling_arrays, top_tokens
+from gemma3_export.runtime.requests.sampling import (
+    SamplingParameters,
+    check_sampling_taken,
+    sampling_arrays,
+    top_tokens,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,3 +104,10 @@ def test_top_tokens_of_what_is_not_a_number_are_there_and_have_none(
 def test_a_logit_of_minus_infinity_is_a_token_that_cannot_come():
     got = top_tokens(np.float32([0.0, -np.inf, 0.0]), 3)
     assert got == [(0, -np.log(2)), (2, -np.log(2)), (1, -np.inf)]
+
+
+def test_a_parameter_that_programs_do_not_take_is_refused_unless_it_is_off():
+    seeded = SamplingParameters(temperature=1, seed=3)
+    check_sampling_taken([SamplingParameters(), seeded], {"temperature", "seed"}, "bundle b")
+    with pytest.raises(UsageError, match=r"^--seed: expected 0 \(off\), since the programs of b "):
+        check_sampling_taken([SamplingParameters(), seeded], {"temperature"}, "b")
