@@ -32,7 +32,7 @@ from .options import (
     run_options,
     sampling_of,
 )
-from .prompt_texts import read_prompts
+from .prompt_texts import read_piped, read_prompts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,9 +46,12 @@ def command(prompt: tuple[str, ...], prompt_file: tuple[str, ...], **options: An
     """Generate text with the programs of BUNDLE, without any model code.
 
     One prompt streams its text to stdout. Several prompts run as one batch and print one JSON
-    object a line, in order.
+    object a line, in order. Without a prompt, a text that is piped in is one.
     """
-    run(Options(prompt=read_prompts(prompt, prompt_file), **options))
+    texts = read_prompts(prompt, prompt_file)
+    if not texts and not options["tokens"]:
+        texts = read_piped()
+    run(Options(prompt=texts, **options))
 
 
 def main() -> NoReturn:

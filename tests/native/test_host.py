@@ -191,6 +191,30 @@ def test_refuses_in_the_words_of_gemma3_run(
     assert ended.err == err.replace("see command --help", "see gemma3-host --help")
 
 
+@pytest.mark.parametrize("content", [b"the fox\n", b"\n", b"", b"\xff"], ids=repr)
+def test_takes_a_piped_prompt_as_gemma3_run_does(
+    toy: Path, native: Path, gemma3_run: Command, content: bytes
+):
+    """A text, nothing (then one line says what is missing), and bytes that are no text."""
+    (read, write), flags = os.pipe(), [str(toy), "--max-new-tokens", "5"]
+    os.write(write, content)
+    os.close(write)
+    stdin = os.dup(0)
+    os.dup2(read, 0)
+    try:
+        expected = Ended(*gemma3_run(*flags))
+    finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
+        os.close(read)
+    done = subprocess.run(
+        [native / "host" / "gemma3-host", *flags],
+        input=content, capture_output=True, check=False, env=environment(), timeout=300,
+    )  # fmt: skip
+    assert expected.status == (0 if content == b"the fox\n" else 2)
+    assert Ended(done.returncode, done.stdout.decode(), done.stderr.decode()) == expected
+
+
 def refused(ended: Ended, message: str) -> None:
     assert (ended.status, ended.out) == (2, ""), ended
     assert ended.err.startswith("error: ")

@@ -335,6 +335,9 @@ Options parse_options(const std::vector<std::string>& arguments) {
   }
   options.bundle = positional[0];
   options.prompts = read_prompts(options.prompts, options.prompt_files);
+  if (options.prompt_count() == 0 && !options.check && !options.compile && !options.server) {
+    options.prompts = read_piped();
+  }
   check_flags(options);
   return options;
 }
@@ -345,7 +348,8 @@ std::string help_text() {
       "Usage: gemma3-host [OPTIONS] BUNDLE\n\n"
       "  Generate text with the programs of BUNDLE on a PJRT plugin, without Python.\n\n"
       "  One prompt streams its text to stdout. Several prompts run as one batch and\n"
-      "  print one JSON object a line, in order.\n\nOptions:\n";
+      "  print one JSON object a line, in order. Without a prompt, a text that is\n"
+      "  piped in is one.\n\nOptions:\n";
   for (const Flag& flag : all_flags(options)) {
     const std::string name = flag.name;
     std::string left = (name == "--help" ? "  -h, " : "  ") + name + (flag.metavar ? " " : "") +
