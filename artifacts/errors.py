@@ -110,8 +110,15 @@ def _refusal(error: OSError) -> str:
 def _explain(error: click.ClickException) -> str:
     """What click found wrong, and the command whose help says how to fix it."""
     context = getattr(error, "ctx", None)
-    remedy = f"; see {context.command_path} --help" if context is not None else ""
-    return error.format_message().rstrip(".?") + remedy
+    see = f"ee {context.command_path} --help" if context is not None else ""
+    # What click says of options and commands that it does not know differs with its version.
+    wrong = getattr(error, "option_name", None) or getattr(error, "command_name", None)
+    if wrong is not None and (meant := sorted(getattr(error, "possibilities", None) or [])):
+        kind = "option" if hasattr(error, "option_name") else "command"
+        *others, last = meant
+        listed = f"{', '.join(others)} or {last}" if others else last
+        return f"No such {kind} {wrong!r}; did you mean {listed}? S{see}"
+    return error.format_message().rstrip(".?") + (see and f"; s{see}")
 
 
 def _fail(message: str, status: int = EXIT_USAGE) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ..artifacts.errors import UsageError, run_command
+from ..artifacts.examples import examples
 from . import (
     DEFAULT_BATCH,
     DEFAULT_CACHE,
@@ -32,7 +33,14 @@ def _listed(sizes: Iterable[int]) -> str:
     return ",".join(map(str, sizes))
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        "gemma3-export --out gemma3-270m",
+        "gemma3-export --checkpoint gemma-3-1b-it --mesh 1x1 --mesh 2x4",
+        "gemma3-export --checkpoint gemma-3-4b.gguf --quantize int8 --cache 4096",
+    ),
+)
 @click.option(
     "--mesh", "meshes", multiple=True, default=[DEFAULT_MESH], show_default=True,
     metavar="DATAxMODEL|NAME=SIZE,...",

@@ -11,6 +11,7 @@ import click
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.errors import UsageError, run_command
+from ...artifacts.examples import examples
 from ...artifacts.prompts import bundle_prompts, refuse_chat
 from ..images.files import Picture, load_images, pixels_of
 from ..images.prompt import encode_prompt, image_tokens
@@ -39,8 +40,14 @@ if TYPE_CHECKING:
 
     from ..loading.model import LoadedModel
 
+EXAMPLES = examples(
+    'gemma3-run gemma3-270m --prompt "The first person on the Moon was"',
+    "cat notes.txt | gemma3-run gemma3-270m --max-new-tokens 200 --stats",
+    'gemma3-run gemma3-4b --chat --image cat.jpg --prompt "What is in it?"',
+)
 
-@click.command(context_settings=HELP)
+
+@click.command(context_settings=HELP, epilog=EXAMPLES)
 @run_options
 def command(prompt: tuple[str, ...], prompt_file: tuple[str, ...], **options: Any) -> None:
     """Generate text with the programs of BUNDLE, without any model code.

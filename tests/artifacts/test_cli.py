@@ -141,6 +141,25 @@ def test_a_wrong_command_line_is_one_line_and_status_2(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("flag", "ending"),
+    [
+        ("--jsno", "; did you mean --json? See gemma3-bundle verify --help"),
+        ("--plugn", "; did you mean --plugin or --run? See gemma3-bundle verify --help"),
+        ("--qqq", "; see gemma3-bundle verify --help"),
+    ],
+)
+def test_a_misspelt_flag_is_refused_with_what_it_may_mean(
+    bundle_command: Callable[..., Result], tiny: Path, flag: str, ending: str
+):
+    # Of whatever version, click tells what is alike; the words are of this project.
+    status, out, err = bundle_command("verify", tiny, flag)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: No such option")
+    assert err.endswith(f"{ending}\n")
+    assert err.count("\n") == 1
+
+
 def test_help_and_version_leave_with_0(bundle_command: Callable[..., Result]):
     status, out, _ = bundle_command("--help")
     assert status == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import pty
@@ -222,12 +223,31 @@ def refused(ended: Ended, message: str) -> None:
     assert message in ended.err, ended.err
 
 
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--tempature", "--prom", "--promt=x", "--tmp", "--top_k", "--mx-new-token", "--jsno", "--x",
+        "--classfy", "--stat", "--no", "--p", "--topp", "--max-tokens", "--ignore", "-x",
+    ],
+)  # fmt: skip
+def test_suggests_what_difflib_finds_alike_as_click_does(gemma3_host: Host, flag: str):
+    ended = gemma3_host("b", flag)
+    name = flag.partition("=")[0]
+    known = re.findall(r"^ +(?:-h, )?(--[a-z-]+)", gemma3_host("--help").out, re.M)
+    meant = sorted(difflib.get_close_matches(name, known)) if flag.startswith("--") else []
+    if not meant:
+        refused(ended, f"No such option '{name}'; see gemma3-host --help")
+    else:
+        listed = " or ".join(part for part in (", ".join(meant[:-1]), meant[-1]) if part)
+        refused(ended, f"No such option '{name}'; did you mean {listed}? See gemma3-host --help")
+
+
 def test_refuses_what_only_a_native_host_can_get_wrong(
     toy: Path, tmp_path: Path, gemma3_host: Host
 ):
     one = ["--tokens", "2"]
     refused(gemma3_host(), "Missing argument 'BUNDLE'; see gemma3-host --help")
-    refused(gemma3_host(toy, "--nonsense"), "No such option '--nonsense'; see gemma3-host --help")
+    refused(gemma3_host(toy, "--qqq"), "No such option '--qqq'; see gemma3-host --help")
     refused(gemma3_host(toy, *one, "--plugin", tmp_path / "none.so"), str(tmp_path / "none.so"))
     (tmp_path / "text.so").write_text("not a library")
     refused(gemma3_host(toy, *one, "--plugin", tmp_path / "text.so"), str(tmp_path / "text.so"))

@@ -9,12 +9,18 @@
 #include "error.h"
 #include "json.h"
 #include "prompt_texts.h"
+#include "suggestions.h"
 #include "unicode.h"
 
 namespace gemma3::host {
 namespace {
 
 constexpr const char* kSeeHelp = "; see gemma3-host --help";
+constexpr const char* kExamples =
+    "\nExamples:\n"
+    "  gemma3-host gemma3-270m --prompt \"The first person on the Moon was\"\n"
+    "  cat notes.txt | gemma3-host gemma3-270m --max-new-tokens 200 --stats\n"
+    "  gemma3-host gemma3-270m --check --plugin pjrt_c_api_cpu_plugin.so\n";
 constexpr int64_t kMostInt32 = std::numeric_limits<int32_t>::max();
 
 // A flag of the command line; one without a metavar takes no value.
@@ -148,6 +154,18 @@ std::vector<Flag> all_flags(Options& options) {
   return flags;
 }
 
+// Why a flag is refused, and which was meant perhaps: in the words of gemma3-run.
+std::string no_such_option(const std::string& name, const std::vector<Flag>& flags) {
+  std::vector<std::string> names, meant;
+  for (const Flag& flag : flags) names.emplace_back(flag.name);
+  if (name.substr(0, 2) == "--") meant = close_matches(name, names);
+  std::string message = "No such option '" + name + "'";
+  for (size_t i = 0; i < meant.size(); ++i) {
+    message += (i == 0 ? "; did you mean " : i + 1 < meant.size() ? ", " : " or ") + meant[i];
+  }
+  return message + (meant.empty() ? kSeeHelp : "? See gemma3-host --help");
+}
+
 // Takes `--name`, `--name value` or `--name=value` at `at`, and moves `at` to the last of it.
 void take_flag(const std::vector<Flag>& flags, const std::vector<std::string>& arguments,
                size_t& at) {
@@ -164,7 +182,7 @@ void take_flag(const std::vector<Flag>& flags, const std::vector<std::string>& a
     if (at + 1 == arguments.size()) throw UsageError("Option '" + name + "' requires an argument");
     return flag.set(arguments[++at]);
   }
-  throw UsageError("No such option '" + name + "'" + kSeeHelp);
+  throw UsageError(no_such_option(name, flags));
 }
 
 void require(bool holds, const std::string& message) {
@@ -357,7 +375,7 @@ std::string help_text() {
     left.resize(std::max(left.size() + 2, size_t{28}), ' ');
     text += left + flag.help + "\n";
   }
-  return text;
+  return text + kExamples;
 }
 
 }  // namespace gemma3::host
