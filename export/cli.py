@@ -113,6 +113,10 @@ def _listed(sizes: Iterable[int]) -> str:
     "[default: 1 where the checkpoint sees images]",
 )  # fmt: skip
 @click.option(
+    "--programs", metavar="P,...",
+    help="Programs to lower, such as prefill,generate.  [default: all that the checkpoint has]",
+)  # fmt: skip
+@click.option(
     "--scan-layers", is_flag=True,
     help="Loop over the repeating period of layers. Costs a copy of the weights at run time.",
 )  # fmt: skip
@@ -202,7 +206,7 @@ def _libraries_explained() -> Iterator[None]:
 
 def _options(
     batch: str, prefill: str, cache: str, platform: str, jobs: int | None, images: str | None,
-    formats: str, outputs: str, **rest: Any,
+    programs: str | None, formats: str, outputs: str, **rest: Any,
 ) -> ExportOptions:  # fmt: skip
     from ..artifacts.convention import SCORE_OUTPUTS
     from .options import (
@@ -210,6 +214,7 @@ def _options(
         PLATFORMS,
         make_options,
         parse_images,
+        parse_list,
         parse_names,
         parse_sizes,
     )
@@ -222,6 +227,7 @@ def _options(
         platforms=parse_names("--platform", platform, PLATFORMS),
         jobs=jobs or default_jobs(),
         images=parse_images(images),
+        programs=None if programs is None else parse_list(programs),
         outputs=parse_names("--outputs", outputs, SCORE_OUTPUTS) if outputs else (),
         **rest,
     )

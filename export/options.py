@@ -16,6 +16,7 @@ from ..model.lowering.target import Platform
 from ..model.sharding import DATA_MODEL_AXES, NAMED_AXES
 from . import MAX_GENERATE, MAX_SLOTS
 from .quantize import RECIPES
+from .selection import WITH_IMAGES, check_selection
 
 FORMATS = ("stablehlo", "savedmodel")
 PLATFORMS = tuple(str(platform) for platform in Platform)
@@ -43,6 +44,8 @@ class ExportOptions:
     abstract: str | None
     images: tuple[int, ...] | None = None
     """Images of one encode_image call; () switches images off, None is 1 where they are seen."""
+    programs: tuple[ProgramName, ...] | None = None
+    """Those to lower; None for all that the checkpoint has."""
     kernels: bool = False
     """Add variants of the programs that call C++ kernels, where those are faster."""
     kv_dtype: str | None = None
@@ -135,7 +138,8 @@ def make_options(
     *, meshes: Sequence[str], batch: Sequence[int], prefill: Sequence[int], cache: Sequence[int],
     platforms: Sequence[str], images: Sequence[int] | None, outputs: Sequence[str],
     saved_model: bool, slots: int, dtype: str, quantize: str, kv_dtype: str | None, generate: int,
-    savedmodel_mesh: str | None = None, abstract: str | None = None, **rest: Any,
+    savedmodel_mesh: str | None = None, abstract: str | None = None,
+    programs: Sequence[str] | None = None, **rest: Any,
 ) -> ExportOptions:  # fmt: skip
     """A request whose values are looked at one by one and then together.
 
@@ -153,6 +157,12 @@ def make_options(
         raise UsageError(f"{flag} is about the SavedModel: add --format savedmodel")
     if saved_model:
         parsed = with_one_device(parsed, savedmodel_mesh)
+    chosen = None
+    if programs is not None:
+        chosen = tuple(map(ProgramName, check_names("--programs", programs, tuple(ProgramName))))
+        check_selection(chosen, images, outputs)
+        if not set(WITH_IMAGES) & set(chosen):
+            images = ()  # no program would use the vision side
     return ExportOptions(
         meshes=parsed,
         saved_model=saved_model,
@@ -168,6 +178,7 @@ def make_options(
         quantize=_one_of("--quantize", quantize, tuple(RECIPES)),
         kv_dtype=None if kv_dtype is None else _one_of("--kv-dtype", kv_dtype, KV_DTYPES),
         abstract=abstract,
+        programs=chosen,
         **rest,
     )
 
@@ -272,7 +283,12 @@ def parse_images(text: str | None) -> tuple[int, ...] | None:
 
 def parse_names(flag: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     """`cpu,tpu` as known names in the order of `known`. Raises UsageError."""
-    return check_names(flag, [part.strip() for part in text.split(",")], known)
+    return check_names(flag, parse_list(text), known)
+
+
+def parse_list(text: str) -> list[str]:
+    """`cpu,tpu` as its parts."""
+    return [part.strip() for part in text.split(",")]
 
 
 def check_names(flag: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

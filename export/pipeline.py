@@ -68,6 +68,7 @@ from .purpose import (
 from .quantize import RECIPES, check_recipe
 from .quantize import record as quantization_record
 from .savedmodel.write import check_saved_model, write_saved_model
+from .selection import check_offered, check_uses
 from .stablehlo import check_target as check_stablehlo
 from .stablehlo import for_version
 from .tuning import Tuning, check_tuning, choose_forms, table_notes
@@ -236,6 +237,11 @@ def _check_request(
             f"--outputs {','.join(options.outputs)}: {source.name} is a "
             f"{source.purpose.architecture} and has no score program; leave the option out"
         )
+    if options.programs is not None:
+        offered = {bucket.program for bucket in _buckets(source.purpose, options)}
+        which = f"{source.name}, a {source.purpose.architecture},"
+        check_offered(options.programs, offered, which)
+        check_uses(options.programs, options)
     check_recipe(RECIPES[options.quantize], _parameters(models), options.platforms)
     if source.checkpoint is not None:
         unused = check_tensors(source.checkpoint, {p.name: p.shape for p in _parameters(models)})
@@ -270,6 +276,7 @@ def _jobs(source: _Source, options: ExportOptions) -> list[Job]:
         for mesh in options.meshes
         for platform in options.platforms
         for bucket in _buckets(source.purpose, options)
+        if options.programs is None or bucket.program in options.programs
     ]
 
 

@@ -154,7 +154,8 @@ def _refuse_missing_programs(options: Options, bundle: Bundle) -> None:
         if given and program not in names:
             raise UsageError(
                 f"{flag}: {bundle.root} has no {program} program (it has "
-                f"{', '.join(sorted(names))}); export a checkpoint that needs one"
+                f"{', '.join(sorted(names))}); export a checkpoint that needs one, with "
+                f"{program} among --programs where they are named"
             )
 
 

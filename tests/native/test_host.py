@@ -276,6 +276,29 @@ def test_a_bundle_without_weights_or_tokenizer_is_refused_like_in_gemma3_run(
     assert value["tokens"] == reference_greedy(PROMPT, 3)
 
 
+@pytest.mark.parametrize(
+    ("programs", "arguments"),
+    [
+        (("score",), []),
+        (("prefill", "generate"), ["--logprobs", "2"]),
+        (("prefill", "generate"), ["--score"]),
+        (("prefill", "generate"), ["--classify"]),
+        (("classify", "embed"), []),
+    ],
+    ids=str,
+)
+def test_programs_that_are_missing_are_named_like_in_gemma3_run(
+    tmp_path: Path, gemma3_host: Host, gemma3_run: Command, programs: tuple[str, ...],
+    arguments: list[str],
+):  # fmt: skip
+    toy = Toy(batch=(1,), prefill=(4,), programs=tuple(map(ProgramName, programs)))
+    bundle = make_toy_bundle(tmp_path / "b", toy)
+    expected = Ended(*gemma3_run(bundle, "--tokens", TOKENS, *arguments))
+    assert expected.status == 2
+    assert "--programs" in expected.err or "another checkpoint" in expected.err
+    assert gemma3_host(bundle, "--tokens", TOKENS, *arguments) == expected
+
+
 def test_a_damaged_tokenizer_is_refused_like_in_gemma3_run(
     toy: Path, tmp_path: Path, gemma3_host: Host, gemma3_run: Command
 ):
