@@ -16,7 +16,7 @@ from ...artifacts.errors import UsageError
 from ...artifacts.prompts import bundle_prompts
 from ..loading.buckets import Shape
 from ..loading.bundle import choose_mesh
-from ..loading.devices import ensure_devices
+from ..loading.devices import default_mesh, ensure_devices
 from ..loading.model import LoadedModel
 from ..loading.start import open_bundle
 from ..requests.classify import classify
@@ -52,7 +52,8 @@ def load(
 
     Args:
         path: the bundle's folder.
-        mesh: a mesh of the bundle; None for its first.
+        mesh: a mesh of the bundle; None for the largest that there are accelerators for, and on
+            CPU for one of one device, else the first.
         platform: a platform of the bundle; None for the one JAX runs on.
         keep_compiled: keep compiled programs in the bundle, or in the user's cache folder where
             that cannot be written, and use those kept before.
@@ -67,10 +68,12 @@ def load(
     with speaks_of_arguments():
         signer = None if require_signature is None else Path(require_signature)
         bundle = open_bundle(Path(path), signer)
-        record = choose_mesh(bundle, mesh)
+        record = choose_mesh(bundle, mesh, platform)
         if platform is not None:
             bundle.programs_for(record.mesh.name, platform)
         ensure_devices(record.mesh)
+        if mesh is None:
+            record = default_mesh(bundle, platform)
         return Model(LoadedModel(bundle, record, platform, keep_compiled))
 
 

@@ -20,7 +20,9 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 BUNDLE_OPTIONS = (
     click.option(
-        "--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default."
+        "--mesh",
+        metavar="2x4",
+        help="Mesh of the bundle to run on; by default the largest that devices are here for.",
     ),
     click.option("--platform", metavar="cpu", help="Platform to run on; JAX's own by default."),
     click.option(

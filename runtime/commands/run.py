@@ -203,7 +203,7 @@ def _generate(
     status: StatusLine,
 ) -> None:
     from ..requests.generate import Request, buckets_of, most_new_tokens, plan_request, run_request
-    from .output import completion_json, print_stats
+    from .output import completion_json, model_stats, print_stats
 
     new_tokens = options.max_new_tokens
     if new_tokens is None:
@@ -231,10 +231,10 @@ def _generate(
     for completion in run_request(model, request, groups, print_text if streams else None):
         completions.append(completion)
         status.say("")
-        value = "" if streams else json.dumps(completion_json(completion, loaded_at, model.variant))
-        print(value, flush=True)
+        stats = model_stats(model, [completion.timing], loaded_at)
+        print("" if streams else json.dumps(completion_json(completion, stats)), flush=True)
     if options.stats:
-        print_stats(completions, loaded_at)
+        print_stats(model, completions, loaded_at)
 
 
 def _score(

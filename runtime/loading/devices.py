@@ -9,8 +9,11 @@ import jax
 import numpy as np
 from jax.sharding import AxisType
 
+from ...artifacts.bundle import Bundle
 from ...artifacts.errors import UsageError
-from ...artifacts.manifest import Mesh
+from ...artifacts.manifest import Mesh, MeshRecord
+from ...artifacts.paths import MANIFEST
+from .bundle import choose_mesh
 
 _DEVICE_COUNT_FLAG = "xla_force_host_platform_device_count"
 
@@ -66,18 +69,24 @@ def default_platform(platforms: tuple[str, ...], source: str) -> str:
     return here
 
 
+def default_mesh(bundle: Bundle, platform: str | None) -> MeshRecord:
+    """The mesh of a bundle to run on where none is named; see `choose_mesh`.
+
+    Starts JAX. Raises UsageError when the bundle was not lowered for this platform.
+    """
+    if platform is not None:  # refused before such devices are looked for
+        bundle.programs_for(choose_mesh(bundle, None, platform).mesh.name, platform)
+    source = str(bundle.root / MANIFEST)
+    here = platform or default_platform(bundle.manifest.platforms, source)
+    return choose_mesh(bundle, None, here, len(_devices(here)))
+
+
 def find_devices(platform: str, mesh: Mesh) -> jax.sharding.Mesh:
     """A JAX mesh of this machine's first devices of `platform`, in row-major order of the axes.
 
     Raises UsageError when there are fewer devices than the mesh needs.
     """
-    try:
-        devices = jax.devices(platform)
-    except (RuntimeError, AssertionError) as error:  # the latter when it is the only one wanted
-        raise UsageError(
-            f"platform {platform}: JAX finds no such devices here; install JAX's plugin for it, or "
-            "pass another --platform of the bundle"
-        ) from error
+    devices = _devices(platform)
     if len(devices) < mesh.devices:
         raise UsageError(
             f"mesh {mesh.name} needs {mesh.devices} {platform} devices, found {len(devices)}; "
@@ -86,6 +95,16 @@ def find_devices(platform: str, mesh: Mesh) -> jax.sharding.Mesh:
     grid = np.array(devices[: mesh.devices]).reshape([axis.size for axis in mesh.axes])
     names = tuple(axis.name for axis in mesh.axes)
     return jax.sharding.Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def _devices(platform: str) -> list[jax.Device]:
+    try:
+        return jax.devices(platform)
+    except (RuntimeError, AssertionError) as error:  # the latter when it is the only one wanted
+        raise UsageError(
+            f"platform {platform}: JAX finds no such devices here; install JAX's plugin for it, or "
+            "pass another --platform of the bundle"
+        ) from error
 
 
 def _remedy(platform: str, mesh: Mesh) -> str:

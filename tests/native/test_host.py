@@ -137,7 +137,8 @@ def test_statistics_are_plausible_and_a_table_on_stderr(toy: Path, gemma3_host: 
     assert stats["decode_tok_s"] > 0
     assert 50e6 < stats["peak_rss_bytes"] < 2e9
     names = [line.split("  ")[0] for line in ended.err.splitlines()]
-    assert names == ["load", "first token", "prefill", "decode", "peak memory"]
+    assert names == ["load", "first token", "prefill", "decode", "peak memory", "mesh"]
+    assert ended.err.endswith(" 1x1  1 cpu device; the bundle has 2x4 too\n")
     assert "6 tokens" in ended.err
 
 

@@ -44,8 +44,9 @@ def test_json_has_the_fields_of_the_contract(toy: Path, gemma3_run: Command):
     stats = value["stats"]
     assert list(stats) == [
         "load_s", "first_token_s", "prefill_tok_s", "decode_tok_s", "peak_rss_bytes", "variant",
+        "mesh",
     ]  # fmt: skip
-    assert stats["variant"] == "portable"
+    assert (stats["variant"], stats["mesh"]) == ("portable", "1x1")
     assert 0 < stats["load_s"] < stats["first_token_s"]
     assert stats["prefill_tok_s"] > 0
     assert stats["decode_tok_s"] > 0
@@ -72,7 +73,10 @@ def test_stats_are_a_table_on_stderr(toy: Path, gemma3_run: Command):
     assert status == 0
     assert out.count("\n") >= 1
     names = [line.split("  ")[0] for line in err.splitlines()]
-    assert names == ["load", "first token", "prefill", "decode", "peak memory"]
+    assert names == ["load", "first token", "prefill", "decode", "peak memory", "mesh"]
+    assert err.splitlines()[-1].split(maxsplit=2) == [
+        "mesh", "1x1", "1 cpu device; the bundle has 2x4 too",
+    ]  # fmt: skip
     assert "4 tokens" in err
 
 

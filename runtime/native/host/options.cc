@@ -118,7 +118,7 @@ std::vector<Flag> run_flags(Options& o) {
       toggle("--embed", o.embed, "The vector of the prompt."),
       text("--task", "NAME", o.task,
            "With --embed: put the model's prompt of this task, such as query, before --prompt."),
-      text("--mesh", "2x4", o.mesh, "Mesh of the bundle to run on; its first by default."),
+      text("--mesh", "2x4", o.mesh, "Mesh of the bundle to run on; by default the largest that devices are here for."),
       text("--platform", "cpu", o.platform, "Platform to run on; the plugin's own by default."),
       text("--require-signature", "KEY", o.require_signature,
            "Refuse a bundle that this public key (PEM) has not signed."),
