@@ -19,12 +19,38 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
 
+_ARGUMENT = re.compile("\x02([^\x02\x03]*)\x03([^\x02\x03]*)\x02")
+
+
+def argument(name: str, flag: str | None = None) -> str:
+    """An argument, to be put into the message of a UsageError, which is shown in two ways.
+
+    Args:
+        name: what it is called in Python, such as `top_k`.
+        flag: what it is called on a command line; None for `--top-k`.
+    """
+    return f"\x02{name}\x03{flag or '--' + name.replace('_', '-')}\x02"
+
+
 class UsageError(ValueError):
     """A mistake the user can fix: bad flag, bad file, request that fits nothing.
 
     The message is one line that says what, where, expected, got and remedy. Commands print
-    it without a traceback and exit with status 2.
+    it without a traceback and exit with status 2. Where it speaks of an `argument`, it calls it
+    as in Python, and commands show `for_command`, which has its flag.
     """
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        super().__init__(_ARGUMENT.sub(r"\1", message))
+
+    def __reduce__(self) -> tuple[type[UsageError], tuple[str]]:
+        return type(self), (self._message,)  # an error of another process knows its flags too
+
+    @property
+    def for_command(self) -> str:
+        """The message with flags in place of arguments."""
+        return _ARGUMENT.sub(r"\2", self._message)
 
 
 class ArtifactError(UsageError):
@@ -63,7 +89,7 @@ def run_command(command: click.Command, leave: Callable[[int], NoReturn] = sys.e
                 sys.stdout.flush()
                 status = result if isinstance(result, int) else 0
             except UsageError as error:
-                status = _fail(str(error))
+                status = _fail(error.for_command)
             except click.ClickException as error:
                 status = _fail(_explain(error))
             except click.Abort:

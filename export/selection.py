@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..artifacts.convention import takes_images
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import ProgramName
+from .arguments import IMAGES, NO_IMAGES, OUTPUTS, PROGRAMS, SAVED_MODEL, SLOTS, WITH_GOLDENS
 
 if TYPE_CHECKING:
     from .options import ExportOptions
@@ -40,20 +41,22 @@ def check_selection(
         missing = [needed for needed in _NEEDS.get(name, ()) if needed not in programs]
         if missing:
             raise UsageError(
-                f"--programs: {name} needs {' and '.join(missing)}; add {_names(missing)}"
+                f"{PROGRAMS}: {name} needs {' and '.join(missing)}; add {_names(missing)}"
             )
     encodes = ProgramName.ENCODE_IMAGE in programs
     if encodes and not set(WITH_IMAGES) & set(programs):
         raise UsageError(
-            f"--programs: encode_image needs a program that takes its images in; add one of "
+            f"{PROGRAMS}: encode_image needs a program that takes its images in; add one of "
             f"{_names(WITH_IMAGES)}"
         )
     if encodes and images == ():
-        raise UsageError("--programs encode_image and --images 0 exclude each other: pass one")
+        raise UsageError(f"{PROGRAMS} encode_image and {NO_IMAGES} exclude each other: pass one")
     if images and not encodes:
-        raise UsageError("--images needs encode_image among --programs: add it, or leave it out")
+        raise UsageError(f"{IMAGES} needs encode_image among {PROGRAMS}: add it, or leave it out")
     if outputs and ProgramName.SCORE not in programs:
-        raise UsageError("--outputs needs score among --programs: it says what score gives; add it")
+        raise UsageError(
+            f"{OUTPUTS} needs score among {PROGRAMS}: it says what score gives; add it"
+        )
 
 
 def check_offered(
@@ -67,7 +70,7 @@ def check_offered(
     for name in programs:
         if name not in offered:
             known = _names([program for program in ProgramName if program in offered])
-            raise UsageError(f"--programs: {source} has {known}; got {name}")
+            raise UsageError(f"{PROGRAMS}: {source} has {known}; got {name}")
 
 
 def check_uses(programs: Sequence[ProgramName], options: ExportOptions) -> None:
@@ -78,18 +81,18 @@ def check_uses(programs: Sequence[ProgramName], options: ExportOptions) -> None:
     """
     uses: list[tuple[str, Sequence[ProgramName]]] = []
     if options.saved_model and not set(_WHOLE_CALLS) & set(programs):
-        uses.append(("--format savedmodel", (ProgramName.GENERATE,)))
+        uses.append((SAVED_MODEL, (ProgramName.GENERATE,)))
     if options.saved_model and (options.slots or ProgramName.PREFILL in programs):
-        flag = "--stateful-slots" if options.slots else "--format savedmodel"
+        flag = SLOTS if options.slots else SAVED_MODEL
         uses.append((flag, (ProgramName.PREFILL, ProgramName.GENERATE)))
     grows = not {ProgramName.CLASSIFY, ProgramName.EMBED} & set(programs)
     if options.goldens is not None and grows:
         # Whether a token is certain is seen in its logits, which decode gives.
-        uses.append(("--goldens", (ProgramName.PREFILL, ProgramName.DECODE)))
+        uses.append((WITH_GOLDENS, (ProgramName.PREFILL, ProgramName.DECODE)))
     for flag, needed in uses:
         missing = [name for name in needed if name not in programs]
         if missing:
-            raise UsageError(f"{flag} needs {' and '.join(missing)} among --programs; add it")
+            raise UsageError(f"{flag} needs {' and '.join(missing)} among {PROGRAMS}; add it")
 
 
 def _names(programs: Sequence[ProgramName]) -> str:

@@ -132,7 +132,8 @@ class Work:
 
 def measure(model: LoadedModel, work: Work, repeats: int, status: StatusLine) -> dict[str, Any]:
     """What `gemma3-bench --json` prints; raises UsageError when no bucket fits."""
-    from ..requests.generate import Request, buckets_of
+    from ..requests.generate import buckets_of
+    from ..requests.request import Request
 
     shape = _choose_shape(model, work, "--prefill", work.prefill)
     prompts = _prompts(model, work.batch, work.prefill)
@@ -176,7 +177,8 @@ def _measure_contexts(
     model: LoadedModel, work: Work, repeats: int, contexts: list[int], status: StatusLine
 ) -> dict[str, float]:
     """Median tokens per second over all rows, by the length of the prompts before."""
-    from ..requests.generate import Request, buckets_of
+    from ..requests.generate import buckets_of
+    from ..requests.request import Request
 
     speeds = {}
     for context in contexts:

@@ -105,7 +105,7 @@ def verify(
     except UsageError as error:
         if as_json:
             data = {} if found is None else verification_data(found)
-            print(format_json({**data, "ok": False, "error": str(error)}), end="")
+            print(format_json({**data, "ok": False, "error": error.for_command}), end="")
         elif found is not None:
             _print(found)
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from ...artifacts.atomic import whole_file
 from ...artifacts.errors import UsageError
 from ...artifacts.memory import peak_rss_bytes
 from ..loading.status import print_table
-from ..requests.generate import Completion, Timing
+from ..requests.request import Completion, Timing
 from ..requests.score import Score
 from ..text.tokenizer import Tokenizer
 from .stats import process_started_at, rate
@@ -163,6 +164,37 @@ def run_stats(timings: Sequence[Timing], loaded_at: float) -> dict[str, float | 
         "decode_tok_s": decode,
         "peak_rss_bytes": peak_rss_bytes(),
     }
+
+
+def client_stats(completions: Sequence[Completion], asked_at: float) -> dict[str, Any]:
+    """What the client of a server can measure: seconds and tokens per second, network included.
+
+    `asked_at` is when the first request was sent, on the clock of `time.monotonic`.
+    """
+    seconds = time.monotonic() - asked_at
+    return {
+        "client_first_answer_s": completions[0].timing.first_token_at - asked_at,
+        "client_answered_s": seconds,
+        "client_tok_s": rate(sum(len(c.tokens) for c in completions), seconds),
+    }
+
+
+def print_client_stats(completions: Sequence[Completion], asked_at: float) -> None:
+    """The same on stderr; of loading and memory only the server knows."""
+    stats = client_stats(completions, asked_at)
+    made = _tokens(sum(len(c.tokens) for c in completions))
+    print_table(
+        [
+            (
+                "first answer",
+                f"{stats['client_first_answer_s']:.2f} s",
+                "measured here, from the first request",
+            ),
+            ("all answered", f"{stats['client_answered_s']:.2f} s", "network included"),
+            ("new tokens", show_rate(stats["client_tok_s"]), made),
+        ],
+        sys.stderr,
+    )
 
 
 def _tokens(count: int) -> str:

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from ...artifacts.bundle import Bundle
-from ...artifacts.errors import ArtifactError, UsageError
+from ...artifacts.errors import ArtifactError, UsageError, argument
 from ...artifacts.manifest import MeshRecord
 from ...artifacts.paths import MANIFEST
 from ..text.tokenizer import Tokenizer
@@ -53,7 +53,8 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer:
     record = bundle.manifest.tokenizer
     if record is None:
         raise ArtifactError(
-            f"{bundle.root / MANIFEST} names no tokenizer: pass --tokens and --json, or export "
+            f"{bundle.root / MANIFEST} names no tokenizer: pass "
+            f"{argument('token ids', '--tokens and --json')}, or export "
             "from a checkpoint that has a tokenizer"
         )
     path, bos = bundle.path(record.path), bundle.manifest.model.bos_token_id

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...artifacts.errors import UsageError
+from ...artifacts.errors import UsageError, argument
 
 DEFAULT_NEW_TOKENS = 64
 """Tokens to generate where nobody says how many, or what fits if that is less."""
@@ -47,10 +47,10 @@ class SamplingParameters:
             math.isfinite(self.temperature) and self.temperature >= 0,
             "temperature", "a finite number of at least 0 (0 is greedy)", self.temperature,
         )  # fmt: skip
-        _check(self.top_k >= 0, "top-k", "at least 0 (0 is off)", self.top_k)
-        _check(self.top_k <= INT32_MAX, "top-k", f"at most {INT32_MAX}", self.top_k)
-        _check(0 < self.top_p <= 1, "top-p", "above 0 and at most 1 (1 is off)", self.top_p)
-        _check(0 <= self.min_p <= 1, "min-p", "between 0 and 1 (0 is off)", self.min_p)
+        _check(self.top_k >= 0, "top_k", "at least 0 (0 is off)", self.top_k)
+        _check(self.top_k <= INT32_MAX, "top_k", f"at most {INT32_MAX}", self.top_k)
+        _check(0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (1 is off)", self.top_p)
+        _check(0 <= self.min_p <= 1, "min_p", "between 0 and 1 (0 is off)", self.min_p)
         _check(0 <= self.seed <= UINT32_MAX, "seed", f"between 0 and {UINT32_MAX}", self.seed)
 
 
@@ -97,4 +97,4 @@ def top_tokens(logits: np.ndarray, count: int) -> TopTokens:
 
 def _check(holds: bool, name: str, expected: str, got: float) -> None:
     if not holds:
-        raise UsageError(f"--{name}: expected {expected}, got {got}")
+        raise UsageError(f"{argument(name)}: expected {expected}, got {got}")

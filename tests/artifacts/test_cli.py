@@ -1,4 +1,5 @@
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
-from gemma3_export.artifacts.errors import ArtifactError, UsageError, run_command
+from gemma3_export.artifacts.errors import ArtifactError, UsageError, argument, run_command
 from gemma3_export.artifacts.inspect.summary import format_bytes
 from gemma3_export.runtime.commands.bundle import main
 
@@ -203,6 +204,16 @@ def test_what_a_command_raises_decides_status_and_message(
     left, err = leave_with(error, capsys)
     assert left == status
     assert message in err
+
+
+def test_an_argument_is_a_flag_on_a_command_line():
+    names = argument("top_k"), argument("images=()", "--images 0")
+    error = ArtifactError(f"{names[0]}: expected 1, got --x; pass {names[1]}")
+    assert str(error) == "top_k: expected 1, got --x; pass images=()"
+    assert error.for_command == "--top-k: expected 1, got --x; pass --images 0"
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (ArtifactError, str(error))
+    assert again.for_command == error.for_command
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):

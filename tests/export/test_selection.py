@@ -34,7 +34,7 @@ def test_a_bundle_of_two_programs_is_whole_and_generates(checkpoint: Path, tmp_p
         with pytest.raises(
             UsageError,
             match=r"cannot score: .* has only these programs: generate, prefill; "
-            "re-export with (--)?programs generate,prefill,score",
+            "re-export with --programs generate,prefill,score",
         ):
             model.score([2, 17, 18])
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from gemma3_export.artifacts.manifest import ProgramName
-from gemma3_export.runtime.commands import run as cli
+from gemma3_export.runtime.api import model as api
+from gemma3_export.runtime.requests.request import Request
 
 from .conftest import Command, run_python
 from .toy_bundle import (
@@ -105,14 +106,19 @@ def test_chat_is_asked_in_turns_and_ends_at_the_end_of_a_turn(
     toy: Path, gemma3_run: Command, monkeypatch: pytest.MonkeyPatch
 ):
     asked = []
-    monkeypatch.setattr(cli, "_generate", lambda *arguments: asked.append(arguments[2:5:2]))
+
+    def run_request(model: object, request: Request, *_: object):
+        asked.append(request)
+        return iter(())
+
+    monkeypatch.setattr(api, "run_request", run_request)
     gemma3_run(toy, "--prompt", "the fox", "--chat")
     gemma3_run(toy, "--prompt", "the fox", "--chat", "--ignore-eos")
-    (prompts, stops), (same, no_stops) = asked
-    assert prompts == same
-    assert prompts[0][:2] == [BOS, END_OF_TURN - 1]
-    assert prompts[0].count(END_OF_TURN) == 1
-    assert (stops, no_stops) == ([END_OF_TURN], [])
+    first, second = asked
+    assert first.prompts == second.prompts
+    assert first.prompts[0][:2] == [BOS, END_OF_TURN - 1]
+    assert first.prompts[0].count(END_OF_TURN) == 1
+    assert (first.stop_token_ids, second.stop_token_ids) == ((END_OF_TURN,), ())
 
 
 def test_stop_text_ends_the_text(toy: Path, gemma3_run: Command):

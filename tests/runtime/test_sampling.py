@@ -19,7 +19,7 @@ from hypothesis import strategies as st
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused_by_the_name_of_its_flag(field: str, value: float):
-    with pytest.raises(UsageError, match=f"^--{field.replace('_', '-')}: expected .*, got "):
+    with pytest.raises(UsageError, match=f"^{field}: expected .*, got "):
         SamplingParameters(**{field: value})
 
 
