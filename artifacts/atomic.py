@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import UsageError
+from .errors import UsageError, argument
 from .interruption import making, unfinished
+
+OUT = argument("out")
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -33,7 +35,7 @@ def check_free_space(path: Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise UsageError(
             f"not enough disk space at {place}: expected {needed_bytes} bytes free, got {free}; "
-            "free some or write to another disk with --out"
+            f"free some or write to another disk with {OUT}"
         )
 
 
@@ -115,7 +117,7 @@ def _lock(path: Path, out: Path) -> int:
             os.close(descriptor)
             raise UsageError(
                 f"{out} is being written by another export (process {holder}); "
-                "wait until it ends or choose another --out"
+                f"wait until it ends or choose another {OUT}"
             ) from None
         # The last holder removed the file if it could: a lock on a removed file protects nothing.
         with contextlib.suppress(FileNotFoundError):

@@ -19,12 +19,38 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
 
+_ARGUMENT = re.compile("\x02([^\x02\x03]*)\x03([^\x02\x03]*)\x02")
+
+
+def argument(name: str, flag: str | None = None) -> str:
+    """An argument, to be put into the message of a UsageError, which is shown in two ways.
+
+    Args:
+        name: what it is called in Python, such as `top_k`.
+        flag: what it is called on a command line; None for `--top-k`.
+    """
+    return f"\x02{name}\x03{flag or '--' + name.replace('_', '-')}\x02"
+
+
 class UsageError(ValueError):
     """A mistake the user can fix: bad flag, bad file, request that fits nothing.
 
     The message is one line that says what, where, expected, got and remedy. Commands print
-    it without a traceback and exit with status 2.
+    it without a traceback and exit with status 2. Where it speaks of an `argument`, it calls it
+    as in Python, and commands show `for_command`, which has its flag.
     """
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        super().__init__(_ARGUMENT.sub(r"\1", message))
+
+    def __reduce__(self) -> tuple[type[UsageError], tuple[str]]:
+        return type(self), (self._message,)  # an error of another process knows its flags too
+
+    @property
+    def for_command(self) -> str:
+        """The message with flags in place of arguments."""
+        return _ARGUMENT.sub(r"\2", self._message)
 
 
 class ArtifactError(UsageError):
@@ -63,7 +89,7 @@ def run_command(command: click.Command, leave: Callable[[int], NoReturn] = sys.e
                 sys.stdout.flush()
                 status = result if isinstance(result, int) else 0
             except UsageError as error:
-                status = _fail(str(error))
+                status = _fail(error.for_command)
             except click.ClickException as error:
                 status = _fail(_explain(error))
             except click.Abort:
@@ -110,8 +136,15 @@ def _refusal(error: OSError) -> str:
 def _explain(error: click.ClickException) -> str:
     """What click found wrong, and the command whose help says how to fix it."""
     context = getattr(error, "ctx", None)
-    remedy = f"; see {context.command_path} --help" if context is not None else ""
-    return error.format_message().rstrip(".?") + remedy
+    see = f"ee {context.command_path} --help" if context is not None else ""
+    # What click says of options and commands that it does not know differs with its version.
+    wrong = getattr(error, "option_name", None) or getattr(error, "command_name", None)
+    if wrong is not None and (meant := sorted(getattr(error, "possibilities", None) or [])):
+        kind = "option" if hasattr(error, "option_name") else "command"
+        *others, last = meant
+        listed = f"{', '.join(others)} or {last}" if others else last
+        return f"No such {kind} {wrong!r}; did you mean {listed}? S{see}"
+    return error.format_message().rstrip(".?") + (see and f"; s{see}")
 
 
 def _fail(message: str, status: int = EXIT_USAGE) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from .bundle import Bundle
 from .codec import REMEDY, format_json, parse_json, refuse, show
-from .errors import UsageError
+from .errors import UsageError, argument
 
 PROMPTS = "tokenizer/prompts.json"
 MAX_PROMPTS_BYTES = 2**20
@@ -19,6 +19,8 @@ MAX_NAME = 200
 """Characters in the name of a task."""
 NAMES_LISTED = 20
 """In an error."""
+
+_TASK, _CHAT = argument("task"), argument("messages", "--chat")
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class TaskPrompts:
             return ""
         if name not in self.prompts:
             raise UsageError(
-                f"--task: expected a task of {where} ({_listed(self.prompts)}), got {name!r}; "
-                "pass one of them, or leave --task out"
+                f"{_TASK}: expected a task of {where} ({_listed(self.prompts)}), got {name!r}; "
+                f"pass one of them, or leave {_TASK} out"
             )
         return self.prompts[name]
 
@@ -51,8 +53,8 @@ def refuse_chat(before: str) -> None:
     """Raise UsageError where something stands before a text that is to be a turn of a chat."""
     if before:
         raise UsageError(
-            f"--embed with --chat: the model puts {before!r} before a text, which a turn of a "
-            "conversation has no place for: leave --chat out"
+            f"{argument('embed')} with {_CHAT}: the model puts {before!r} before a text, which a "
+            f"turn of a conversation has no place for: leave {_CHAT} out"
         )
 
 

@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .atomic import clear_leftovers, exclusive, partial_folder, put_in_place
+from .atomic import OUT, clear_leftovers, exclusive, partial_folder, put_in_place
 from .bundle import MAX_MANIFEST_BYTES, Bundle
 from .codec import encode, format_json, parse_json
-from .errors import ArtifactError, UsageError
+from .errors import ArtifactError, UsageError, argument
 from .interruption import making, unfinished
 from .manifest import FileRecord, Manifest
 from .paths import MANIFEST, is_bundle_path
+
+FORCE = argument("force")
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (
@@ -85,7 +87,7 @@ class BundleWriter:
                     raise
                 raise UsageError(
                     f"cannot write {self.out}: {error.strerror} ({error.filename}); "
-                    "choose another --out"
+                    f"choose another {OUT}"
                 ) from error
             self._stack = self._stack.pop_all()
         return self
@@ -183,18 +185,18 @@ def check_target(out: Path, force: bool) -> None:
             folder.
     """
     if not out.name:
-        raise UsageError(f"cannot write a bundle at {out}; name a new folder with --out")
+        raise UsageError(f"cannot write a bundle at {out}; name a new folder with {OUT}")
     if not os.path.lexists(out):
         return
     if not force:
         raise UsageError(
-            f"{out} exists and is left as it is; remove it, choose another --out, or replace a "
-            "bundle with --force"
+            f"{out} exists and is left as it is; remove it, choose another {OUT}, or replace a "
+            f"bundle with {FORCE}"
         )
     if not _is_bundle(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(
-            f"{out} is not a bundle, and --force replaces nothing else; remove it yourself or "
-            "choose another --out"
+            f"{out} is not a bundle, and {FORCE} replaces nothing else; remove it yourself or "
+            f"choose another {OUT}"
         )
 
 
@@ -219,5 +221,5 @@ def _disk_full_explained(out: Path) -> Iterator[None]:
             raise
         raise UsageError(
             f"disk full while writing {out}: the unfinished bundle was removed; free some space "
-            "or write to another disk with --out"
+            f"or write to another disk with {OUT}"
         ) from error

@@ -42,6 +42,7 @@ def export(
     quantize: str = "none",
     kernels: bool = False,
     images: Sequence[int] | None = None,
+    programs: Sequence[str] | None = None,
     outputs: Sequence[str] = (),
     saved_model: bool = False,
     slots: int = 0,
@@ -68,6 +69,7 @@ def export(
         kernels: add programs that call C++ kernels where those are faster.
         images: images of one encode_image call; () leaves images out, None is (1,) where the
             checkpoint sees images.
+        programs: those to lower, such as prefill and generate; None is all that the checkpoint has.
         outputs: what score gives besides log-probabilities: hidden_states, attentions.
         saved_model: add a TF SavedModel.
         slots: texts whose caches the SavedModel keeps between calls.
@@ -87,22 +89,19 @@ def export(
     """
     if "jax" not in sys.modules:  # lowering needs no accelerator, and should take hold of none
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from ..artifacts.arguments import speaks_of_arguments
     from .options import make_options
     from .pipeline import export as write_bundle
 
-    with speaks_of_arguments(
-        mesh="meshes", platform="platforms", format="saved_model", stateful_slots="slots"
-    ):
-        options = make_options(
-            meshes=meshes, batch=batch, prefill=prefill, cache=cache, generate=generate,
-            platforms=platforms, dtype=dtype, kv_dtype=kv_dtype, quantize=quantize,
-            kernels=kernels, images=images, outputs=outputs, saved_model=saved_model, slots=slots,
-            goldens=goldens, allow_nonfinite=allow_nonfinite, force=force,
-            jobs=jobs or default_jobs(), out=None if out is None else Path(out),
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-        )  # fmt: skip
-        return write_bundle(options, progress or (lambda what, done, of: None))
+    options = make_options(
+        meshes=meshes, batch=batch, prefill=prefill, cache=cache, generate=generate,
+        platforms=platforms, dtype=dtype, kv_dtype=kv_dtype, quantize=quantize,
+        kernels=kernels, images=images, programs=programs, outputs=outputs,
+        saved_model=saved_model, slots=slots, goldens=goldens,
+        allow_nonfinite=allow_nonfinite, force=force,
+        jobs=jobs or default_jobs(), out=None if out is None else Path(out),
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+    )  # fmt: skip
+    return write_bundle(options, progress or (lambda what, done, of: None))
 
 
 class _Callable(ModuleType):

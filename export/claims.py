@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..artifacts.errors import ArtifactError, UsageError
 from ..model.config import Gemma3TextConfig
+from .arguments import CHECKPOINT, OUT, QUANTIZE
 from .checkpoint import Checkpoint, is_plain
 from .options import ExportOptions
 
@@ -12,7 +13,7 @@ _BITS = {"int8": 8, "int4": 4, "int4-pure": 4}
 
 def check_paths(options: ExportOptions) -> None:
     """Refuse paths whose names the manifest or a message could not hold. Raises UsageError."""
-    for flag, path in (("--checkpoint", options.checkpoint), ("--out", options.out)):
+    for flag, path in ((CHECKPOINT, options.checkpoint), (OUT, options.out)):
         if path is not None and not is_plain(str(path)):
             raise UsageError(
                 f"{flag}: expected a path in UTF-8 without control characters, got {str(path)!r}; "
@@ -41,7 +42,7 @@ def check_claims(
         wanted = next(name for name, bits in _BITS.items() if bits == config.bits)
         raise UsageError(
             f"{checkpoint.path}: config.json bits: {config.bits} asks for quantised matrices, "
-            f"got --quantize {options.quantize}; pass --quantize {wanted}, or take bits out of "
+            f"got {QUANTIZE} {options.quantize}; pass {QUANTIZE} {wanted}, or take bits out of "
             "config.json"
         )
     notes = beyond_transformers(checkpoint, config)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ..artifacts.errors import UsageError, run_command
+from ..artifacts.examples import examples
 from . import (
     DEFAULT_BATCH,
     DEFAULT_CACHE,
@@ -32,7 +33,14 @@ def _listed(sizes: Iterable[int]) -> str:
     return ",".join(map(str, sizes))
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        "gemma3-export --out gemma3-270m",
+        "gemma3-export --checkpoint gemma-3-1b-it --mesh 1x1 --mesh 2x4",
+        "gemma3-export --checkpoint gemma-3-4b.gguf --quantize int8 --cache 4096",
+    ),
+)
 @click.option(
     "--mesh", "meshes", multiple=True, default=[DEFAULT_MESH], show_default=True,
     metavar="DATAxMODEL|NAME=SIZE,...",
@@ -103,6 +111,10 @@ def _listed(sizes: Iterable[int]) -> str:
     "--images", metavar="N,...",
     help="Images of one encode_image call, e.g. 1,4; 0 leaves images out.  "
     "[default: 1 where the checkpoint sees images]",
+)  # fmt: skip
+@click.option(
+    "--programs", metavar="P,...",
+    help="Programs to lower, such as prefill,generate.  [default: all that the checkpoint has]",
 )  # fmt: skip
 @click.option(
     "--scan-layers", is_flag=True,
@@ -194,7 +206,7 @@ def _libraries_explained() -> Iterator[None]:
 
 def _options(
     batch: str, prefill: str, cache: str, platform: str, jobs: int | None, images: str | None,
-    formats: str, outputs: str, **rest: Any,
+    programs: str | None, formats: str, outputs: str, **rest: Any,
 ) -> ExportOptions:  # fmt: skip
     from ..artifacts.convention import SCORE_OUTPUTS
     from .options import (
@@ -202,6 +214,7 @@ def _options(
         PLATFORMS,
         make_options,
         parse_images,
+        parse_list,
         parse_names,
         parse_sizes,
     )
@@ -214,6 +227,7 @@ def _options(
         platforms=parse_names("--platform", platform, PLATFORMS),
         jobs=jobs or default_jobs(),
         images=parse_images(images),
+        programs=None if programs is None else parse_list(programs),
         outputs=parse_names("--outputs", outputs, SCORE_OUTPUTS) if outputs else (),
         **rest,
     )

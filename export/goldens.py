@@ -23,6 +23,7 @@ from ..artifacts.goldens import (
 from ..artifacts.interruption import run_child
 from ..artifacts.manifest import Manifest
 from ..artifacts.writer import BundleWriter
+from .arguments import WITH_GOLDENS
 
 RUN = "run"
 _RECORDER = "gemma3_export.runtime.checks.goldens"
@@ -36,12 +37,13 @@ def check_wanted(wanted: str | None, abstract: bool) -> None:
     """
     if wanted == RUN and abstract:
         raise UsageError(
-            "--goldens run: expected weights to run with, got --abstract; leave one of them out"
+            f"{WITH_GOLDENS} run: expected weights to run with, got --abstract; leave one of them "
+            "out"
         )
     if wanted not in (None, RUN) and not Path(wanted).is_file():
         raise UsageError(
-            f"--goldens: expected run or a file of goldens, got {wanted}, which is not a file; "
-            "name one, or pass --goldens run"
+            f"{WITH_GOLDENS}: expected run or a file of goldens, got {wanted}, which is not a "
+            f"file; name one, or pass {WITH_GOLDENS} run"
         )
 
 
@@ -72,8 +74,8 @@ def _record(writer: BundleWriter, manifest: Manifest) -> Goldens:
         if run.returncode != EXIT_USAGE:
             lines = [f"the process ended with {run.returncode}: {lines[-1]}"]
         raise UsageError(
-            f"--goldens run: cannot run mesh {mesh} on {platform} here: {lines[-1]}; give goldens "
-            "in a file, or leave the option out"
+            f"{WITH_GOLDENS} run: cannot run mesh {mesh} on {platform} here: {lines[-1]}; give "
+            "goldens in a file, or leave the option out"
         )
     where = f"{_RECORDER} output"
     goldens = decode(Goldens, parse_json(run.stdout, where), where)

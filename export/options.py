@@ -15,7 +15,26 @@ from ..artifacts.manifest import Axis, Bucket, Mesh, ProgramName
 from ..model.lowering.target import Platform
 from ..model.sharding import DATA_MODEL_AXES, NAMED_AXES
 from . import MAX_GENERATE, MAX_SLOTS
+from .arguments import (
+    BATCH,
+    CACHE,
+    CHECKPOINT,
+    DTYPE,
+    GENERATE,
+    IMAGES,
+    KV_DTYPE,
+    MESH,
+    NO_IMAGES,
+    OUTPUTS,
+    PLATFORM,
+    PREFILL,
+    PROGRAMS,
+    QUANTIZE,
+    SAVED_MODEL,
+    SLOTS,
+)
 from .quantize import RECIPES
+from .selection import WITH_IMAGES, check_selection
 
 FORMATS = ("stablehlo", "savedmodel")
 PLATFORMS = tuple(str(platform) for platform in Platform)
@@ -43,6 +62,8 @@ class ExportOptions:
     abstract: str | None
     images: tuple[int, ...] | None = None
     """Images of one encode_image call; () switches images off, None is 1 where they are seen."""
+    programs: tuple[ProgramName, ...] | None = None
+    """Those to lower; None for all that the checkpoint has."""
     kernels: bool = False
     """Add variants of the programs that call C++ kernels, where those are faster."""
     kv_dtype: str | None = None
@@ -72,11 +93,13 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if max(self.prefill) > min(self.cache):
             raise UsageError(
-                f"--cache {min(self.cache)} is smaller than --prefill {max(self.prefill)}: a chunk "
-                "must fit into every cache; raise --cache or lower --prefill"
+                f"{CACHE} {min(self.cache)} is smaller than {PREFILL} {max(self.prefill)}: a chunk "
+                f"must fit into every cache; raise {CACHE} or lower {PREFILL}"
             )
         if self.checkpoint is not None and self.abstract is not None:
-            raise UsageError("--abstract lowers without weights: give it or --checkpoint, not both")
+            raise UsageError(
+                f"--abstract lowers without weights: give it or {CHECKPOINT}, not both"
+            )
         if self.tune is not None and self.tuned is not None:
             raise UsageError("--tune measures what --tuned would read: give one of them, not both")
 
@@ -105,9 +128,9 @@ class ExportOptions:
         sizes = [tokens for tokens in self.prefill if tokens >= tokens_per_image]
         if not sizes:
             raise UsageError(
-                f"--prefill: expected a size that holds an image of {tokens_per_image} tokens, "
+                f"{PREFILL}: expected a size that holds an image of {tokens_per_image} tokens, "
                 f"got {','.join(map(str, self.prefill))}; add {tokens_per_image} or more, or pass "
-                "--images 0"
+                f"{NO_IMAGES}"
             )
         for images in self.images or DEFAULT_IMAGES:
             yield Bucket(ProgramName.ENCODE_IMAGE, images, tokens_per_image, 0)
@@ -135,7 +158,8 @@ def make_options(
     *, meshes: Sequence[str], batch: Sequence[int], prefill: Sequence[int], cache: Sequence[int],
     platforms: Sequence[str], images: Sequence[int] | None, outputs: Sequence[str],
     saved_model: bool, slots: int, dtype: str, quantize: str, kv_dtype: str | None, generate: int,
-    savedmodel_mesh: str | None = None, abstract: str | None = None, **rest: Any,
+    savedmodel_mesh: str | None = None, abstract: str | None = None,
+    programs: Sequence[str] | None = None, **rest: Any,
 ) -> ExportOptions:  # fmt: skip
     """A request whose values are looked at one by one and then together.
 
@@ -143,31 +167,38 @@ def make_options(
         UsageError: names the flag of the value that is wrong.
     """
     if not meshes:
-        raise UsageError("--mesh: expected at least one, such as 2x4, got none")
+        raise UsageError(f"{MESH}: expected at least one, such as 2x4, got none")
     parsed = tuple(parse_mesh(text) for text in meshes)
     names = [mesh.name for mesh in parsed]
     if len(set(names)) != len(names):
-        raise UsageError(f"--mesh: expected each mesh once, got {', '.join(names)}")
+        raise UsageError(f"{MESH}: expected each mesh once, got {', '.join(names)}")
     if not saved_model and (slots or savedmodel_mesh):
-        flag = "--stateful-slots" if slots else "--savedmodel-mesh"
-        raise UsageError(f"{flag} is about the SavedModel: add --format savedmodel")
+        flag = SLOTS if slots else "--savedmodel-mesh"
+        raise UsageError(f"{flag} is about the SavedModel: add {SAVED_MODEL}")
     if saved_model:
         parsed = with_one_device(parsed, savedmodel_mesh)
+    chosen = None
+    if programs is not None:
+        chosen = tuple(map(ProgramName, check_names(PROGRAMS, programs, tuple(ProgramName))))
+        check_selection(chosen, images, outputs)
+        if not set(WITH_IMAGES) & set(chosen):
+            images = ()  # no program would use the vision side
     return ExportOptions(
         meshes=parsed,
         saved_model=saved_model,
-        slots=_between("--stateful-slots", slots, 0, MAX_SLOTS),
-        batch=check_sizes("--batch", batch),
-        prefill=check_sizes("--prefill", prefill),
-        cache=check_sizes("--cache", cache),
-        generate=_between("--generate", generate, 1, MAX_GENERATE),
-        platforms=check_names("--platform", platforms, PLATFORMS),
-        images=check_sizes("--images", images) if images else None if images is None else (),
-        outputs=check_names("--outputs", outputs, SCORE_OUTPUTS) if outputs else (),
-        dtype=_one_of("--dtype", dtype, DTYPES),
-        quantize=_one_of("--quantize", quantize, tuple(RECIPES)),
-        kv_dtype=None if kv_dtype is None else _one_of("--kv-dtype", kv_dtype, KV_DTYPES),
+        slots=_between(SLOTS, slots, 0, MAX_SLOTS),
+        batch=check_sizes(BATCH, batch),
+        prefill=check_sizes(PREFILL, prefill),
+        cache=check_sizes(CACHE, cache),
+        generate=_between(GENERATE, generate, 1, MAX_GENERATE),
+        platforms=check_names(PLATFORM, platforms, PLATFORMS),
+        images=check_sizes(IMAGES, images) if images else None if images is None else (),
+        outputs=check_names(OUTPUTS, outputs, SCORE_OUTPUTS) if outputs else (),
+        dtype=_one_of(DTYPE, dtype, DTYPES),
+        quantize=_one_of(QUANTIZE, quantize, tuple(RECIPES)),
+        kv_dtype=None if kv_dtype is None else _one_of(KV_DTYPE, kv_dtype, KV_DTYPES),
         abstract=abstract,
+        programs=chosen,
         **rest,
     )
 
@@ -214,7 +245,7 @@ def _named_axis(part: str, text: str) -> Axis:
 
 
 def _bad_mesh(text: str, expected: str) -> UsageError:
-    return UsageError(f"--mesh: expected {expected}, got {text!r}")
+    return UsageError(f"{MESH}: expected {expected}, got {text!r}")
 
 
 def with_one_device(meshes: tuple[Mesh, ...], wanted: str | None) -> tuple[Mesh, ...]:
@@ -227,7 +258,7 @@ def with_one_device(meshes: tuple[Mesh, ...], wanted: str | None) -> tuple[Mesh,
         raise UsageError(
             f"--savedmodel-mesh: expected one device, such as 1x1, got {mesh.name}: TensorFlow "
             "runs a SavedModel on one CPU or GPU and ignores how tensors are split; export with "
-            f"--mesh {mesh.name} and serve its StableHLO programs with gemma3-run or gemma3-host"
+            f"{MESH} {mesh.name} and serve its StableHLO programs with gemma3-run or gemma3-host"
         )
     known = (
         mesh.name in {known.name for known in meshes}
@@ -267,12 +298,17 @@ def parse_images(text: str | None) -> tuple[int, ...] | None:
     """`1,4` as parse_sizes does; `0` and `none` are (), no images. Raises UsageError."""
     if text is None:
         return None
-    return () if text.strip() in ("0", "none") else parse_sizes("--images", text)
+    return () if text.strip() in ("0", "none") else parse_sizes(IMAGES, text)
 
 
 def parse_names(flag: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     """`cpu,tpu` as known names in the order of `known`. Raises UsageError."""
-    return check_names(flag, [part.strip() for part in text.split(",")], known)
+    return check_names(flag, parse_list(text), known)
+
+
+def parse_list(text: str) -> list[str]:
+    """`cpu,tpu` as its parts."""
+    return [part.strip() for part in text.split(",")]
 
 
 def check_names(flag: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

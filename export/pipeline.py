@@ -38,6 +38,7 @@ from ..model.config_fields import is_token_id
 from ..model.lowering.quantized import ParameterSpec
 from ..model.lowering.target import Platform
 from ..model.vision_config import PUBLISHED_MULTIMODAL
+from .arguments import DTYPE, IMAGES, OUTPUTS, WITH_KERNELS
 from .checkpoint import Checkpoint, check_tensors, demo_checkpoint, left_out, open_checkpoint
 from .claims import check_claims, check_name, check_paths
 from .goldens import add_goldens, check_wanted
@@ -68,6 +69,7 @@ from .purpose import (
 from .quantize import RECIPES, check_recipe
 from .quantize import record as quantization_record
 from .savedmodel.write import check_saved_model, write_saved_model
+from .selection import check_offered, check_uses
 from .stablehlo import check_target as check_stablehlo
 from .stablehlo import for_version
 from .tuning import Tuning, check_tuning, choose_forms, table_notes
@@ -188,7 +190,7 @@ def _open_source(options: ExportOptions) -> _Source:
             purpose = Generating(PUBLISHED_MULTIMODAL[size])
         elif options.images:
             known = ", ".join(PUBLISHED_MULTIMODAL)
-            raise UsageError(f"--images: {size} sees no images, {known} do; leave the option out")
+            raise UsageError(f"{IMAGES}: {size} sees no images, {known} do; leave the option out")
         return _Source(f"gemma-3-{size}-abstract", config, purpose, eos, None)
     checkpoint = open_checkpoint(options.checkpoint or demo_checkpoint())
     try:
@@ -207,7 +209,7 @@ def _open_source(options: ExportOptions) -> _Source:
         purpose = with_images(purpose, checkpoint, config)
     if options.images and vision_of(purpose) is None:
         raise UsageError(
-            f"--images: {checkpoint.path} sees no images: expected a checkpoint with "
+            f"{IMAGES}: {checkpoint.path} sees no images: expected a checkpoint with "
             "vision_config and a vision tower; leave the option out"
         )
     return _Source(checkpoint.name, config, purpose, eos, checkpoint)
@@ -233,9 +235,14 @@ def _check_request(
     notes = []
     if options.outputs and not isinstance(source.purpose, Generating):
         raise UsageError(
-            f"--outputs {','.join(options.outputs)}: {source.name} is a "
+            f"{OUTPUTS} {','.join(options.outputs)}: {source.name} is a "
             f"{source.purpose.architecture} and has no score program; leave the option out"
         )
+    if options.programs is not None:
+        offered = {bucket.program for bucket in _buckets(source.purpose, options)}
+        which = f"{source.name}, a {source.purpose.architecture},"
+        check_offered(options.programs, offered, which)
+        check_uses(options.programs, options)
     check_recipe(RECIPES[options.quantize], _parameters(models), options.platforms)
     if source.checkpoint is not None:
         unused = check_tensors(source.checkpoint, {p.name: p.shape for p in _parameters(models)})
@@ -270,6 +277,7 @@ def _jobs(source: _Source, options: ExportOptions) -> list[Job]:
         for mesh in options.meshes
         for platform in options.platforms
         for bucket in _buckets(source.purpose, options)
+        if options.programs is None or bucket.program in options.programs
     ]
 
 
@@ -283,9 +291,9 @@ def _kernel_jobs(portable: list[Job], options: ExportOptions) -> list[Job]:
     if not jobs or options.dtype != "bfloat16":
         meshes = ", ".join(mesh.name for mesh in options.meshes)
         raise UsageError(
-            "--kernels: expected --dtype bfloat16, platform cpu and a mesh of one device; got "
-            f"--dtype {options.dtype}, {','.join(options.platforms)} and {meshes}; "
-            "leave --kernels out"
+            f"{WITH_KERNELS}: expected {DTYPE} bfloat16, platform cpu and a mesh of one device; "
+            f"got {DTYPE} {options.dtype}, {','.join(options.platforms)} and {meshes}; "
+            f"leave {WITH_KERNELS} out"
         )
     return jobs
 

@@ -17,6 +17,7 @@ from ..model.pure.classifier import SequenceClassifier
 from ..model.pure.embedder import TextEmbedder
 from ..model.pure.image_encoder import ImageEncoder
 from ..model.vision_config import Gemma3Config, SiglipVisionConfig
+from .arguments import NO_IMAGES
 from .checkpoint import Checkpoint
 from .checkpoint.image_processor import check_image_processor
 
@@ -106,7 +107,7 @@ def with_images(purpose: Purpose, checkpoint: Checkpoint, config: Gemma3TextConf
         _ = vision.patches_per_token_side
     except ConfigError as error:
         raise ArtifactError(
-            f"{checkpoint.path}: {error}; fix the configuration, or pass --images 0"
+            f"{checkpoint.path}: {error}; fix the configuration, or pass {NO_IMAGES}"
         ) from error
     kind = checkpoint.config["vision_config"].get("model_type")
     if kind not in (None, SiglipVisionConfig.model_type):

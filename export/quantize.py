@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import QuantizationRecord
 from ..model.lowering.quantized import BY_BITS, GROUP, UNQUANTIZED, ParameterSpec, Recipe, Scheme
+from .arguments import PLATFORM, QUANTIZE
 
 RECIPES: dict[str, Recipe] = {
     "none": UNQUANTIZED,
@@ -34,14 +35,14 @@ def check_recipe(recipe: Recipe, parameters: Sequence[ParameterSpec], platforms:
     without = [name for name in platforms if name not in FLOAT8_PLATFORMS]
     if Scheme.FP8 in (recipe.layers, recipe.embedding) and without:
         raise UsageError(
-            f"--quantize fp8: {without[0]} has no products of 8-bit floats: expected --platform "
-            f"{','.join(FLOAT8_PLATFORMS)}, got {','.join(platforms)}; use --quantize int8"
+            f"{QUANTIZE} fp8: {without[0]} has no products of 8-bit floats: expected {PLATFORM} "
+            f"{','.join(FLOAT8_PLATFORMS)}, got {','.join(platforms)}; use {QUANTIZE} int8"
         )
     for spec in parameters:
         if recipe.scheme(spec.name) == Scheme.INT4 and spec.shape[1] % GROUP:
             raise UsageError(
-                f"--quantize int4: {spec.name} has {spec.shape[1]} inputs: expected a multiple of "
-                f"{GROUP}, of which each {GROUP} share a scale; use --quantize int8"
+                f"{QUANTIZE} int4: {spec.name} has {spec.shape[1]} inputs: expected a multiple of "
+                f"{GROUP}, of which each {GROUP} share a scale; use {QUANTIZE} int8"
             )
 
 

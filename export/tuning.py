@@ -40,6 +40,7 @@ from ..model.lowering.table import (
     blocks_name,
     scores_bytes,
 )
+from .arguments import MESH, PLATFORM
 from .lower import Job, Lowered, met_by
 from .measure import Call, attention_calls, copies, interleaved, product_calls, random_weight
 from .options import ExportOptions
@@ -98,7 +99,7 @@ def check_tuning(options: ExportOptions) -> None:
     if all(mesh.devices > 1 for mesh in options.meshes):
         raise UsageError(
             "--tune: forms are measured on one device: expected a mesh of one, got "
-            f"{', '.join(mesh.name for mesh in options.meshes)}; add --mesh 1x1"
+            f"{', '.join(mesh.name for mesh in options.meshes)}; add {MESH} 1x1"
         )
     if options.tune.is_dir() or not options.tune.absolute().parent.is_dir():
         got = "a folder" if options.tune.is_dir() else "one in a folder that is not there"
@@ -319,7 +320,7 @@ def _device(platform: str) -> Any:
     except RuntimeError as error:
         raise UsageError(
             f"--tune: expected a device of {platform} to measure on, got none on this machine; "
-            "leave it out of --platform, or tune where there is one and pass its file as --tuned"
+            f"leave it out of {PLATFORM}, or tune where there is one and pass its file as --tuned"
         ) from error
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .export import export
     from .export.pipeline import ExportResult
     from .runtime.api.model import Model, load
-    from .runtime.requests.generate import Completion
+    from .runtime.requests.request import Completion
     from .runtime.requests.sampling import SamplingParameters
     from .runtime.requests.score import Score
     from .runtime.requests.session import Session, Step
@@ -42,7 +42,7 @@ __all__ = [
 
 # Where a name is from, imported when it is first asked for.
 _HOMES = {
-    "Completion": "runtime.requests.generate",
+    "Completion": "runtime.requests.request",
     "ExportResult": "export.pipeline",
     "Model": "runtime.api.model",
     "SamplingParameters": "runtime.requests.sampling",

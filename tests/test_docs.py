@@ -132,6 +132,23 @@ def test_command_lines_are_found_and_wrong_ones_refused():
             parse(shlex.split(wrong))
 
 
+@pytest.mark.parametrize("name", [*COMMANDS, *bundle_command.commands, "gemma3-host"])
+def test_help_ends_with_command_lines_that_parse(name: str):
+    if name == "gemma3-host":
+        source = (ROOT / "runtime" / "native" / "host" / "options.cc").read_text()
+        text = ast.literal_eval("(" + source.split("kExamples =")[1].split(";\n")[0] + ")")
+    else:
+        command = COMMANDS.get(name) or bundle_command.commands[name]
+        text = command.get_help(click.Context(command))
+    _, ending = text.split("\nExamples:\n" if name == "gemma3-host" else "\n  Examples:\n")
+    lines = ending.rstrip("\n").splitlines()
+    assert len(lines) in (2, 3)
+    for line in lines:
+        assert len(line) < 80
+        ((words),) = command_lines(line.strip().rpartition("| ")[2])
+        parse(words)
+
+
 def flags_of(command: click.Command) -> set[str]:
     found = {flag for option in command.params for flag in option.opts} | {"--help"}
     inner = command.commands.values() if isinstance(command, click.Group) else ()

@@ -15,6 +15,7 @@ import dataclasses
 from pathlib import Path
 
 from ...artifacts.errors import ArtifactError
+from ..arguments import CHECKPOINT
 from .base import Checkpoint, check_tensors, is_plain, is_there, left_out
 from .demo import demo_checkpoint
 from .finite import finite
@@ -52,7 +53,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not path.exists():
         raise ArtifactError(
             f"{path}: no such file or folder; expected a Hugging Face folder or a .gguf file; "
-            "check --checkpoint"
+            f"check {CHECKPOINT}"
         )
     if path.is_file():
         if path.suffix.lower() != ".gguf" and not is_gguf(path):

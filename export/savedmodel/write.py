@@ -14,6 +14,7 @@ from ...artifacts.manifest import Manifest, SavedModelRecord
 from ...artifacts.memory import return_freed_memory
 from ...artifacts.serving.signatures import FOLDER, PLATFORMS, VERSION_FOLDER, signatures
 from ...artifacts.writer import BundleWriter
+from ..arguments import BATCH, CHECKPOINT, PLATFORM, SAVED_MODEL, SLOTS
 from ..options import ExportOptions
 from .deployment import deployment_files
 
@@ -30,27 +31,27 @@ def check_saved_model(options: ExportOptions, generates: bool) -> list[str]:
     platforms, batch, slots = options.platforms, options.batch, options.slots
     if options.abstract is not None:
         raise UsageError(
-            "--format savedmodel needs weights, which --abstract leaves out: pass --checkpoint"
+            f"{SAVED_MODEL} needs weights, which --abstract leaves out: pass {CHECKPOINT}"
         )
     if not set(PLATFORMS) & set(platforms):
         raise UsageError(
-            f"--format savedmodel: expected a platform from {','.join(PLATFORMS)}, "
-            f"got --platform {','.join(platforms)}; add cpu"
+            f"{SAVED_MODEL}: expected a platform from {','.join(PLATFORMS)}, "
+            f"got {PLATFORM} {','.join(platforms)}; add cpu"
         )
     if slots and not generates:
         raise UsageError(
-            "--stateful-slots keeps the caches of growing texts, and this checkpoint grows none; "
+            f"{SLOTS} keeps the caches of growing texts, and this checkpoint grows none; "
             "leave the option out"
         )
     if slots and 1 not in batch:
         raise UsageError(
-            f"--stateful-slots: expected 1 among the batch sizes, as a slot is one row, got "
-            f"--batch {','.join(map(str, batch))}; add 1"
+            f"{SLOTS}: expected 1 among the batch sizes, as a slot is one row, got "
+            f"{BATCH} {','.join(map(str, batch))}; add 1"
         )
     for library in _LIBRARIES:
         if not _installed(library):
             raise UsageError(
-                f"--format savedmodel needs {library}, which is not installed: "
+                f"{SAVED_MODEL} needs {library}, which is not installed: "
                 "pip install 'gemma3-export[savedmodel]'"
             )
     sharded = [mesh.name for mesh in options.meshes if mesh.devices > 1]

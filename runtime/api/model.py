@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
 
-from ...artifacts.arguments import speaks_of_arguments
 from ...artifacts.errors import UsageError
+from ...artifacts.manifest import Bucket, Manifest
 from ...artifacts.prompts import bundle_prompts
 from ..loading.buckets import Shape
 from ..loading.bundle import choose_mesh
-from ..loading.devices import ensure_devices
+from ..loading.devices import default_mesh, ensure_devices
 from ..loading.model import LoadedModel
-from ..loading.start import hide_xla_log, open_bundle
-from ..requests.classify import classify
-from ..requests.embed import embed
+from ..loading.start import compile_ahead, hide_xla_log, open_bundle
+from ..loading.status import StatusLine
+from ..requests.classify import classify_buckets, plan_classify, run_classify
+from ..requests.embed import plan_embed, run_embed
 from ..requests.generate import (
-    Completion,
-    Request,
-    check_prompts,
+    buckets_of,
     most_new_tokens,
     plan_request,
     run_request,
     stream_request,
 )
-from ..requests.sampling import DEFAULT_NEW_TOKENS, SamplingParameters
-from ..requests.score import Score, score
+from ..requests.request import Completion, OnText, Request, check_prompts
+from ..requests.sampling import SamplingParameters
+from ..requests.score import ScoreRequest, plan_score, run_score, score_buckets
 from ..requests.session import Session
 from ..text.chat import Message
 from ..text.tokenizer import Tokenizer
 from .prompts import Encoded, Image, Prompt, encode, is_conversation
-
-_Sampling = SamplingParameters | Sequence[SamplingParameters] | None
+from .request import Sampling, make_request, make_sampling
 
 
 def load(
@@ -51,7 +50,8 @@ def load(
 
     Args:
         path: the bundle's folder.
-        mesh: a mesh of the bundle; None for its first.
+        mesh: a mesh of the bundle; None for the largest that there are accelerators for, and on
+            CPU for one of one device, else the first.
         platform: a platform of the bundle; None for the one JAX runs on.
         keep_compiled: keep compiled programs in the bundle, or in the user's cache folder where
             that cannot be written, and use those kept before.
@@ -63,14 +63,15 @@ def load(
     """
     if "jax" not in sys.modules:
         hide_xla_log()
-    with speaks_of_arguments():
-        signer = None if require_signature is None else Path(require_signature)
-        bundle = open_bundle(Path(path), signer)
-        record = choose_mesh(bundle, mesh)
-        if platform is not None:
-            bundle.programs_for(record.mesh.name, platform)
-        ensure_devices(record.mesh)
-        return Model(LoadedModel(bundle, record, platform, keep_compiled))
+    signer = None if require_signature is None else Path(require_signature)
+    bundle = open_bundle(Path(path), signer)
+    record = choose_mesh(bundle, mesh, platform)
+    if platform is not None:
+        bundle.programs_for(record.mesh.name, platform)
+    ensure_devices(record.mesh)
+    if mesh is None:
+        record = default_mesh(bundle, platform)
+    return Model(LoadedModel(bundle, record, platform, keep_compiled))
 
 
 class Model:
@@ -83,9 +84,13 @@ class Model:
     Mistakes raise UsageError, which is a ValueError, before anything is computed.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        """Of a model that is loaded already; `load` loads one."""
+    def __init__(self, loaded: LoadedModel, status: StatusLine | None = None) -> None:
+        """Of a model that is loaded already; `load` loads one.
+
+        With a `status` programs are compiled ahead, and what is done is said there.
+        """
         self._loaded = loaded
+        self._status = status
 
     def __enter__(self) -> Model:
         return self
@@ -123,9 +128,14 @@ class Model:
         return self._loaded.tokenizer
 
     @property
+    def manifest(self) -> Manifest:
+        """What the bundle's manifest.json says."""
+        return self._loaded.bundle.manifest
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Names of a classifier's classes."""
-        return tuple(self._loaded.bundle.manifest.model.labels)
+        return tuple(self.manifest.model.labels)
 
     @overload
     def generate(self, prompt: str, **options: Any) -> Completion: ...
@@ -155,11 +165,22 @@ class Model:
             images: of the one prompt: picture files, or arrays [n,3,size,size].
             pan_and_scan: show long pictures in parts as well as whole.
         """
-        with speaks_of_arguments(**_NAMES):
-            encoded, request = self._request(prompt, **options)
-            groups = plan_request(self._loaded, request)
-            completions = list(run_request(self._loaded, request, groups))
-            return completions[0] if encoded.single else completions
+        encoded, request = self._request(prompt, **options)
+        completions = list(self._run(request))
+        return completions[0] if encoded.single else completions
+
+    def completions(
+        self, prompt: Any, on_text: OnText | None = None, **options: Any
+    ) -> Iterator[Completion]:
+        """Completions of prompts in their order, as they are done.
+
+        The arguments are those of `generate`, and what is wrong with them is said at once.
+        `on_text` is told of new text: the index of its prompt, and what continues the text before.
+        """
+        _, request = self._request(prompt, **options)
+        if on_text is not None:
+            _ = self.tokenizer  # a bundle without one has no text
+        return self._run(request, on_text)
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
         """Pieces of the text that goes on from one prompt, whole characters, as they are made.
@@ -167,12 +188,11 @@ class Model:
         The arguments are those of `generate`. What is wrong with them is said at once, not when
         the first piece is asked for. Closing the iterator ends the work.
         """
-        with speaks_of_arguments(**_NAMES):
-            encoded, request = self._request(prompt, **options)
-            if not encoded.single:
-                raise UsageError("prompt: expected one to stream, got a list; use generate")
-            _ = self.tokenizer  # a bundle without one has no text
-            groups = plan_request(self._loaded, request)
+        encoded, request = self._request(prompt, **options)
+        if not encoded.single:
+            raise UsageError("prompt: expected one to stream, got a list; use generate")
+        _ = self.tokenizer  # a bundle without one has no text
+        groups = plan_request(self._loaded, request)
         parts = stream_request(self._loaded, request, groups)
         return (part[1] for part in parts if not isinstance(part, Completion))
 
@@ -199,42 +219,44 @@ class Model:
             outputs: hidden_states, attentions, where the bundle was exported with them.
             images: of the one text.
         """
-        with speaks_of_arguments(**_NAMES):
-            encoded = encode(self._loaded, text, images)
-            found: list[Score] = score(
-                self._loaded, encoded.prompts, labels, encoded.images, outputs
-            )
-            return found[0] if encoded.single else found
+        encoded = encode(self._loaded.bundle, text, images)
+        request = ScoreRequest(encoded.prompts, labels, encoded.images, tuple(outputs))
+        groups = plan_score(self._loaded, request)
+        self._compile(score_buckets(self._loaded, request, groups), "scoring")
+        found = run_score(self._loaded, request, groups)
+        return found[0] if encoded.single else found
 
     def classify(self, text: Any, *, images: Sequence[Image] = ()) -> Any:
         """Logits of a classifier's classes for a text, [C] float32, or for several, [N,C].
 
         The classes are called `labels`.
         """
-        with speaks_of_arguments(**_NAMES):
-            encoded = encode(self._loaded, text, images, whole=True)
-            rows = classify(self._loaded, encoded.prompts, encoded.images)
-            found = np.array(rows, np.float32)
-            return found[0] if encoded.single else found
+        encoded = encode(self._loaded.bundle, text, images, whole=True)
+        texts, images = encoded.prompts, encoded.images
+        groups = plan_classify(self._loaded, texts, images)
+        self._compile(classify_buckets(self._loaded, texts, images, groups), "classifying")
+        found = np.array(run_classify(self._loaded, texts, images, groups), np.float32)
+        return found[0] if encoded.single else found
 
     def embed(self, text: Any, *, task: str | None = None) -> Any:
         """The vector of a text, [E] float32, or of several, [N,E].
 
         `task` puts the model's prompt of that task, such as query, before each text.
         """
-        with speaks_of_arguments(**_NAMES):
-            bundle = self._loaded.bundle
-            before = bundle_prompts(bundle).text(task, str(bundle.root))
-            encoded = encode(self._loaded, text, before=before, whole=True)
-            found = np.array(embed(self._loaded, encoded.prompts), np.float32)
-            return found[0] if encoded.single else found
+        bundle = self._loaded.bundle
+        before = bundle_prompts(bundle).text(task, str(bundle.root))
+        encoded = encode(self._loaded.bundle, text, before=before, whole=True)
+        groups = plan_embed(self._loaded, encoded.prompts)
+        self._compile({group.bucket for group in groups}, "embedding")
+        found = np.array(run_embed(self._loaded, encoded.prompts, groups), np.float32)
+        return found[0] if encoded.single else found
 
     def session(
         self,
         rows: int = 1,
         *,
         cache: int | None = None,
-        sampling: _Sampling = None,
+        sampling: Sampling | None = None,
         stop_tokens: Sequence[int] = (),
         ignore_eos: bool = False,
         logprobs: int = 0,
@@ -266,10 +288,16 @@ class Model:
         stops = tuple(dict.fromkeys([*own, *stop_tokens]))
         return Session(self._loaded, shape, sampling or SamplingParameters(), stops, logprobs)
 
+    def _run(self, request: Request, on_text: OnText | None = None) -> Iterator[Completion]:
+        groups = plan_request(self._loaded, request)
+        doing = "generating" if on_text is None else "reading the prompt"
+        self._compile(buckets_of(self._loaded, request, groups), doing)
+        return run_request(self._loaded, request, groups, on_text)
+
     def _request(
         self, prompt: Any, *, max_new_tokens: int | None = None, temperature: float | None = None,
         top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
-        seed: int | None = None, sampling: _Sampling = None, stop: str | Sequence[str] = (),
+        seed: int | None = None, sampling: Sampling | None = None, stop: str | Sequence[str] = (),
         stop_tokens: Sequence[int] = (), ignore_eos: bool = False, special: bool = False,
         logprobs: int = 0, images: Sequence[Image] = (), pan_and_scan: bool = False,
     ) -> tuple[Encoded, Request]:  # fmt: skip
@@ -277,31 +305,25 @@ class Model:
             "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
             "seed": seed,
         }  # fmt: skip
-        given = {name: value for name, value in five.items() if value is not None}
+        given = [name for name, value in five.items() if value is not None]
         if sampling is not None and given:
             raise UsageError(f"sampling and {', '.join(given)} exclude each other: pass one")
-        drawn = SamplingParameters(**given) if sampling is None else sampling  # pyright: ignore[reportArgumentType]
-        drawing = [name for name in ("top_k", "top_p", "min_p") if name in given]
-        if drawing and not temperature:
-            raise UsageError(
-                f"{drawing[0]} needs a temperature above 0: at 0, the default, the likeliest token "
-                "is always taken; pass temperature=1"
-            )
-        encoded = encode(self._loaded, prompt, images, pan_and_scan)
-        check_prompts(self._loaded, encoded.prompts)
-        if max_new_tokens is None:  # where 1 does not fit, a refusal says so
-            fits = most_new_tokens(self._loaded, encoded.prompts, logprobs, encoded.images)
-            max_new_tokens = max(1, min(DEFAULT_NEW_TOKENS, fits))
-        ends = () if ignore_eos else encoded.stop_tokens
-        texts = (stop,) if isinstance(stop, str) else tuple(stop)
-        return encoded, Request(
-            encoded.prompts, max_new_tokens, drawn, (*ends, *stop_tokens), texts, ignore_eos,
-            logprobs, encoded.images, special,
+        loaded = self._loaded
+        drawn = make_sampling(temperature, top_k, top_p, min_p, seed)
+        encoded = encode(loaded.bundle, prompt, images, pan_and_scan)
+        check_prompts(loaded, encoded.prompts)
+        return encoded, make_request(
+            encoded, drawn if sampling is None else sampling,
+            lambda: most_new_tokens(loaded, encoded.prompts, logprobs, encoded.images),
+            max_new_tokens=max_new_tokens, stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            stop_tokens=stop_tokens, ignore_eos=ignore_eos, special=special, logprobs=logprobs,
         )  # fmt: skip
 
-
-# Arguments that are not called as the flag of the command is.
-_NAMES = {"image": "images", "tokens": "prompt"}
+    def _compile(self, buckets: Iterable[Bucket], doing: str) -> None:
+        """Where somebody watches, compile programs at once and say so, then what follows."""
+        if self._status is not None:
+            compile_ahead(self._loaded, buckets, self._status)
+            self._status.say(doing)
 
 
 def _size(shape: Shape) -> tuple[int, int]:

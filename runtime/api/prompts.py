@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ...artifacts.bundle import Bundle
 from ...artifacts.errors import UsageError
+from ...artifacts.paths import MANIFEST
 from ...artifacts.prompts import refuse_chat
-from ..images.files import Picture, check_pixels, load_images, pixels_of
+from ..images.files import IMAGES, Picture, check_pixels, load_images, pixels_of
 from ..images.prompt import encode_chat, encode_prompt, image_tokens
-from ..loading.model import LoadedModel
+from ..loading.bundle import open_tokenizer
 from ..text.chat import Message, read_turns
 from ..text.tokenizer import END_OF_TURN
 
@@ -40,42 +42,48 @@ class Encoded:
 
 
 def encode(
-    model: LoadedModel, prompts: Prompt | Sequence[Prompt], images: Sequence[Image] = (),
-    pan_and_scan: bool = False, before: str = "", whole: bool = False,
+    bundle: Bundle, prompts: Prompt | Sequence[Prompt], images: Sequence[Image] = (),
+    pan_and_scan: bool = False, before: str = "", whole: bool = False, chat: bool = False,
 ) -> Encoded:  # fmt: skip
-    """Prompts as token ids, and their images.
+    """Prompts as token ids, and their images; prompts that are encoded stay as they are.
 
     Args:
         images: of the one prompt.
         before: put before every text.
         whole: texts are read as they are, not continued: an end token follows where the model was
             made with one.
+        chat: each text is a user's turn of a conversation.
 
     Raises:
         UsageError: a prompt is none of what it may be, or its images do not suit it.
     """
+    if isinstance(prompts, Encoded):
+        return prompts
     single = is_single(prompts)
     listed: list[Any] = [prompts] if single else list(prompts)
     if images and len(listed) != 1:
-        raise UsageError("images: expected one prompt with them, got several")
+        raise UsageError(f"{IMAGES}: expected one prompt with them, got several")
     turn_ends: set[int] = set()
     rows, pixels = [], []
     for number, prompt in enumerate(listed, 1):
         if is_conversation(prompt):
             refuse_chat(before)
-            ids, pictures = _encode_messages(model, prompt, images, pan_and_scan)
-            turn_ends.add(model.tokenizer.steering_id(END_OF_TURN))
+            ids, pictures = _encode_messages(bundle, prompt, images, pan_and_scan)
+            turn_ends.add(open_tokenizer(bundle).steering_id(END_OF_TURN))
         elif isinstance(prompt, str):
-            pictures = read_images(model, images, pan_and_scan)
-            ids = _encode_text(model, before + prompt, pictures, whole)
+            pictures = read_images(bundle, images, pan_and_scan)
+            if chat:
+                refuse_chat(before)
+                turn_ends.add(open_tokenizer(bundle).steering_id(END_OF_TURN))
+            ids = _encode_text(bundle, before + prompt, pictures, whole, chat)
         else:
-            pictures = read_images(model, images, pan_and_scan)
+            pictures = read_images(bundle, images, pan_and_scan)
             ids = _check_ids(prompt, f"prompt {number}")
         rows.append(ids)
         pixels.append(pictures)
     if not any(pixels):
         return Encoded(rows, [], tuple(turn_ends), single)
-    side = model.bundle.manifest.vision.image_size  # pyright: ignore[reportOptionalMemberAccess]
+    side = bundle.manifest.vision.image_size  # pyright: ignore[reportOptionalMemberAccess]
     none = np.zeros((0, 3, side, side), np.float32)
     found = [(pixels_of(pictures) or [none])[0] for pictures in pixels]
     return Encoded(rows, found, tuple(turn_ends), single)
@@ -101,18 +109,18 @@ def is_single(prompts: Any) -> bool:
 
 
 def read_images(
-    model: LoadedModel, images: Sequence[Image], pan_and_scan: bool
+    bundle: Bundle, images: Sequence[Image], pan_and_scan: bool
 ) -> list[Picture]:  # fmt: skip
     """The images of a prompt as the model looks at them.
 
     Raises:
         UsageError: one is no image, or the model sees none.
     """
-    vision = model.bundle.manifest.vision
+    vision = bundle.manifest.vision
     if images and vision is None:
         raise UsageError(
-            f"images: {model.grid.source} has no encode_image program; export a checkpoint that "
-            "sees images"
+            f"{IMAGES}: {bundle.root / MANIFEST} has no encode_image program; export a "
+            "checkpoint that sees images"
         )
     found: list[Picture] = []
     for image in images:
@@ -124,34 +132,38 @@ def read_images(
             found += load_images([Path(image)], vision.image_size, pan_and_scan)
         else:
             raise UsageError(
-                f"images: expected a path or an array of pixels, got {type(image).__name__}"
+                f"{IMAGES}: expected a path or an array of pixels, got {type(image).__name__}"
             )
     return found
 
 
-def _encode_text(model: LoadedModel, text: str, pictures: list[Picture], whole: bool) -> list[int]:
-    manifest = model.bundle.manifest
+def _encode_text(
+    bundle: Bundle, text: str, pictures: list[Picture], whole: bool, chat: bool
+) -> list[int]:
+    manifest, tokenizer = bundle.manifest, open_tokenizer(bundle)
     if pictures:
         assert manifest.vision is not None
         crops = [picture.crops for picture in pictures]
         tokens = image_tokens(manifest.vision)
-        return encode_prompt(model.tokenizer, text, crops, tokens, chat=False)
-    tokenizer, record = model.tokenizer, manifest.tokenizer
+        return encode_prompt(tokenizer, text, crops, tokens, chat)
+    if chat:
+        return tokenizer.chat(text)
+    record = manifest.tokenizer
     end = whole and record is not None and record.add_eos
     ids = tokenizer.encode(text, record is not None and record.add_bos)
     return [*ids, *manifest.model.eos_token_ids[:1]] if end else ids
 
 
 def _encode_messages(
-    model: LoadedModel, messages: Sequence[Message], images: Sequence[Image], pan_and_scan: bool
+    bundle: Bundle, messages: Sequence[Message], images: Sequence[Image], pan_and_scan: bool
 ) -> tuple[list[int], list[Picture]]:
     turns, inside = read_turns(messages)
     if inside and images:
-        raise UsageError("images: expected them in the messages or beside them, got both")
-    pictures = read_images(model, [*images, *inside], pan_and_scan)
-    vision = model.bundle.manifest.vision
+        raise UsageError(f"{IMAGES}: expected them in the messages or beside them, got both")
+    pictures = read_images(bundle, [*images, *inside], pan_and_scan)
+    vision = bundle.manifest.vision
     tokens = None if vision is None else image_tokens(vision)
-    return encode_chat(model.tokenizer, turns, [p.crops for p in pictures], tokens), pictures
+    return encode_chat(open_tokenizer(bundle), turns, [p.crops for p in pictures], tokens), pictures
 
 
 def _check_ids(prompt: Any, where: str) -> list[int]:

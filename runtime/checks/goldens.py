@@ -168,5 +168,5 @@ if __name__ == "__main__":
     try:
         _main()
     except UsageError as error:
-        print(error, file=sys.stderr)
+        print(error.for_command, file=sys.stderr)
         sys.exit(EXIT_USAGE)

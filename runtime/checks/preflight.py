@@ -163,7 +163,7 @@ def _check_host(name: str, bundle: Bundle, record: MeshRecord, compiling: bool) 
         try:
             asked = largest_temporaries(bundle, record, "cpu")
         except UsageError as error:
-            return Check(name, Status.FAILED, str(error))
+            return Check(name, Status.FAILED, error.for_command)
     need = mesh_memory(bundle, record, "cpu", asked and asked.bytes)
     devices = f"{mesh.devices} virtual devices on {cores} cores" if mesh.devices > 1 else "1 device"
     detail = f"{devices}, {_needs(need)} each, {format_bytes(need.host)} together"

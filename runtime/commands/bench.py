@@ -14,6 +14,7 @@ import click
 import numpy as np
 
 from ...artifacts.errors import UsageError, run_command
+from ...artifacts.examples import examples
 from ...artifacts.memory import peak_rss_bytes
 from ..loading.buckets import Group, Shape
 from ..loading.start import compile_ahead, load_model, open_bundle
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 
 _PREFILL, _DECODE = 512, 128
+EXAMPLES = examples(
+    "gemma3-bench gemma3-270m",
+    "gemma3-bench gemma3-270m --mesh 1x1 --context 128,1024 --json",
+    "gemma3-bench gemma3-270m --batch 8 --prefill 128 --decode 64 --repeats 10",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Options:
     as_json: bool
 
 
-@click.command(context_settings=HELP)
+@click.command(context_settings=HELP, epilog=EXAMPLES)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--prefill", type=WHOLE, help=f"Tokens of a prompt; {_PREFILL}, or what fits if that is less."
@@ -126,7 +132,8 @@ class Work:
 
 def measure(model: LoadedModel, work: Work, repeats: int, status: StatusLine) -> dict[str, Any]:
     """What `gemma3-bench --json` prints; raises UsageError when no bucket fits."""
-    from ..requests.generate import Request, buckets_of
+    from ..requests.generate import buckets_of
+    from ..requests.request import Request
 
     shape = _choose_shape(model, work, "--prefill", work.prefill)
     prompts = _prompts(model, work.batch, work.prefill)
@@ -170,7 +177,8 @@ def _measure_contexts(
     model: LoadedModel, work: Work, repeats: int, contexts: list[int], status: StatusLine
 ) -> dict[str, float]:
     """Median tokens per second over all rows, by the length of the prompts before."""
-    from ..requests.generate import Request, buckets_of
+    from ..requests.generate import buckets_of
+    from ..requests.request import Request
 
     speeds = {}
     for context in contexts:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from ...artifacts.bundle import Bundle
 from ...artifacts.codec import format_json
 from ...artifacts.errors import UsageError, run_command
+from ...artifacts.examples import examples
 from ...artifacts.inspect.diff import diff_bundles
 from ...artifacts.inspect.report_page import report_page
 from ...artifacts.inspect.summary import print_summary, summarize
@@ -32,13 +33,19 @@ def file_option(flag: str, meaning: str) -> Callable[[FC], FC]:
     return click.option(flag, type=click.Path(path_type=Path), metavar="FILE", help=meaning)
 
 
-@click.group(no_args_is_help=False, context_settings=HELP)  # it would be an error of many lines
+@click.group(
+    no_args_is_help=False,  # it would be an error of many lines
+    context_settings=HELP,
+    epilog=examples("gemma3-bundle inspect gemma3-270m", "gemma3-bundle verify gemma3-270m --run"),
+)
 @click.version_option(package_name="gemma3-export")
 def cli() -> None:
     """Inspect, verify, sign, compare and report bundles made by gemma3-export."""
 
 
-@cli.command()
+@cli.command(
+    epilog=examples("gemma3-bundle inspect gemma3-270m", "gemma3-bundle inspect gemma3-270m --json")
+)
 @bundle_argument
 @json_option
 def inspect(bundle: Path, as_json: bool) -> None:
@@ -56,7 +63,12 @@ def inspect(bundle: Path, as_json: bool) -> None:
         print_summary(console, summary)
 
 
-@cli.command()
+@cli.command(
+    epilog=examples(
+        "gemma3-bundle verify gemma3-270m --mesh 1x1 --run",
+        "gemma3-bundle verify gemma3-270m --key me.pem --no-compile",
+    )
+)
 @bundle_argument
 @file_option("--key", "Demand a signature by this public key (PEM).")
 @file_option("--certificate", "Demand one by a certificate that leads to these roots (PEM).")
@@ -93,7 +105,7 @@ def verify(
     except UsageError as error:
         if as_json:
             data = {} if found is None else verification_data(found)
-            print(format_json({**data, "ok": False, "error": str(error)}), end="")
+            print(format_json({**data, "ok": False, "error": error.for_command}), end="")
         elif found is not None:
             _print(found)
         raise
@@ -103,7 +115,13 @@ def verify(
         _print(found)
 
 
-@cli.command(name="sign")
+@cli.command(
+    name="sign",
+    epilog=examples(
+        "gemma3-bundle sign gemma3-270m --key me.key",
+        "gemma3-bundle sign gemma3-270m --key me.key --certificate me.crt",
+    ),
+)
 @bundle_argument
 @click.option(
     "--key", required=True, type=click.Path(path_type=Path), metavar="FILE",
@@ -129,7 +147,12 @@ def sign_command(
     print(f"{path}: signature of {len(opened.manifest.files) + 1} files")
 
 
-@cli.command()
+@cli.command(
+    epilog=examples(
+        "gemma3-bundle diff gemma3-270m gemma3-270m-int8",
+        "gemma3-bundle diff yesterday today --json",
+    )
+)
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
 @json_option
@@ -147,7 +170,12 @@ def diff(first: Path, second: Path, as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
-@cli.command()
+@cli.command(
+    epilog=examples(
+        "gemma3-bundle report gemma3-270m -o report.html",
+        "gemma3-bundle report gemma3-270m -o report.html --bench bench.json",
+    )
+)
 @bundle_argument
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE",

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from ...artifacts.errors import UsageError
+from ..api.request import make_sampling
 from ..requests.sampling import DEFAULT_NEW_TOKENS, SamplingParameters, check_new_tokens
 from ..text.tokenizer import check_text
 from .flag_types import NUMBER, WHOLE, is_whole
@@ -20,7 +21,9 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 BUNDLE_OPTIONS = (
     click.option(
-        "--mesh", metavar="2x4", help="Mesh of the bundle to run on; its first by default."
+        "--mesh",
+        metavar="2x4",
+        help="Mesh of the bundle to run on; by default the largest that devices are here for.",
     ),
     click.option("--platform", metavar="cpu", help="Platform to run on; JAX's own by default."),
     click.option(
@@ -286,18 +289,9 @@ def sampling_of(options: Options) -> SamplingParameters:
     Raises:
         UsageError: a value is out of range, or says how to draw where nothing is drawn.
     """
-    sampling = SamplingParameters(
+    return make_sampling(
         options.temperature, options.top_k, options.top_p, options.min_p, options.seed
     )
-    drawing = {
-        "--top-k": options.top_k != 0, "--top-p": options.top_p != 1, "--min-p": options.min_p != 0,
-    }  # fmt: skip
-    for flag in [flag for flag, given in drawing.items() if given and not options.temperature]:
-        raise UsageError(
-            f"{flag} needs --temperature above 0: at 0, the default, the likeliest token is always "
-            "taken; pass --temperature 1"
-        )
-    return sampling
 
 
 def parse_ids(flag: str, example: str, text: str) -> list[int]:

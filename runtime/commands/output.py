@@ -5,31 +5,28 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...artifacts.atomic import whole_file
 from ...artifacts.errors import UsageError
-from ...artifacts.manifest import PORTABLE
 from ...artifacts.memory import peak_rss_bytes
 from ..loading.status import print_table
-from ..requests.generate import Completion, Timing
+from ..requests.request import Completion, Timing
 from ..requests.score import Score
 from ..text.tokenizer import Tokenizer
 from .stats import process_started_at, rate
 
+if TYPE_CHECKING:
+    from ..loading.model import LoadedModel
 
-def completion_json(
-    completion: Completion, loaded_at: float, variant: str = PORTABLE
-) -> dict[str, Any]:
-    """The object that `gemma3-run --json` prints for one prompt.
 
-    `loaded_at` is when weights and programs were ready, on the clock of `time.monotonic`;
-    `variant` is that of the programs that ran.
-    """
+def completion_json(completion: Completion, stats: dict[str, Any]) -> dict[str, Any]:
+    """The object that `gemma3-run --json` prints for one prompt."""
     value: dict[str, Any] = {
         "tokens": completion.tokens,
         "text": completion.text,
@@ -37,7 +34,7 @@ def completion_json(
     }
     if completion.logprobs is not None:
         value["logprobs"] = completion.logprobs
-    value["stats"] = {**run_stats([completion.timing], loaded_at), "variant": variant}
+    value["stats"] = stats
     return finite_json(value)
 
 
@@ -146,8 +143,17 @@ def embed_line(vector: Sequence[float]) -> str:
     return " ".join(f"{value:.6f}" for value in vector)
 
 
+def model_stats(model: LoadedModel, timings: Sequence[Timing], loaded_at: float) -> dict[str, Any]:
+    """`run_stats`, and which programs ran on which mesh."""
+    mesh = model.record.mesh.name
+    return {**run_stats(timings, loaded_at), "variant": model.variant, "mesh": mesh}
+
+
 def run_stats(timings: Sequence[Timing], loaded_at: float) -> dict[str, float | int | None]:
-    """Seconds from the start of the process, tokens per second, and bytes; None: not measured."""
+    """Seconds from the start of the process, tokens per second, and bytes; None: not measured.
+
+    `loaded_at` is when weights and programs were ready, on the clock of `time.monotonic`.
+    """
     started_at = process_started_at()
     prefill = rate(sum(t.prefill_tokens for t in timings), sum(t.prefill_s for t in timings))
     decode = rate(sum(t.decode_tokens for t in timings), sum(t.decode_s for t in timings))
@@ -160,11 +166,42 @@ def run_stats(timings: Sequence[Timing], loaded_at: float) -> dict[str, float | 
     }
 
 
+def client_stats(completions: Sequence[Completion], asked_at: float) -> dict[str, Any]:
+    """What the client of a server can measure: seconds and tokens per second, network included.
+
+    `asked_at` is when the first request was sent, on the clock of `time.monotonic`.
+    """
+    seconds = time.monotonic() - asked_at
+    return {
+        "client_first_answer_s": completions[0].timing.first_token_at - asked_at,
+        "client_answered_s": seconds,
+        "client_tok_s": rate(sum(len(c.tokens) for c in completions), seconds),
+    }
+
+
+def print_client_stats(completions: Sequence[Completion], asked_at: float) -> None:
+    """The same on stderr; of loading and memory only the server knows."""
+    stats = client_stats(completions, asked_at)
+    made = _tokens(sum(len(c.tokens) for c in completions))
+    print_table(
+        [
+            (
+                "first answer",
+                f"{stats['client_first_answer_s']:.2f} s",
+                "measured here, from the first request",
+            ),
+            ("all answered", f"{stats['client_answered_s']:.2f} s", "network included"),
+            ("new tokens", show_rate(stats["client_tok_s"]), made),
+        ],
+        sys.stderr,
+    )
+
+
 def _tokens(count: int) -> str:
     return f"{count} token{'' if count == 1 else 's'}"
 
 
-def print_stats(completions: Sequence[Completion], loaded_at: float) -> None:
+def print_stats(model: LoadedModel, completions: Sequence[Completion], loaded_at: float) -> None:
     """The statistics of a whole run on stderr."""
     timings = list({id(c.timing): c.timing for c in completions}.values())  # one for each group
     stats = run_stats(timings, loaded_at)
@@ -183,9 +220,17 @@ def print_stats(completions: Sequence[Completion], loaded_at: float) -> None:
                 _tokens(sum(t.decode_tokens for t in timings)),
             ),
             ("peak memory", show_bytes(stats["peak_rss_bytes"]), "resident, weights included"),
+            ("mesh", model.record.mesh.name, _devices(model)),
         ],
         sys.stderr,
     )
+
+
+def _devices(model: LoadedModel) -> str:
+    mesh = model.record.mesh
+    others = [r.mesh.name for r in model.bundle.manifest.meshes if r.mesh.name != mesh.name]
+    beside = f"; the bundle has {', '.join(others)} too" if others else ""
+    return f"{mesh.devices} {model.platform} device{'' if mesh.devices == 1 else 's'}{beside}"
 
 
 def score_lines(tokens: Sequence[int], score: Score, tokenizer: Tokenizer | None) -> list[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
+import stat
+import sys
 from collections.abc import Sequence
 
 from ...artifacts.errors import UsageError
@@ -10,6 +13,8 @@ from ...artifacts.errors import UsageError
 STANDARD_INPUT = "-"
 MOST_BYTES = 1 << 24
 """No model takes as much; what never ends, such as /dev/zero, is refused."""
+PATIENCE_S = 2.0
+"""How long a pipe may say nothing until the command says what it waits for."""
 
 
 def read_prompts(prompts: Sequence[str], files: Sequence[str]) -> tuple[str, ...]:
@@ -24,6 +29,29 @@ def read_prompts(prompts: Sequence[str], files: Sequence[str]) -> tuple[str, ...
         raise UsageError("--prompt -: expected once, for what is read once; use --prompt-file")
     texts = [_read("--prompt -", 0) if prompt == STANDARD_INPUT else prompt for prompt in prompts]
     return (*texts, *(_read_file(name) for name in files))
+
+
+def read_piped() -> tuple[str, ...]:
+    """The text that a pipe, a file or a socket brings on standard input, where nobody names one.
+
+    None where standard input is a terminal or another device, such as /dev/null, or has no text.
+    A pipe is read until its writers close it, however long that takes: a slow writer and one that
+    will never write look the same. Who waits in vain is told why on stderr.
+
+    Raises:
+        UsageError: it cannot be read, is not UTF-8, or is larger than any prompt.
+    """
+    where = "standard input"
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:  # closed
+        return ()
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return ()
+    if not select.select([0], [], [], PATIENCE_S)[0]:
+        print(f"waiting for the prompt on {where}; --prompt TEXT gives one", file=sys.stderr)
+    text = _read(where, 0)
+    return (text,) if text else ()
 
 
 def _read_file(name: str) -> str:

@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ...artifacts.bundle import Bundle
 from ...artifacts.errors import UsageError
-from ..requests.generate import Request
+from ..api.prompts import Encoded
+from ..api.request import make_request
+from ..loading.bundle import open_tokenizer
 from ..requests.sampling import SamplingParameters
 from ..serving.client import connect, parse_address
-from ..serving.remote import RemoteModel, run_remote
-from .output import completion_json, print_stats
+from ..serving.remote import RemoteModel, classify_remote, embed_remote, run_remote, score_remote
+from .encoded import read_encoded
+from .options import Options
+from .output import (
+    client_stats,
+    completion_json,
+    print_classes,
+    print_client_stats,
+    print_scores,
+    print_vectors,
+)
 
-if TYPE_CHECKING:
-    from .options import Options
 
-Prompts = Sequence[Sequence[int]]
+def run(options: Options, bundle: Bundle, sampling: SamplingParameters, text: bool) -> None:
+    """Do what the command line says with a server; `text` prints for people."""
+    check_flags(options)
+    assert options.server is not None
+    encoded = read_encoded(options, bundle)
+    model = RemoteModel(bundle, connect(parse_address(options.server)))
+    prompts = encoded.prompts
+    if options.score:
+        tokenizer = open_tokenizer(bundle) if bundle.manifest.tokenizer is not None else None
+        print_scores(prompts, score_remote(model, prompts), tokenizer, text)
+    elif options.classify:
+        print_classes(bundle.manifest.model.labels, classify_remote(model, prompts), text)
+    elif options.embed:
+        print_vectors(embed_remote(model, prompts), text)
+    else:
+        if text:
+            open_tokenizer(bundle)  # a bundle without one has no text to print
+        _generate(options, model, encoded, sampling, text)
 
 
 def check_flags(options: Options) -> None:
@@ -50,39 +72,23 @@ def check_flags(options: Options) -> None:
         )
 
 
-def open_model(options: Options, bundle: Bundle) -> RemoteModel:
-    """The model behind the address of the command line."""
-    assert options.server is not None
-    return RemoteModel(bundle, connect(parse_address(options.server)))
-
-
-def print_generated(
-    options: Options, model: RemoteModel, prompts: Prompts, sampling: SamplingParameters,
-    stop_tokens: Sequence[int], images: Sequence[np.ndarray], default_new_tokens: int, text: bool,
-) -> None:  # fmt: skip
+def _generate(
+    options: Options, model: RemoteModel, encoded: Encoded, sampling: SamplingParameters, text: bool
+) -> None:
     """Generate and print: text as it comes, or a JSON object for each prompt."""
-    loaded_at = time.monotonic()
-    new_tokens = options.max_new_tokens
-    if new_tokens is None:  # where 1 does not fit, the server says so
-        new_tokens = max(1, min(default_new_tokens, model.most_new_tokens(prompts)))
-    request = Request(
-        prompts,
-        new_tokens,
-        sampling,
-        stop_tokens,
-        options.stop,
-        options.ignore_eos,
-        0,
-        images,
-        options.special,
-    )
+    request = make_request(
+        encoded, sampling, lambda: model.most_new_tokens(encoded.prompts),
+        max_new_tokens=options.max_new_tokens, stop=options.stop, ignore_eos=options.ignore_eos,
+        special=options.special,
+    )  # fmt: skip
 
     def show(_: int, new: str) -> None:
         print(new, end="", flush=True)
 
-    completions = []
+    completions, asked_at = [], time.monotonic()
     for completion in run_remote(model, request, show if text else None):
         completions.append(completion)
-        print("" if text else json.dumps(completion_json(completion, loaded_at)), flush=True)
+        stats = client_stats([completion], asked_at)
+        print("" if text else json.dumps(completion_json(completion, stats)), flush=True)
     if options.stats:
-        print_stats(completions, loaded_at)
+        print_client_stats(completions, asked_at)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...artifacts.errors import UsageError
 from ...artifacts.manifest import Bucket, ProgramName
 from ..loading.buckets import split_rows
-from ..loading.model import LoadedModel
 from .prompt import check_soft_tokens, image_tokens, soft_token_index
+
+if TYPE_CHECKING:
+    from ..loading.model import LoadedModel
 
 Prompts = Sequence[Sequence[int]]
 Images = Sequence[np.ndarray]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...artifacts.errors import UsageError
+from ...artifacts.errors import UsageError, argument
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,6 +41,7 @@ _MOST_CROPS = 4
 _LEAST_RATIO = 1.2
 
 _SLACK = 1e-3  # how far beyond -1..1 arrays computed elsewhere may round
+IMAGES = argument("images", "--image")
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _too_large(path: Path, got: str) -> str:
 
 
 def _unreadable(path: Path, error: OSError) -> str:
-    return f"{path}: cannot be read: {error.strerror or error}; check --image"
+    return f"{path}: cannot be read: {error.strerror or error}; check {IMAGES}"
 
 
 def _damaged(path: Path, error: Exception) -> str:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...artifacts.errors import UsageError
+from ...artifacts.errors import UsageError, argument
 from ...artifacts.manifest import VisionRecord
 from ..loading.buckets import pick
 from ..text.chat import IMAGE, Turn
 from ..text.tokenizer import Tokenizer
+from .files import IMAGES
 
+_TOKENS = argument("prompt", "--tokens")
 _AROUND = "\n\n"  # before and after every image
 _CROPS_BEFORE = "Here is the original image "
 _CROPS_BETWEEN = " and here are some crops to help you see better "
@@ -105,7 +107,7 @@ def texts_around_images(text: str, crops: Sequence[int]) -> list[str]:
         segments = [""] * len(crops) + segments
     if len(segments) != len(crops) + 1:
         raise UsageError(
-            f"--prompt has {len(segments) - 1} times {IMAGE} but --image brings "
+            f"{argument('prompt')} has {len(segments) - 1} times {IMAGE} but {IMAGES} brings "
             f"{len(crops)}; write it once for each image, or leave it out to put all in front"
         )
     pieces = [segments[0]]
@@ -122,12 +124,12 @@ def check_soft_tokens(prompt: Sequence[int], images: int, tokens: ImageTokens) -
     soft = sum(token == tokens.soft for token in prompt)
     if soft and not images:
         raise UsageError(
-            f"--tokens has {soft} soft image tokens (id {tokens.soft}) but --image brings none; "
+            f"{_TOKENS} has {soft} soft image tokens (id {tokens.soft}) but {IMAGES} brings none; "
             "pass the images, or leave the soft tokens out"
         )
     if soft != images * tokens.per_image:
         raise UsageError(
-            f"--tokens has {soft} soft image tokens (id {tokens.soft}) but {images} images need "
+            f"{_TOKENS} has {soft} soft image tokens (id {tokens.soft}) but {images} images need "
             f"{images * tokens.per_image}; write {tokens.per_image} for each image"
         )
 

@@ -123,10 +123,10 @@ class Grid:
         Raises ArtifactError when there are none: the bundle lacks the programs to do `what`.
         """
         if not shapes:
-            programs = ", ".join(sorted({bucket.program for bucket in self.buckets})) or "none"
+            there = {bucket.program for bucket in self.buckets}
             raise ArtifactError(
-                f"cannot {what}: {self.source} has only these programs: {programs}; "
-                "export the bundle again"
+                f"cannot {what}: {self.source} has only these programs: "
+                f"{', '.join(sorted(there)) or 'none'}; {_remedy(what, there)}"
             )
         return max(shape.cache for shape in shapes)
 
@@ -153,6 +153,29 @@ class Grid:
             f"{request} does not fit: largest cache bucket is {most} "
             f"(cache buckets of {self.source}: {caches}); {remedy}"
         )
+
+
+_SEEN = ("encode_image", "prefill", "prefill_images")
+_NEEDED = {
+    "generate": ("prefill", "generate"),
+    "generate with log-probabilities": ("prefill", "decode"),
+    "generate from images": (*_SEEN, "generate"),
+    "generate with log-probabilities from images": (*_SEEN, "decode"),
+    "score": ("score",),
+    "score images": ("encode_image", "score", "score_images"),
+    "classify": ("classify",),
+    "classify images": ("encode_image", "classify", "classify_images"),
+    "embed": ("embed",),
+}
+"""The programs of each thing to do, by what messages call it."""
+
+
+def _remedy(what: str, there: Collection[str]) -> str:
+    """How to get a bundle that can do `what`, seeing which programs this one has."""
+    needed, heads = _NEEDED[what], {"classify", "embed"}
+    if heads & {*there} != heads & {*needed}:
+        return "export another checkpoint"
+    return f"re-export with --programs {','.join(sorted({*there, *needed}))}"
 
 
 def _round_up(needed: int) -> int:

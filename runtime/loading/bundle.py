@@ -7,19 +7,36 @@ import threading
 from pathlib import Path
 
 from ...artifacts.bundle import Bundle
-from ...artifacts.errors import ArtifactError, UsageError
+from ...artifacts.errors import ArtifactError, UsageError, argument
 from ...artifacts.manifest import MeshRecord
 from ...artifacts.paths import MANIFEST
 from ..text.tokenizer import Tokenizer
 
 
-def choose_mesh(bundle: Bundle, name: str | None) -> MeshRecord:
-    """The mesh called `name`, by default the bundle's first; UsageError when there is none."""
+def choose_mesh(
+    bundle: Bundle, name: str | None, platform: str | None = None, devices: int | None = None
+) -> MeshRecord:
+    """The mesh called `name`, or where none is named the one for the devices that are here.
+
+    On an accelerator, of which there are `devices`, that is the largest mesh that they are enough
+    for, and the smallest where they are enough for none. On CPU, and where the platform is not
+    known yet, it is the first mesh of one device, else the first: further devices are virtual
+    there and share its cores. Raises UsageError when there is no such mesh.
+    """
     if name is not None:
         return bundle.mesh(name)
-    if not bundle.manifest.meshes:
+    manifest = bundle.manifest
+    if not manifest.meshes:
         raise ArtifactError(f"{bundle.root / MANIFEST} names no mesh: export the bundle again")
-    return bundle.manifest.meshes[0]
+    lowered = {program.mesh for program in manifest.programs if program.platform == platform}
+    records = [m for m in manifest.meshes if platform is None or m.mesh.name in lowered]
+    records = records or list(manifest.meshes)
+    if platform in (None, "cpu") or devices is None:
+        return next((r for r in records if r.mesh.devices == 1), records[0])
+    fitting = [record for record in records if record.mesh.devices <= devices]
+    if not fitting:
+        return min(records, key=lambda record: record.mesh.devices)
+    return max(fitting, key=lambda record: record.mesh.devices)
 
 
 def refuse_abstract(bundle: Bundle) -> None:
@@ -36,7 +53,8 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer:
     record = bundle.manifest.tokenizer
     if record is None:
         raise ArtifactError(
-            f"{bundle.root / MANIFEST} names no tokenizer: pass --tokens and --json, or export "
+            f"{bundle.root / MANIFEST} names no tokenizer: pass "
+            f"{argument('token ids', '--tokens and --json')}, or export "
             "from a checkpoint that has a tokenizer"
         )
     path, bos = bundle.path(record.path), bundle.manifest.model.bos_token_id

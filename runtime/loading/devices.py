@@ -9,9 +9,13 @@ import jax
 import numpy as np
 from jax.sharding import AxisType
 
-from ...artifacts.errors import UsageError
-from ...artifacts.manifest import Mesh
+from ...artifacts.bundle import Bundle
+from ...artifacts.errors import UsageError, argument
+from ...artifacts.manifest import Mesh, MeshRecord
+from ...artifacts.paths import MANIFEST
+from .bundle import choose_mesh
 
+_PLATFORM = argument("platform")
 _DEVICE_COUNT_FLAG = "xla_force_host_platform_device_count"
 
 # What the manifest calls a platform and what JAX calls its devices differ for CUDA only.
@@ -55,15 +59,27 @@ def default_platform(platforms: tuple[str, ...], source: str) -> str:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"JAX cannot start here: {reason}; pass --platform {platforms[0]}"
+            f"JAX cannot start here: {reason}; pass {_PLATFORM} {platforms[0]}"
         ) from error
     here = next((name for name, kind in _DEVICE_PLATFORM.items() if kind == backend), backend)
     if here not in platforms:
         raise UsageError(
             f"{source} has programs for {', '.join(platforms)}, but JAX runs on {here} here; "
-            f"pass --platform {platforms[0]}, or re-export with --platform {here}"
+            f"pass {_PLATFORM} {platforms[0]}, or re-export with --platform {here}"
         )
     return here
+
+
+def default_mesh(bundle: Bundle, platform: str | None) -> MeshRecord:
+    """The mesh of a bundle to run on where none is named; see `choose_mesh`.
+
+    Starts JAX. Raises UsageError when the bundle was not lowered for this platform.
+    """
+    if platform is not None:  # refused before such devices are looked for
+        bundle.programs_for(choose_mesh(bundle, None, platform).mesh.name, platform)
+    source = str(bundle.root / MANIFEST)
+    here = platform or default_platform(bundle.manifest.platforms, source)
+    return choose_mesh(bundle, None, here, len(_devices(here)))
 
 
 def find_devices(platform: str, mesh: Mesh) -> jax.sharding.Mesh:
@@ -71,13 +87,7 @@ def find_devices(platform: str, mesh: Mesh) -> jax.sharding.Mesh:
 
     Raises UsageError when there are fewer devices than the mesh needs.
     """
-    try:
-        devices = jax.devices(platform)
-    except (RuntimeError, AssertionError) as error:  # the latter when it is the only one wanted
-        raise UsageError(
-            f"platform {platform}: JAX finds no such devices here; install JAX's plugin for it, or "
-            "pass another --platform of the bundle"
-        ) from error
+    devices = _devices(platform)
     if len(devices) < mesh.devices:
         raise UsageError(
             f"mesh {mesh.name} needs {mesh.devices} {platform} devices, found {len(devices)}; "
@@ -88,10 +98,22 @@ def find_devices(platform: str, mesh: Mesh) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
 
 
+def _devices(platform: str) -> list[jax.Device]:
+    try:
+        return jax.devices(platform)
+    except (RuntimeError, AssertionError) as error:  # the latter when it is the only one wanted
+        raise UsageError(
+            f"platform {platform}: JAX finds no such devices here; install JAX's plugin for it, or "
+            f"pass another {_PLATFORM} of the bundle"
+        ) from error
+
+
 def _remedy(platform: str, mesh: Mesh) -> str:
     """How to get the devices that a mesh lacks."""
     if platform != "cpu":
-        return "pass a smaller --mesh of the bundle, or use a machine with more devices"
+        return (
+            f"pass a smaller {argument('mesh')} of the bundle, or use a machine with more devices"
+        )
     if _flags_set_device_count():
         return f"set {_DEVICE_COUNT_FLAG} in XLA_FLAGS to {mesh.devices}, or remove it"
     return (

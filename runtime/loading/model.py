@@ -20,9 +20,9 @@ from ...artifacts.store import map_weight
 from ..text.tokenizer import Tokenizer
 from .arrays import place, zeros
 from .buckets import Grid, Shape
-from .bundle import choose_mesh, open_tokenizer, refuse_abstract
+from .bundle import open_tokenizer, refuse_abstract
 from .compiled import identity
-from .devices import default_platform, find_devices
+from .devices import default_mesh, default_platform, find_devices
 from .programs import (
     Arrays,
     LoadedProgram,
@@ -86,13 +86,15 @@ class LoadedModel:
     ) -> LoadedModel:
         """Open the bundle at `path` and put its weights on the devices of a mesh.
 
-        `mesh` is a mesh of the bundle, by default its first; `platform` one of the bundle's, by
-        default the one JAX runs on. `keep_compiled` stores compiled programs in the bundle, or in
-        the user's cache folder, and uses those stored before (see `artifacts.compiled`). Raises
-        ArtifactError for a damaged bundle and UsageError for one that cannot run here.
+        `mesh` is a mesh of the bundle, by default the one for the devices that are here (see
+        `choose_mesh`); `platform` one of the bundle's, by default the one JAX runs on.
+        `keep_compiled` stores compiled programs in the bundle, or in the user's cache folder, and
+        uses those stored before (see `artifacts.compiled`). Raises ArtifactError for a damaged
+        bundle and UsageError for one that cannot run here.
         """
         bundle = Bundle.open(Path(path))
-        return cls(bundle, choose_mesh(bundle, mesh), platform, keep_compiled)
+        record = default_mesh(bundle, platform) if mesh is None else bundle.mesh(mesh)
+        return cls(bundle, record, platform, keep_compiled)
 
     @property
     def vocab_size(self) -> int:

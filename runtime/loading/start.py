@@ -45,11 +45,14 @@ def hide_xla_log() -> None:
 def import_jax(
     bundle: Bundle, mesh: str | None, platform: str | None, status: StatusLine
 ) -> MeshRecord:
-    """Import JAX, a third of a start in which other threads may do C++ work; the mesh to run on.
+    """Import JAX, a third of a start in which other threads may do C++ work.
+
+    Gives the mesh to run on, or where none is named the one to run on should there be no other
+    device than the CPU.
 
     A mesh or platform that the bundle was not exported for is refused first.
     """
-    record = choose_mesh(bundle, mesh)
+    record = choose_mesh(bundle, mesh, platform)
     if platform is not None:
         bundle.programs_for(record.mesh.name, platform)
     status.say("starting JAX")
@@ -72,10 +75,12 @@ def load_model(
 ) -> LoadedModel:
     """Start JAX with the devices the mesh needs and put the weights there."""
     record = import_jax(bundle, mesh, platform, status)
-    from .devices import prepare_backend
+    from .devices import default_mesh, prepare_backend
     from .model import LoadedModel
 
     prepare_backend(record.mesh, platform)
+    if mesh is None:
+        record = default_mesh(bundle, platform)
     status.say("mapping weights")
     return LoadedModel(bundle, record, platform, keep_compiled)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from ...artifacts.manifest import Bucket, ProgramName
 from ..images.encode import Images, Prompts, SoftPrompts, encode_buckets, has_images
 from ..images.prompt import plan_prefill_with_images
 from ..loading.buckets import Shape
-from ..loading.model import LoadedModel
+
+if TYPE_CHECKING:
+    from ..loading.model import LoadedModel
 
 
 class Reader(NamedTuple):

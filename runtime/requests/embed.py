@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...artifacts.errors import UsageError
 from ...artifacts.manifest import Bucket, ProgramName
 from ..loading.buckets import pick, split_rows
-from ..loading.model import LoadedModel
-from .generate import check_prompts
+from .request import check_prompts
+
+if TYPE_CHECKING:
+    from ..loading.model import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...artifacts.convention import INT32_MAX, SAMPLING, SamplingInput
-from ...artifacts.errors import UsageError
+from ...artifacts.errors import UsageError, argument
 
 DEFAULT_NEW_TOKENS = 64
 """Tokens to generate where nobody says how many, or what fits if that is less."""
@@ -40,8 +40,7 @@ class SamplingParameters:
         for each in SAMPLING:
             value = getattr(self, each.name)
             if not each.accepts(value):
-                flag = each.name.replace("_", "-")
-                raise UsageError(f"--{flag}: expected {each.expected}, got {value}")
+                raise UsageError(f"{argument(each.name)}: expected {each.expected}, got {value}")
 
 
 def check_sampling_taken(
@@ -54,10 +53,9 @@ def check_sampling_taken(
     for each in SAMPLING:
         asked = any(getattr(sampling, each.name) != each.neutral for sampling in samplings)
         if asked and each.name not in taken:
-            flag = each.name.replace("_", "-")
             raise UsageError(
-                f"--{flag}: expected {each.neutral:g} (off), since the programs of {source} take "
-                f"no {each.name}; export the checkpoint again"
+                f"{argument(each.name)}: expected {each.neutral:g} (off), since the programs of "
+                f"{source} take no {each.name}; export the checkpoint again"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +13,11 @@ from ...artifacts.errors import UsageError
 from ...artifacts.manifest import Bucket, ProgramName
 from ..images.encode import Images, check_images, encode_prompts, has_images
 from ..loading.buckets import Group
-from ..loading.model import LoadedModel
 from .chunks import SCORE, chunk_inputs, plan_calls, reading_buckets
-from .generate import check_prompts
+from .request import check_prompts
+
+if TYPE_CHECKING:
+    from ..loading.model import LoadedModel
 
 Texts = Sequence[Sequence[int]]
 

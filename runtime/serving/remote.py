@@ -17,7 +17,7 @@ from ...artifacts.serving.signatures import SignatureName, saved_model_programs
 from ..images.encode import has_images
 from ..loading.buckets import split_rows
 from ..loading.bundle import open_tokenizer
-from ..requests.generate import (
+from ..requests.request import (
     STREAM_TOKENS,
     Completion,
     Request,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from ...artifacts.errors import ArtifactError, UsageError
+from ...artifacts.errors import ArtifactError, UsageError, argument
 from ...artifacts.tokenizer_model import (
     MAX_PIECE_BYTES,
     TokenizerModelError,
@@ -110,7 +110,7 @@ class Tokenizer:
         if piece not in self._steering:
             raise ArtifactError(
                 f"tokenizer {self.path} has no {piece} piece: this model was not made for chat; "
-                "run without --chat"
+                f"run without {argument('chat')}"
             )
         return self._steering[piece]
 
@@ -140,7 +140,7 @@ class Tokenizer:
                 if token is not None and processor.is_control(token):
                     raise UsageError(
                         f"stop text {text!r} has the control token {text[begin:end]} in it, which "
-                        "texts do not show: pass the token alone, or --special"
+                        f"texts do not show: pass the token alone, or {argument('special')}"
                     )
         return None
 

@@ -1,4 +1,5 @@
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
-from gemma3_export.artifacts.errors import ArtifactError, UsageError, run_command
+from gemma3_export.artifacts.errors import ArtifactError, UsageError, argument, run_command
 from gemma3_export.artifacts.inspect.summary import format_bytes
 from gemma3_export.runtime.commands.bundle import main
 
@@ -141,6 +142,25 @@ def test_a_wrong_command_line_is_one_line_and_status_2(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("flag", "ending"),
+    [
+        ("--jsno", "; did you mean --json? See gemma3-bundle verify --help"),
+        ("--plugn", "; did you mean --plugin or --run? See gemma3-bundle verify --help"),
+        ("--qqq", "; see gemma3-bundle verify --help"),
+    ],
+)
+def test_a_misspelt_flag_is_refused_with_what_it_may_mean(
+    bundle_command: Callable[..., Result], tiny: Path, flag: str, ending: str
+):
+    # Of whatever version, click tells what is alike; the words are of this project.
+    status, out, err = bundle_command("verify", tiny, flag)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: No such option")
+    assert err.endswith(f"{ending}\n")
+    assert err.count("\n") == 1
+
+
 def test_help_and_version_leave_with_0(bundle_command: Callable[..., Result]):
     status, out, _ = bundle_command("--help")
     assert status == 0
@@ -184,6 +204,16 @@ def test_what_a_command_raises_decides_status_and_message(
     left, err = leave_with(error, capsys)
     assert left == status
     assert message in err
+
+
+def test_an_argument_is_a_flag_on_a_command_line():
+    names = argument("top_k"), argument("images=()", "--images 0")
+    error = ArtifactError(f"{names[0]}: expected 1, got --x; pass {names[1]}")
+    assert str(error) == "top_k: expected 1, got --x; pass images=()"
+    assert error.for_command == "--top-k: expected 1, got --x; pass --images 0"
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (ArtifactError, str(error))
+    assert again.for_command == error.for_command
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):

@@ -80,7 +80,7 @@ def test_a_malformed_mesh_is_refused_with_what_was_expected(text: str, reason: s
     with pytest.raises(UsageError) as raised:
         parse_mesh(text)
     message = str(raised.value)
-    assert message.startswith(f"--mesh: expected {reason}")
+    assert message.startswith(f"meshes: expected {reason}")
     assert f"got {text!r}"[:200] in message
 
 
@@ -113,7 +113,7 @@ def test_an_unknown_platform_is_refused(text: str):
 
 
 def test_a_cache_smaller_than_a_chunk_is_refused_with_both_sizes():
-    with pytest.raises(UsageError, match="--cache 64 is smaller than --prefill 128"):
+    with pytest.raises(UsageError, match="cache 64 is smaller than prefill 128"):
         options(prefill=(32, 128), cache=(64, 256))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import pty
@@ -136,7 +137,8 @@ def test_statistics_are_plausible_and_a_table_on_stderr(toy: Path, gemma3_host: 
     assert stats["decode_tok_s"] > 0
     assert 50e6 < stats["peak_rss_bytes"] < 2e9
     names = [line.split("  ")[0] for line in ended.err.splitlines()]
-    assert names == ["load", "first token", "prefill", "decode", "peak memory"]
+    assert names == ["load", "first token", "prefill", "decode", "peak memory", "mesh"]
+    assert ended.err.endswith(" 1x1  1 cpu device; the bundle has 2x4 too\n")
     assert "6 tokens" in ended.err
 
 
@@ -191,6 +193,30 @@ def test_refuses_in_the_words_of_gemma3_run(
     assert ended.err == err.replace("see command --help", "see gemma3-host --help")
 
 
+@pytest.mark.parametrize("content", [b"the fox\n", b"\n", b"", b"\xff"], ids=repr)
+def test_takes_a_piped_prompt_as_gemma3_run_does(
+    toy: Path, native: Path, gemma3_run: Command, content: bytes
+):
+    """A text, nothing (then one line says what is missing), and bytes that are no text."""
+    (read, write), flags = os.pipe(), [str(toy), "--max-new-tokens", "5"]
+    os.write(write, content)
+    os.close(write)
+    stdin = os.dup(0)
+    os.dup2(read, 0)
+    try:
+        expected = Ended(*gemma3_run(*flags))
+    finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
+        os.close(read)
+    done = subprocess.run(
+        [native / "host" / "gemma3-host", *flags],
+        input=content, capture_output=True, check=False, env=environment(), timeout=300,
+    )  # fmt: skip
+    assert expected.status == (0 if content == b"the fox\n" else 2)
+    assert Ended(done.returncode, done.stdout.decode(), done.stderr.decode()) == expected
+
+
 def refused(ended: Ended, message: str) -> None:
     assert (ended.status, ended.out) == (2, ""), ended
     assert ended.err.startswith("error: ")
@@ -198,12 +224,31 @@ def refused(ended: Ended, message: str) -> None:
     assert message in ended.err, ended.err
 
 
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--tempature", "--prom", "--promt=x", "--tmp", "--top_k", "--mx-new-token", "--jsno", "--x",
+        "--classfy", "--stat", "--no", "--p", "--topp", "--max-tokens", "--ignore", "-x",
+    ],
+)  # fmt: skip
+def test_suggests_what_difflib_finds_alike_as_click_does(gemma3_host: Host, flag: str):
+    ended = gemma3_host("b", flag)
+    name = flag.partition("=")[0]
+    known = re.findall(r"^ +(?:-h, )?(--[a-z-]+)", gemma3_host("--help").out, re.M)
+    meant = sorted(difflib.get_close_matches(name, known)) if flag.startswith("--") else []
+    if not meant:
+        refused(ended, f"No such option '{name}'; see gemma3-host --help")
+    else:
+        listed = " or ".join(part for part in (", ".join(meant[:-1]), meant[-1]) if part)
+        refused(ended, f"No such option '{name}'; did you mean {listed}? See gemma3-host --help")
+
+
 def test_refuses_what_only_a_native_host_can_get_wrong(
     toy: Path, tmp_path: Path, gemma3_host: Host
 ):
     one = ["--tokens", "2"]
     refused(gemma3_host(), "Missing argument 'BUNDLE'; see gemma3-host --help")
-    refused(gemma3_host(toy, "--nonsense"), "No such option '--nonsense'; see gemma3-host --help")
+    refused(gemma3_host(toy, "--qqq"), "No such option '--qqq'; see gemma3-host --help")
     refused(gemma3_host(toy, *one, "--plugin", tmp_path / "none.so"), str(tmp_path / "none.so"))
     (tmp_path / "text.so").write_text("not a library")
     refused(gemma3_host(toy, *one, "--plugin", tmp_path / "text.so"), str(tmp_path / "text.so"))
@@ -230,6 +275,29 @@ def test_a_bundle_without_weights_or_tokenizer_is_refused_like_in_gemma3_run(
         dumb, "--tokens", TOKENS, "--json", "--max-new-tokens", "3", "--ignore-eos"
     ).values
     assert value["tokens"] == reference_greedy(PROMPT, 3)
+
+
+@pytest.mark.parametrize(
+    ("programs", "arguments"),
+    [
+        (("score",), []),
+        (("prefill", "generate"), ["--logprobs", "2"]),
+        (("prefill", "generate"), ["--score"]),
+        (("prefill", "generate"), ["--classify"]),
+        (("classify", "embed"), []),
+    ],
+    ids=str,
+)
+def test_programs_that_are_missing_are_named_like_in_gemma3_run(
+    tmp_path: Path, gemma3_host: Host, gemma3_run: Command, programs: tuple[str, ...],
+    arguments: list[str],
+):  # fmt: skip
+    toy = Toy(batch=(1,), prefill=(4,), programs=tuple(map(ProgramName, programs)))
+    bundle = make_toy_bundle(tmp_path / "b", toy)
+    expected = Ended(*gemma3_run(bundle, "--tokens", TOKENS, *arguments))
+    assert expected.status == 2
+    assert "--programs" in expected.err or "another checkpoint" in expected.err
+    assert gemma3_host(bundle, "--tokens", TOKENS, *arguments) == expected
 
 
 def test_a_damaged_tokenizer_is_refused_like_in_gemma3_run(

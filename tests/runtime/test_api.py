@@ -91,8 +91,15 @@ def test_rows_of_a_session_go_on(model: g3.Model):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.generate(WORDS[0], top_k=-1), "top_k: expected at least 0 (0 is off), got -1"),
-        (lambda m: m.generate(WORDS[0], top_p=0.5), "top_p needs a temperature above 0"),
+        (
+            lambda m: m.generate(WORDS[0], top_k=-1),
+            "top_k: expected 0 to 2147483647 (0 is off), got -1",
+        ),
+        (
+            lambda m: m.generate(WORDS[0], top_p=0.5),
+            "top_p needs temperature above 0: at 0, the default, the likeliest token is always "
+            "taken; pass temperature=1",
+        ),
         (lambda m: m.generate([]), "no prompt: pass at least one"),
         (lambda m: m.generate(3), "prompt: expected a text, token ids or messages, got 3"),
         (lambda m: m.generate([["a", 2]]), "prompt 1: expected a text, token ids or messages"),

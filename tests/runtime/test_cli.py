@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from gemma3_export.artifacts.manifest import ProgramName
-from gemma3_export.runtime.commands import run as cli
+from gemma3_export.runtime.api import model as api
+from gemma3_export.runtime.requests.request import Request
 
 from .conftest import Command, run_python
 from .toy_bundle import (
@@ -44,8 +45,9 @@ def test_json_has_the_fields_of_the_contract(toy: Path, gemma3_run: Command):
     stats = value["stats"]
     assert list(stats) == [
         "load_s", "first_token_s", "prefill_tok_s", "decode_tok_s", "peak_rss_bytes", "variant",
+        "mesh",
     ]  # fmt: skip
-    assert stats["variant"] == "portable"
+    assert (stats["variant"], stats["mesh"]) == ("portable", "1x1")
     assert 0 < stats["load_s"] < stats["first_token_s"]
     assert stats["prefill_tok_s"] > 0
     assert stats["decode_tok_s"] > 0
@@ -72,7 +74,10 @@ def test_stats_are_a_table_on_stderr(toy: Path, gemma3_run: Command):
     assert status == 0
     assert out.count("\n") >= 1
     names = [line.split("  ")[0] for line in err.splitlines()]
-    assert names == ["load", "first token", "prefill", "decode", "peak memory"]
+    assert names == ["load", "first token", "prefill", "decode", "peak memory", "mesh"]
+    assert err.splitlines()[-1].split(maxsplit=2) == [
+        "mesh", "1x1", "1 cpu device; the bundle has 2x4 too",
+    ]  # fmt: skip
     assert "4 tokens" in err
 
 
@@ -101,14 +106,19 @@ def test_chat_is_asked_in_turns_and_ends_at_the_end_of_a_turn(
     toy: Path, gemma3_run: Command, monkeypatch: pytest.MonkeyPatch
 ):
     asked = []
-    monkeypatch.setattr(cli, "_generate", lambda *arguments: asked.append(arguments[2:5:2]))
+
+    def run_request(model: object, request: Request, *_: object):
+        asked.append(request)
+        return iter(())
+
+    monkeypatch.setattr(api, "run_request", run_request)
     gemma3_run(toy, "--prompt", "the fox", "--chat")
     gemma3_run(toy, "--prompt", "the fox", "--chat", "--ignore-eos")
-    (prompts, stops), (same, no_stops) = asked
-    assert prompts == same
-    assert prompts[0][:2] == [BOS, END_OF_TURN - 1]
-    assert prompts[0].count(END_OF_TURN) == 1
-    assert (stops, no_stops) == ([END_OF_TURN], [])
+    first, second = asked
+    assert first.prompts == second.prompts
+    assert first.prompts[0][:2] == [BOS, END_OF_TURN - 1]
+    assert first.prompts[0].count(END_OF_TURN) == 1
+    assert (first.stop_token_ids, second.stop_token_ids) == ((END_OF_TURN,), ())
 
 
 def test_stop_text_ends_the_text(toy: Path, gemma3_run: Command):
@@ -170,7 +180,7 @@ def check_refusal(result: tuple[int, str, str], message: str) -> None:
         (["--tokens", "2", "--max-new-tokens", "0"], "expected at least 1, got 0"),
         (["--tokens", "2", "--max-new-tokens", "x"], "'x' is not a valid integer"),
         (["--tokens", "2", "--temperature", "nan"], "--temperature: expected a finite number"),
-        (["--tokens", "2", "--top-k", "-1"], "--top-k: expected at least 0"),
+        (["--tokens", "2", "--top-k", "-1"], "--top-k: expected 0 to "),
         (["--tokens", "2", "--top-p", "0.9"], "--top-p needs --temperature above 0: at 0, the def"),
         (["--tokens", "2", "--top-p", "0"], "--top-p: expected above 0 and at most 1"),
         (["--tokens", "2", "--min-p", "2"], "--min-p: expected between 0 and 1"),

@@ -56,7 +56,7 @@ def test_images_without_a_place_stand_in_front():
 @pytest.mark.parametrize(("text", "images"), [("<start_of_image>" * 2, 1), ("<start_of_image>", 0)])
 def test_another_number_of_images_than_places_is_refused(text: str, images: int):
     count = text.count("<start_of_image>")
-    message = f"--prompt has {count} times <start_of_image> but --image brings {images}; write"
+    message = f"prompt has {count} times <start_of_image> but images brings {images}; write"
     with pytest.raises(UsageError, match=message):
         texts_around_images(text, [0] * images)
 
@@ -85,7 +85,7 @@ def test_chat_has_the_image_in_the_turn_of_the_user(tokenizer: Tokenizer):
 def test_written_out_tokens_must_have_the_soft_tokens_of_each_image():
     check_soft_tokens([2, *BLOCK, *BLOCK], 2, TOKENS)
     check_soft_tokens([2, 5], 0, TOKENS)
-    message = r"--tokens has 3 soft image tokens \(id 901\) but 2 images need 6; write 3 for each"
+    message = r"prompt has 3 soft image tokens \(id 901\) but 2 images need 6; write 3 for each"
     with pytest.raises(UsageError, match=message):
         check_soft_tokens([2, *BLOCK], 2, TOKENS)
 

@@ -170,7 +170,7 @@ def _refusal(path: Path) -> str:
     with pytest.raises(UsageError) as refused:
         load_images([path], 8)
     assert "\n" not in str(refused.value)
-    return str(refused.value)
+    return refused.value.for_command
 
 
 @pytest.mark.parametrize("name", ["missing.png", "missing.npy"])

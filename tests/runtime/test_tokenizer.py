@@ -60,7 +60,7 @@ def test_chat_is_the_template_in_ids(tokenizer: Tokenizer):
 def test_chat_with_a_tokenizer_that_has_no_turns_is_refused(tmp_path: Path):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(toy_tokenizer().replace(b"<start_of_turn>", b"<start_of_tern>"))
-    with pytest.raises(ArtifactError, match=r"has no <start_of_turn> piece.*run without --chat"):
+    with pytest.raises(ArtifactError, match=r"has no <start_of_turn> piece.*run without chat"):
         Tokenizer(path.read_bytes(), path, BOS).chat("hello")
 
 

@@ -106,13 +106,29 @@ gemma3_sampling sampling_of(const Options& options) {
           static_cast<float>(options.min_p), static_cast<uint32_t>(options.seed)};
 }
 
-// How many tokens to ask for where the user does not say: what fits, up to the default.
-uint32_t default_new_tokens(gemma3_model* model, const Options& options, const Bundle& bundle,
-                            const Prompts& prompts) {
+// gemma3_model_info.
+nlohmann::json info_of(const gemma3_model* model) {
   gemma3_error error;
   char* text = nullptr;
   check(gemma3_model_info(model, &text, &error), error);
-  const nlohmann::json info = nlohmann::json::parse(given(text).get());
+  return nlohmann::json::parse(given(text).get());
+}
+
+// What the mesh of a model is made of, and which others the bundle has.
+std::string devices_text(const nlohmann::json& info) {
+  const auto count = info.at("devices").at("count").get<int64_t>();
+  std::string others;
+  for (const auto& mesh : info.at("meshes")) {
+    const auto name = mesh.at("name").get<std::string>();
+    if (name != info.at("mesh")) others += (others.empty() ? "" : ", ") + name;
+  }
+  return std::to_string(count) + " " + info.at("platform").get<std::string>() + " device" +
+         (count == 1 ? "" : "s") + (others.empty() ? "" : "; the bundle has " + others + " too");
+}
+
+// How many tokens to ask for where the user does not say: what fits, up to the default.
+uint32_t default_new_tokens(const nlohmann::json& info, const Options& options,
+                            const Bundle& bundle, const Prompts& prompts) {
   const int64_t most = bundle.most_positions(info.at("mesh"), info.at("platform"),
                                              prompts.images > 0, options.logprobs.has_value());
   size_t longest = 0;
@@ -145,13 +161,14 @@ void generate(gemma3_model* model, const Options& options, const Bundle& bundle,
   receiver.rows.assign(prompts.ids.size(), Row(prompts.tokenizer.get(), options));
   const std::vector<gemma3_prompt> view = prompts.view();
   const gemma3_sampling sampling = sampling_of(options);
+  const nlohmann::json info = info_of(model);
   gemma3_request request{};
   request.size = sizeof request;
   request.prompts = view.data();
   request.prompt_count = view.size();
   request.max_new_tokens = options.max_new_tokens
                                ? count_of(*options.max_new_tokens)
-                               : default_new_tokens(model, options, bundle, prompts);
+                               : default_new_tokens(info, options, bundle, prompts);
   if (options.logprobs.value_or(0) > bundle.vocab_size()) {
     throw UsageError("logprobs: expected 0 to " + std::to_string(bundle.vocab_size()) +
                      " (the vocabulary), got " + std::to_string(*options.logprobs));
@@ -185,12 +202,15 @@ void generate(gemma3_model* model, const Options& options, const Bundle& bundle,
     receiver.show(receiver.rows[i].close());
     completions.push_back(receiver.rows[i].completion(timings[i]));
     completions.back().variant = variant;
+    completions.back().mesh = info.at("mesh");
     status.say("");
     put((receiver.streams ? std::string()
                           : completion_json(completions[i], request.logprobs > 0, loaded_at)) +
         "\n");
   }
-  if (options.stats) std::fputs(stats_table(completions, loaded_at).c_str(), stderr);
+  if (options.stats) {
+    std::fputs(stats_table(completions, loaded_at, devices_text(info)).c_str(), stderr);
+  }
 }
 
 }  // namespace gemma3::host

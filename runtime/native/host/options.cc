@@ -9,12 +9,18 @@
 #include "error.h"
 #include "json.h"
 #include "prompt_texts.h"
+#include "suggestions.h"
 #include "unicode.h"
 
 namespace gemma3::host {
 namespace {
 
 constexpr const char* kSeeHelp = "; see gemma3-host --help";
+constexpr const char* kExamples =
+    "\nExamples:\n"
+    "  gemma3-host gemma3-270m --prompt \"The first person on the Moon was\"\n"
+    "  cat notes.txt | gemma3-host gemma3-270m --max-new-tokens 200 --stats\n"
+    "  gemma3-host gemma3-270m --check --plugin pjrt_c_api_cpu_plugin.so\n";
 constexpr int64_t kMostInt32 = std::numeric_limits<int32_t>::max();
 
 // A flag of the command line; one without a metavar takes no value.
@@ -112,7 +118,7 @@ std::vector<Flag> run_flags(Options& o) {
       toggle("--embed", o.embed, "The vector of the prompt."),
       text("--task", "NAME", o.task,
            "With --embed: put the model's prompt of this task, such as query, before --prompt."),
-      text("--mesh", "2x4", o.mesh, "Mesh of the bundle to run on; its first by default."),
+      text("--mesh", "2x4", o.mesh, "Mesh of the bundle to run on; by default the largest that devices are here for."),
       text("--platform", "cpu", o.platform, "Platform to run on; the plugin's own by default."),
       text("--require-signature", "KEY", o.require_signature,
            "Refuse a bundle that this public key (PEM) has not signed."),
@@ -148,6 +154,18 @@ std::vector<Flag> all_flags(Options& options) {
   return flags;
 }
 
+// Why a flag is refused, and which was meant perhaps: in the words of gemma3-run.
+std::string no_such_option(const std::string& name, const std::vector<Flag>& flags) {
+  std::vector<std::string> names, meant;
+  for (const Flag& flag : flags) names.emplace_back(flag.name);
+  if (name.substr(0, 2) == "--") meant = close_matches(name, names);
+  std::string message = "No such option '" + name + "'";
+  for (size_t i = 0; i < meant.size(); ++i) {
+    message += (i == 0 ? "; did you mean " : i + 1 < meant.size() ? ", " : " or ") + meant[i];
+  }
+  return message + (meant.empty() ? kSeeHelp : "? See gemma3-host --help");
+}
+
 // Takes `--name`, `--name value` or `--name=value` at `at`, and moves `at` to the last of it.
 void take_flag(const std::vector<Flag>& flags, const std::vector<std::string>& arguments,
                size_t& at) {
@@ -164,7 +182,7 @@ void take_flag(const std::vector<Flag>& flags, const std::vector<std::string>& a
     if (at + 1 == arguments.size()) throw UsageError("Option '" + name + "' requires an argument");
     return flag.set(arguments[++at]);
   }
-  throw UsageError("No such option '" + name + "'" + kSeeHelp);
+  throw UsageError(no_such_option(name, flags));
 }
 
 void require(bool holds, const std::string& message) {
@@ -335,6 +353,9 @@ Options parse_options(const std::vector<std::string>& arguments) {
   }
   options.bundle = positional[0];
   options.prompts = read_prompts(options.prompts, options.prompt_files);
+  if (options.prompt_count() == 0 && !options.check && !options.compile && !options.server) {
+    options.prompts = read_piped();
+  }
   check_flags(options);
   return options;
 }
@@ -345,7 +366,8 @@ std::string help_text() {
       "Usage: gemma3-host [OPTIONS] BUNDLE\n\n"
       "  Generate text with the programs of BUNDLE on a PJRT plugin, without Python.\n\n"
       "  One prompt streams its text to stdout. Several prompts run as one batch and\n"
-      "  print one JSON object a line, in order.\n\nOptions:\n";
+      "  print one JSON object a line, in order. Without a prompt, a text that is\n"
+      "  piped in is one.\n\nOptions:\n";
   for (const Flag& flag : all_flags(options)) {
     const std::string name = flag.name;
     std::string left = (name == "--help" ? "  -h, " : "  ") + name + (flag.metavar ? " " : "") +
@@ -353,7 +375,7 @@ std::string help_text() {
     left.resize(std::max(left.size() + 2, size_t{28}), ' ');
     text += left + flag.help + "\n";
   }
-  return text;
+  return text + kExamples;
 }
 
 }  // namespace gemma3::host

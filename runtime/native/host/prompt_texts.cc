@@ -1,10 +1,13 @@
 #include "prompt_texts.h"
 
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 
 #include "error.h"
@@ -16,6 +19,8 @@ namespace {
 constexpr const char* kStandardInput = "-";
 // No model takes as much; what never ends, such as /dev/zero, is refused.
 constexpr size_t kMostBytes = size_t{1} << 24;
+// How long a pipe may say nothing until the command says what it waits for.
+constexpr int kPatienceMs = 2000;
 
 UsageError unreadable(const std::string& where, int error) {
   return UsageError(where + ": cannot be read (" + std::strerror(error) + "); name a text file");
@@ -66,6 +71,19 @@ std::vector<std::string> read_prompts(const std::vector<std::string>& prompts,
   }
   for (const std::string& file : files) texts.push_back(read_file(file));
   return texts;
+}
+
+std::vector<std::string> read_piped() {
+  struct stat about {};
+  if (::fstat(STDIN_FILENO, &about) != 0) return {};
+  if (!S_ISREG(about.st_mode) && !S_ISFIFO(about.st_mode) && !S_ISSOCK(about.st_mode)) return {};
+  pollfd waiting{STDIN_FILENO, POLLIN, 0};
+  if (::poll(&waiting, 1, kPatienceMs) == 0) {
+    std::fputs("waiting for the prompt on standard input; --prompt TEXT gives one\n", stderr);
+  }
+  std::string text = read_text("standard input", STDIN_FILENO);
+  if (text.empty()) return {};
+  return {std::move(text)};
 }
 
 }  // namespace gemma3::host

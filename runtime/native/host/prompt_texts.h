@@ -12,4 +12,9 @@ namespace gemma3::host {
 std::vector<std::string> read_prompts(const std::vector<std::string>& prompts,
                                       const std::vector<std::string>& files);
 
+// The text that a pipe, a file or a socket brings on standard input, where nobody names one; none
+// where it is a terminal or another device, such as /dev/null, or has no text. A pipe is read until
+// its writers close it; who waits in vain is told why on stderr. Throws UsageError as above.
+std::vector<std::string> read_piped();
+
 }  // namespace gemma3::host

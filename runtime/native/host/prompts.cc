@@ -99,7 +99,8 @@ void refuse_impossible(const Options& options, const Bundle& bundle) {
   for (const auto& [flag, program] : needs) {
     if (flag && !names.count(program)) {
       throw UsageError(std::string(flag) + ": " + bundle.path() + " has no " + program +
-                       " program (it has " + all + "); export a checkpoint that needs one");
+                       " program (it has " + all + "); export a checkpoint that needs one, with " +
+                       program + " among --programs where they are named");
     }
   }
   const bool generates = !options.score && !options.classify && !options.embed;

@@ -118,7 +118,8 @@ std::string completion_json(const Completion& completion, bool logprobs, double 
          ", \"prefill_tok_s\": " + rate_json(stats.prefill_tok_s) +
          ", \"decode_tok_s\": " + rate_json(stats.decode_tok_s) +
          ", \"peak_rss_bytes\": " + std::to_string(stats.peak_rss_bytes) +
-         ", \"variant\": " + json_string(completion.variant) + "}" + nonfinite_json(nonfinite) +
+         ", \"variant\": " + json_string(completion.variant) +
+         ", \"mesh\": " + json_string(completion.mesh) + "}" + nonfinite_json(nonfinite) +
          "}";
 }
 
@@ -170,7 +171,8 @@ std::string embed_line(const std::vector<double>& vector) {
   return line;
 }
 
-std::string stats_table(const std::vector<Completion>& completions, double loaded_at) {
+std::string stats_table(const std::vector<Completion>& completions, double loaded_at,
+                        const std::string& devices) {
   std::vector<gemma3_timing> groups;
   uint64_t prefill = 0, decode = 0;
   for (const Completion& completion : completions) {
@@ -191,6 +193,7 @@ std::string stats_table(const std::vector<Completion>& completions, double loade
       {"decode", show_rate(stats.decode_tok_s), tokens(decode)},
       {"peak memory", format("%.1f MiB", static_cast<double>(stats.peak_rss_bytes) / (1 << 20)),
        "resident, weights included"},
+      {"mesh", completions.front().mesh, devices},
   };
   size_t width = 0;
   for (const auto& row : rows) width = std::max(width, row[1].size());

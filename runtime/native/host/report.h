@@ -22,6 +22,7 @@ struct Completion {
   std::vector<TopTokens> logprobs;
   gemma3_timing timing{};
   std::string variant;  // of the programs that ran: "portable" or "kernels"
+  std::string mesh;     // that they ran on
 };
 
 // Seconds on CLOCK_MONOTONIC, now and when this process began.
@@ -44,7 +45,8 @@ std::string classify_table(const std::vector<std::string>& labels,
                            const std::vector<double>& scores);
 std::string embed_line(const std::vector<double>& vector);
 
-// The statistics of a whole run, as a table.
-std::string stats_table(const std::vector<Completion>& completions, double loaded_at);
+// The statistics of a whole run, as a table; `devices` says what the mesh is made of.
+std::string stats_table(const std::vector<Completion>& completions, double loaded_at,
+                        const std::string& devices);
 
 }  // namespace gemma3::host

@@ -170,7 +170,7 @@ typedef struct gemma3_options {
   size_t size;
   const char *bundle;         /* folder of the bundle; NULL when `opened` has it */
   const char *plugin;         /* path of a PJRT plugin; NULL: gemma3_find_plugin */
-  const char *mesh;           /* a mesh of the bundle, for example "2x4"; NULL: its first */
+  const char *mesh;           /* a mesh of the bundle, for example "2x4"; NULL: as gemma3_open says */
   const char *platform;       /* "cpu", "cuda" or "tpu"; NULL: the plugin's */
   const char *cache_dir;      /* of compiled programs; NULL: "compiled" in the bundle's folder, or
                                  where that is not the user's, in gemma3-export of the user's cache.
@@ -234,6 +234,10 @@ typedef struct gemma3_model gemma3_model;
  * Opens a model: starts the plugin and puts the weights on the devices. On CPU they are mapped from
  * the file and not copied wherever a device's part lies in one piece. Programs are compiled when
  * first needed, or taken from the compiled cache.
+ *
+ * Where no mesh is named it is the largest of the bundle's that the plugin has devices for; on CPU,
+ * where devices beyond the first are virtual and share its cores, the first mesh of one device, else
+ * the first.
  */
 GEMMA3_API gemma3_status gemma3_open(const gemma3_options *options, gemma3_model **model,
                                      gemma3_error *error);

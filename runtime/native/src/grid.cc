@@ -3,11 +3,54 @@
 #include <algorithm>
 #include <cstdint>
 #include <iterator>
+#include <map>
 #include <numeric>
+#include <set>
+#include <string>
 
 #include "error.h"
 
 namespace gemma3 {
+
+namespace {
+
+using Names = std::set<std::string>;
+
+std::string joined(const Names &names, const char *between) {
+  std::string text;
+  for (const std::string &name : names) text += (text.empty() ? "" : between) + name;
+  return text;
+}
+
+// The programs of each thing to do, by what messages call it.
+const Names &needed_for(const std::string &what) {
+  static const std::map<std::string, Names> kNeeded = {
+      {"generate", {"prefill", "generate"}},
+      {"generate with log-probabilities", {"prefill", "decode"}},
+      {"generate from images", {"encode_image", "prefill", "prefill_images", "generate"}},
+      {"generate with log-probabilities from images",
+       {"encode_image", "prefill", "prefill_images", "decode"}},
+      {"score", {"score"}},
+      {"score images", {"encode_image", "score", "score_images"}},
+      {"classify", {"classify"}},
+      {"classify images", {"encode_image", "classify", "classify_images"}},
+      {"embed", {"embed"}},
+  };
+  return kNeeded.at(what);
+}
+
+// How to get a bundle that can do `what`, seeing which programs this one has.
+std::string remedy(const std::string &what, const Names &there) {
+  const Names &needed = needed_for(what);
+  for (const char *head : {"classify", "embed"}) {
+    if (there.count(head) != needed.count(head)) return "export another checkpoint";
+  }
+  Names all = there;
+  all.insert(needed.begin(), needed.end());
+  return "re-export with --programs " + joined(all, ",");
+}
+
+}  // namespace
 
 int64_t pick(int64_t needed, const std::set<int64_t> &sizes) {
   const auto found = sizes.lower_bound(needed);
@@ -105,12 +148,10 @@ std::vector<Group> Grid::groups(const GroupShapes &shapes, size_t rows, int64_t 
 
 int64_t Grid::longest(const GroupShapes &shapes, const std::string &what) const {
   if (shapes.empty()) {
-    std::set<std::string> names;
-    for (const Bucket &bucket : buckets_) names.emplace(name_of(bucket.program));
-    std::string programs;
-    for (const std::string &name : names) programs += (programs.empty() ? "" : ", ") + name;
+    Names there;
+    for (const Bucket &bucket : buckets_) there.emplace(name_of(bucket.program));
     refuse("cannot " + what + ": " + source_ + " has only these programs: " +
-           (programs.empty() ? "none" : programs) + "; export the bundle again");
+           (there.empty() ? "none" : joined(there, ", ")) + "; " + remedy(what, there));
   }
   int64_t most = 0;
   for (const GroupShape &shape : shapes) most = std::max(most, shape.cache);

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "cancel.h"
+#include "choose_mesh.h"
 #include "compiled_cache.h"
 #include "error.h"
 #include "json.h"
@@ -45,10 +46,13 @@ void check_stablehlo(const Plugin &plugin, const std::string &version) {
          " or newer, got " + version + "; re-export the bundle");
 }
 
-const MeshRecord &choose_mesh(const Bundle &bundle, const std::string &name) {
+// The mesh called `name`, or the one for these devices; none are known before there is a plugin.
+const MeshRecord &find_mesh(const Bundle &bundle, const std::string &name,
+                            const std::string &platform, std::optional<int64_t> devices) {
   if (!name.empty()) return bundle.mesh(name);
-  if (bundle.manifest().meshes.empty()) refuse(bundle.root() + ": the bundle has no mesh");
-  return bundle.manifest().meshes.front();
+  const MeshRecord *record = choose_mesh(bundle.manifest(), platform, devices);
+  if (record == nullptr) refuse(bundle.root() + ": the bundle has no mesh");
+  return *record;
 }
 
 std::string choose_plugin(const Bundle &bundle, const OpenOptions &options,
@@ -108,13 +112,16 @@ Opening::Opening(const OpenOptions &options, Json &report) {
     refuse(options.bundle + ": expected a bundle with weights, got one that was exported with "
                             "--abstract; export it from a checkpoint");
   }
-  record = &choose_mesh(*bundle, options.mesh);
+  record = &find_mesh(*bundle, options.mesh, options.platform, std::nullopt);
   report["mesh"] = record->mesh.name;
   report["weights_bytes"] = bundle->weights_bytes();
   report["cache_bytes"] = cache_row_bytes(bundle->manifest());
   const std::string path = choose_plugin(*bundle, options, record->mesh.name);
+  client = std::make_unique<Client>(path, options.client_options, record->mesh.devices());
+  record = &find_mesh(*bundle, options.mesh, client->platform(),
+                      static_cast<int64_t>(client->device_count()));
+  report["mesh"] = record->mesh.name;
   const int64_t needed = record->mesh.devices();
-  client = std::make_unique<Client>(path, options.client_options, needed);
   const Plugin &plugin = client->plugin();
   report["platform"] = client->platform();
   report["plugin"] = {{"path", path},

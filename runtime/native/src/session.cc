@@ -279,7 +279,7 @@ Step Session::advance_one() {
 void Session::decode(const int32_t *tokens, int32_t *next, float *logits) {
   if (model_->grid().tokens(ProgramName::kDecode, settings_.shape).empty()) {
     refuse("cannot decode: " + model_->grid().source() +
-           " has no decode program; export the bundle again");
+           " has no decode program; re-export with decode among --programs");
   }
   HostArrays inputs{column(&gemma3_row::token), column(&gemma3_row::position)};
   for (size_t row = 0; row < settings_.rows; ++row) {

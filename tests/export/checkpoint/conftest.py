@@ -208,7 +208,7 @@ def assert_refused():
     def check(path: Path, *parts: str) -> None:
         with pytest.raises(ArtifactError) as error:
             open_checkpoint(path)
-        message = str(error.value)
+        message = error.value.for_command
         assert "\n" not in message
         for part in parts:
             assert part in message, message

