@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .config import Gemma3TextConfig
-from .decoder import Gemma3TextModel
+from .decoder import TextDecoder
 from .lowering.context import LoweringContext
 from .text import Linear
 
@@ -126,7 +126,7 @@ def _count(length: Array) -> Array:
 
 
 class Gemma3TextEmbedding(nnx.Module):
-    """Gemma3TextModel, pooled over a text's tokens, and the layers of an EmbeddingHead."""
+    """The text stack, pooled over a text's tokens, and the layers of an EmbeddingHead."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Gemma3TextEmbedding(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs | None,
     ):
-        self.model = Gemma3TextModel(config, dtype, rngs=rngs)
+        self.model = TextDecoder(config, dtype, rngs)
         self.head = head
         dense, width = [], len(head.pooling) * config.hidden_size
         for number, layer in enumerate(head.dense):

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from .attention import Visibility
-from .batch import last_place, row_at
 from .cache import KVCache
 from .config import Gemma3TextConfig, LayerType
 from .lowering.context import LoweringContext
@@ -52,3 +51,18 @@ def layer_steps(
         rope = context.made_once(*rope_tables(config, kind, turned, last), turned)
         steps[kind] = LayerStep(start, length, visible, rope)
     return steps
+
+
+def last_place(length: Array) -> Array:
+    """Where the last of `length` [B] valid tokens stands; 0 in a row without any."""
+    return jnp.maximum(length, 1) - 1
+
+
+def row_at(x: Array, place: Array) -> Array:
+    """What stands at one place of each row: x [B,T,...], place [B] -> [B,...]."""
+    return take_tokens(x, place[:, None])[:, 0]
+
+
+def take_tokens(x: Array, index: Array) -> Array:
+    """Tokens of each row: x [B,T,...], index [B,n] -> [B,n,...]."""
+    return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)

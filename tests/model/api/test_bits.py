@@ -7,18 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from gemma3_export.model.classification import Gemma3ForSequenceClassification
-from gemma3_export.model.decoder import Gemma3ForCausalLM, Gemma3TextModel
-from gemma3_export.model.loading import load_weights, quantize_weights
+from gemma3_export.model.api import (
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3ForSequenceClassification,
+    Gemma3TextModel,
+    load_weights,
+    quantize_weights,
+)
 from gemma3_export.model.lowering.quantized import QuantizedWeight, Scheme, scaled, unpacked
-from gemma3_export.model.multimodal import Gemma3ForConditionalGeneration
 from gemma3_export.model.pure.causal_lm import CausalLM
 from gemma3_export.model.pure.classifier import SequenceClassifier
 from gemma3_export.model.vision_config import Gemma3Config
 
-from ..goldens.tiny_vision import TINY_VISION
-from .api import compiled, ids, small_model
-from .small import small_config, small_weights
+from ...goldens.tiny_vision import TINY_VISION
+from ..small import small_config, small_weights
+from .models import compiled, ids, small_model
 
 FLOAT = jnp.dtype(jnp.float32)
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "tie_word_embeddings": False}

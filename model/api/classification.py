@@ -8,19 +8,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .batch import last_place, row_at
-from .cache import KVCache
-from .config import Gemma3TextConfig
-from .decoder import Gemma3TextModel
+from ..config import Gemma3TextConfig
+from ..head import Classifier
+from ..lowering.context import here
+from ..text import Linear
+from ..vision_config import Gemma3Config
+from .cache import TransformerCache
 from .generation import GenerationMixin
-from .image_mask import SoftTokens
 from .loss import LossMetrics, classification_loss
-from .lowering.context import LoweringContext, here
 from .multimodal import Gemma3Model
 from .outputs import Gemma3SequenceClassifierOutputWithPast
-from .past import TransformerCache
-from .text import Gemma3TextScaledWordEmbedding, Linear
-from .vision_config import Gemma3Config
+from .text import Gemma3TextModel
 
 Array = jax.Array
 
@@ -34,7 +32,7 @@ def text_lengths(tokens: Array, pad_token_id: int) -> Array:
     return jnp.maximum(jnp.max(jnp.where(tokens != pad_token_id, place, 0), axis=1), 1)
 
 
-class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
+class Gemma3ForSequenceClassification(Classifier[Gemma3TextModel | Gemma3Model], GenerationMixin):
     """Scores of classes after the last token of a text; config.num_labels counts them.
 
     With a Gemma3Config the text may have images.
@@ -47,31 +45,10 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
         """As Gemma3TextModel."""
         self.config, self.dtype = config, jnp.dtype(dtype)
         if isinstance(config, Gemma3Config):
-            self.model = Gemma3Model(config, dtype, param_dtype, precision, rngs=rngs)
+            model = Gemma3Model(config, dtype, param_dtype, precision, rngs=rngs)
         else:
-            self.model = Gemma3TextModel(config, dtype, param_dtype, precision, rngs=rngs)
-        text = self.text_config
-        shape, axes = (text.num_labels, text.hidden_size), ("labels", "pooled")
-        self.score = Linear(shape, axes, text, dtype, rngs)
-
-    @property
-    def text_config(self) -> Gemma3TextConfig:
-        """The text stack's config."""
-        config = self.config
-        return config.text_config if isinstance(config, Gemma3Config) else config
-
-    def extend(
-        self, tokens: Array, start: Array, length: Array, cache: KVCache,
-        context: LoweringContext, soft: SoftTokens | None = None,
-    ) -> tuple[Array, KVCache]:  # fmt: skip
-        """Read a chunk of each row: see Gemma3TextModel.extend for the arguments.
-
-        Returns:
-          Logits of the classes [B,C] float32 after the last valid token of each row's chunk, and
-          the cache with the chunk. final_logit_softcapping is for tokens and not applied.
-        """
-        hidden, cache = self.get_decoder().extend(tokens, start, length, cache, context, soft)
-        return self.score(row_at(hidden, last_place(length)), context), cache
+            model = Gemma3TextModel(config, dtype, param_dtype, precision, rngs=rngs)
+        super().__init__(model, config.get_text_config(), dtype, rngs)
 
     def __call__(
         self, input_ids: Array, attention_mask: Array | None = None,
@@ -98,7 +75,7 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
                 output_attentions, output_hidden_states, rngs,
             )  # fmt: skip
         last = text_lengths(input_ids, self.text_config.pad_token_id) - 1
-        logits = self.score(row_at(output["last_hidden_state"], last), here())
+        logits = self.score_at(output["last_hidden_state"], last, here())
         loss = None if labels is None else classification_loss(logits, labels)
         rest = {name: value for name, value in output.items() if name != "last_hidden_state"}
         return Gemma3SequenceClassifierOutputWithPast(loss=loss, logits=logits, **rest)
@@ -120,10 +97,6 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
     def get_decoder(self) -> Gemma3TextModel:
         """The text stack."""
         return self.model.get_decoder()
-
-    def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
-        """The token embeddings."""
-        return self.model.get_embedding()
 
     def get_lm_head(self) -> nnx.Module:
         """There is none: raises NotImplementedError."""

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
-from .cache import KVCache, LayerCache, cache_slots
-from .config import Gemma3TextConfig
+from ..cache import KVCache, LayerCache, cache_slots
+from ..config import Gemma3TextConfig
 
 Array = jax.Array
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .past import TransformerCache
+from .cache import TransformerCache
 
 Array = jax.Array
 OutputT = TypeVar("OutputT", bound="ModelOutput")

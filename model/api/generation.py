@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
-from .config import Gemma3TextConfig
-from .past import CacheMetadata, TransformerCache, cache_metadata, leading_padding, place
+from ..config import Gemma3TextConfig
+from .cache import CacheMetadata, TransformerCache, cache_metadata, leading_padding, place
 
 Array = jax.Array
 
@@ -27,11 +27,7 @@ class GenerationMixin:
     """
 
     dtype: jnp.dtype
-
-    @property
-    def text_config(self) -> Gemma3TextConfig:
-        """The text stack's config."""
-        raise NotImplementedError
+    text_config: Gemma3TextConfig
 
     @staticmethod
     def compute_prefill_length(array: Array, padding_id: int) -> Array:

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .config import Gemma3TextConfig
-from .observe import Observed
-from .past import TransformerCache, leading_padding
+from ..config import Gemma3TextConfig
+from ..observe import Observed
+from ..steps import take_tokens
+from .cache import TransformerCache, leading_padding
 
 Array = jax.Array
 
@@ -33,12 +34,12 @@ class Batch(NamedTuple):
 
     def gather(self, x: Array) -> Array:
         """x [B,T,...] with each row's tokens at the front."""
-        return _take(x, self.order)
+        return take_tokens(x, self.order)
 
     def restore(self, x: Array, axis: int = 1) -> Array:
         """The inverse: x [B,...], whose `axis` has T places, back in the columns of the input."""
         back = jnp.argsort(self.order, axis=1)
-        return jnp.moveaxis(_take(jnp.moveaxis(x, axis, 1), back), 1, axis)
+        return jnp.moveaxis(take_tokens(jnp.moveaxis(x, axis, 1), back), 1, axis)
 
     def restore_observed(self, seen: Observed, within: bool) -> Observed:
         """What was observed in the columns of the input; keys too where they are `within` it."""
@@ -63,7 +64,9 @@ def read_batch(
     length = jnp.sum(valid.astype(jnp.int32), axis=1, dtype=jnp.int32)
     positions = None
     if position_ids is not None:
-        positions = _take(jnp.broadcast_to(position_ids, valid.shape).astype(jnp.int32), order)
+        positions = take_tokens(
+            jnp.broadcast_to(position_ids, valid.shape).astype(jnp.int32), order
+        )
     return Batch(order, cache.positions, length, positions)
 
 
@@ -135,17 +138,3 @@ def known(array: Array) -> int | None:
         return int(array)
     except jax.errors.ConcretizationTypeError:
         return None
-
-
-def last_place(length: Array) -> Array:
-    """Where the last of `length` [B] valid tokens stands; 0 in a row without any."""
-    return jnp.maximum(length, 1) - 1
-
-
-def row_at(x: Array, place: Array) -> Array:
-    """What stands at one place of each row: x [B,T,...], place [B] -> [B,...]."""
-    return _take(x, place[:, None])[:, 0]
-
-
-def _take(x: Array, index: Array) -> Array:
-    return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)

@@ -1,28 +1,25 @@
-"""Gemma3Model and Gemma3ForConditionalGeneration: the text stack with eyes."""
+"""Gemma3Model: the text stack with eyes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Sharding
 
-from .batch import known
-from .config import Gemma3TextConfig
-from .decoder import Gemma3TextModel
+from ..image_mask import SoftTokens
+from ..lowering.context import here
+from ..text import Gemma3TextScaledWordEmbedding
+from ..vision import Gemma3MultiModalProjector, SiglipVisionModel, soft_tokens_of
+from ..vision_config import Gemma3Config
+from .cache import TransformerCache
 from .generation import GenerationMixin
-from .head import LanguageModelHead
-from .image_mask import SoftTokens
-from .loading import quantize_weights
-from .lowering.context import here
-from .outputs import Gemma3CausalLMOutputWithPast, Gemma3ModelOutputWithPast
-from .past import TransformerCache
-from .text import Gemma3TextScaledWordEmbedding, Linear
-from .vision import Gemma3MultiModalProjector, SiglipVisionModel, soft_tokens_of
-from .vision_config import Gemma3Config
+from .outputs import Gemma3ModelOutputWithPast
+from .padding import known
+from .text import Gemma3TextModel
 
 Array = jax.Array
 
@@ -54,17 +51,13 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
         precision: Any = None, *, rngs: nnx.Rngs | None = None,
     ):  # fmt: skip
         """As Gemma3TextModel."""
-        self.config, self.dtype = config, jnp.dtype(dtype)
+        self.config, self.text_config = config, config.text_config
+        self.dtype = jnp.dtype(dtype)
         self.vision_tower = SiglipVisionModel(config.vision_config, dtype, rngs)
         self.multi_modal_projector = Gemma3MultiModalProjector(config, dtype, rngs)
         self.language_model = Gemma3TextModel(
             config.text_config, dtype, param_dtype, precision, rngs=rngs
         )
-
-    @property
-    def text_config(self) -> Gemma3TextConfig:
-        """The text stack's config."""
-        return self.config.text_config
 
     def get_image_features(self, pixel_values: Array) -> Array:
         """Soft tokens [N,M,D] float32 of images [N,C,size,size] in -1..1, never to be scaled."""
@@ -148,78 +141,3 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
     def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
         """The token embeddings."""
         return self.language_model.get_embedding()
-
-
-class Gemma3ForConditionalGeneration(nnx.Module, LanguageModelHead, SeeingGeneration):
-    """Gemma3Model with a language model head, tied or not."""
-
-    loss_type: ClassVar[str] = "ForCausalLM"
-    _task_type: ClassVar[str] = "image-text-to-text"
-    _model_type: ClassVar[str] = Gemma3Config.model_type
-    _supports_video: ClassVar[bool] = False
-    _uses_mrope: ClassVar[bool] = False
-
-    def __init__(
-        self, config: Gemma3Config, dtype: jnp.dtype = jnp.bfloat16, param_dtype: Any = None,
-        precision: Any = None, *, rngs: nnx.Rngs | None = None,
-    ):  # fmt: skip
-        """As Gemma3TextModel."""
-        self.config, self.dtype = config, jnp.dtype(dtype)
-        self.model = Gemma3Model(config, dtype, param_dtype, precision, rngs=rngs)
-        text = config.text_config
-        if not text.tie_word_embeddings:
-            shape, axes = (text.vocab_size, text.hidden_size), ("vocab_out", "embed")
-            self.lm_head = Linear(shape, axes, text, dtype, rngs)
-        if rngs is not None:
-            quantize_weights(self)
-
-    @property
-    def text_config(self) -> Gemma3TextConfig:
-        """The text stack's config."""
-        return self.config.text_config
-
-    def __call__(
-        self, input_ids: Array | None = None, pixel_values: Array | None = None,
-        attention_mask: Array | None = None, position_ids: Array | None = None,
-        token_type_ids: Array | None = None, past_key_values: TransformerCache | None = None,
-        inputs_embeds: Array | None = None, output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None, labels: Array | None = None,
-        rngs: nnx.Rngs | None = None,
-    ) -> Gemma3CausalLMOutputWithPast:  # fmt: skip
-        """Read tokens with images among them: as Gemma3Model, labels as in Gemma3ForCausalLM."""
-        output = self.model(
-            input_ids, pixel_values, attention_mask, position_ids, token_type_ids,
-            past_key_values, inputs_embeds, output_attentions, output_hidden_states, rngs,
-        )  # fmt: skip
-        return self.with_logits(output, labels, input_ids, attention_mask, past_key_values)
-
-    def get_image_features(self, pixel_values: Array, **kwargs: Any) -> Array:
-        """Soft tokens [N,M,D] float32 of images; see Gemma3Model.
-
-        `kwargs` are what other models' take, such as image sizes: of no use to Gemma 3.
-        """
-        return self.model.get_image_features(pixel_values)
-
-    def get_vision_tower(self) -> SiglipVisionModel:
-        """The vision tower."""
-        return self.model.vision_tower
-
-    def get_projector(self) -> Gemma3MultiModalProjector:
-        """The projector into the text stack."""
-        return self.model.multi_modal_projector
-
-    def get_language_model(self) -> Gemma3TextModel:
-        """The text stack."""
-        return self.model.language_model
-
-    def get_encoder(self) -> SiglipVisionModel:
-        """The vision tower."""
-        return self.model.get_encoder()
-
-    def get_decoder(self) -> Gemma3TextModel:
-        """The text stack."""
-        return self.model.get_decoder()
-
-    def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
-        """The token embeddings."""
-        return self.model.get_embedding()

@@ -10,10 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .config import Gemma3TextConfig
-from .lowering.quantize import quantize
-from .lowering.quantized import BY_BITS, GROUP, UNQUANTIZED, Matrix, QuantizedWeight, Recipe, Scheme
-from .vision_config import Gemma3Config
+from ..config import Gemma3TextConfig
+from ..lowering.quantize import quantize
+from ..lowering.quantized import (
+    BY_BITS,
+    GROUP,
+    UNQUANTIZED,
+    Matrix,
+    QuantizedWeight,
+    Recipe,
+    Scheme,
+)
+from ..vision_config import Gemma3Config
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
