@@ -21,7 +21,8 @@ from ..model.cache import LayerCache, cached, update_layer
 from ..model.config import LayerType
 from ..model.lowering.context import LoweringContext
 from ..model.lowering.forms import Form
-from ..model.lowering.quantized import GROUP, Matrix, QuantizedWeight, Scheme
+from ..model.lowering.quantized import Matrix, QuantizedWeight
+from ..model.lowering.recipes import Scheme
 from ..model.lowering.table import AttentionCase, Blocks, ProductCase
 
 Array = jax.Array
@@ -69,7 +70,7 @@ def random_weight(scheme: Scheme, dtype: str, outputs: int, inputs: int) -> Matr
             numbers = filled(
                 (outputs, inputs // 2), lambda n: random.integers(0, 256, n), jnp.uint8
             )
-            scale = jnp.ones((outputs, inputs // GROUP), jnp.bfloat16)
+            scale = jnp.ones((outputs, inputs // scheme.group), jnp.bfloat16)
         case Scheme.INT8:
             numbers = filled((outputs, inputs), lambda n: random.integers(-127, 128, n), jnp.int8)
             scale = jnp.ones(outputs, jnp.float32)

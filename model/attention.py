@@ -14,8 +14,7 @@ from .config import LayerType
 from .dropout import Dropout, dropped
 from .image_mask import visible_ahead
 from .lowering.context import LoweringContext, softcap
-from .lowering.forms import ATTENTION_KERNEL, KERNELS
-from .lowering.quantized import GROUP
+from .lowering.forms import ATTENTION_KERNEL, KERNEL_LANES, KERNEL_TARGETS
 from .lowering.table import AttentionCase, Blocks, blocks_name
 
 Array = jax.Array
@@ -167,7 +166,7 @@ def blocked_attention(
 def kernel_attends(cache: LayerCache, context: LoweringContext) -> bool:
     """Whether `attention_kernel` may be called on such a cache."""
     size, dtype = cache.key.shape[-1], cache.key.dtype
-    return context.kernels and size % GROUP == 0 and dtype != jnp.float32
+    return context.kernels and size % KERNEL_LANES == 0 and dtype != jnp.float32
 
 
 class HeadNorms(NamedTuple):
@@ -211,7 +210,7 @@ def attention_kernel(
     results = [jax.ShapeDtypeStruct(query.shape, query.dtype)]
     results += [jax.ShapeDtypeStruct(part.shape, part.dtype) for part in kept]
     call = jax.ffi.ffi_call(
-        KERNELS[ATTENTION_KERNEL], results,
+        KERNEL_TARGETS[ATTENTION_KERNEL], results,
         input_output_aliases={first + i: 1 + i for i in range(len(kept))},
     )  # fmt: skip
     mixed, *written = call(

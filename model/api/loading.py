@@ -12,15 +12,8 @@ from flax import nnx
 
 from ..config import Gemma3TextConfig
 from ..lowering.quantize import quantize
-from ..lowering.quantized import (
-    BY_BITS,
-    GROUP,
-    UNQUANTIZED,
-    Matrix,
-    QuantizedWeight,
-    Recipe,
-    Scheme,
-)
+from ..lowering.quantized import Matrix, QuantizedWeight
+from ..lowering.recipes import RECIPES, UNQUANTIZED, Recipe, Scheme, recipe_name
 from ..vision_config import Gemma3Config
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
@@ -40,7 +33,7 @@ def load_weights(module: ModuleT, weights: Mapping[str, np.ndarray]) -> ModuleT:
       KeyError: a weight is missing.
       ValueError: one has another shape, or cannot be quantised.
     """
-    recipe = BY_BITS[_bits(module)]
+    recipe = RECIPES[recipe_name(_bits(module))]
     graph, state = nnx.split(module)
     flat = []
     for path, variable in nnx.to_flat_state(state):
@@ -60,7 +53,7 @@ def quantize_weights(module: ModuleT) -> ModuleT:
     Models do it to the random weights they begin with. Those that are quantised stay as they are.
     Raises ValueError for weights that are not known: abstract ones, and while tracing.
     """
-    recipe = BY_BITS[_bits(module)]
+    recipe = RECIPES[recipe_name(_bits(module))]
     for path, variable in nnx.iter_graph(module):
         if not isinstance(variable, nnx.Param) or recipe == UNQUANTIZED:
             continue
@@ -86,7 +79,7 @@ def _numbers(name: str, value: jax.Array | jax.ShapeDtypeStruct) -> np.ndarray:
 
 def require_bits(config: Gemma3TextConfig, matrix: Matrix) -> None:
     """Raise ValueError where a layer's matrix is not kept in the bits that the config asks for."""
-    wanted = BY_BITS[config.bits].layers
+    wanted = RECIPES[recipe_name(config.bits)].layers
     kept = matrix.scheme if isinstance(matrix, QuantizedWeight) else Scheme.NONE
     if kept != wanted:
         raise ValueError(
@@ -118,7 +111,7 @@ def _stored(
     scheme = recipe.scheme(name)
     if scheme == Scheme.NONE:
         return jnp.asarray(value).astype(dtype)
-    if scheme == Scheme.INT4 and value.shape[1] % GROUP:
-        raise ValueError(f"{name}: bits=4 needs inputs in groups of {GROUP}, got {value.shape[1]}")
+    if (group := scheme.group) and value.shape[1] % group:
+        raise ValueError(f"{name}: bits=4 needs inputs in groups of {group}, got {value.shape[1]}")
     ((numbers, scale),) = quantize([value.astype(np.float32)], scheme)
     return QuantizedWeight(jnp.asarray(numbers), jnp.asarray(scale), scheme, dtype)

@@ -13,15 +13,16 @@ from jax.sharding import PartitionSpec
 from ..sharding import ACTIVATION
 from .forms import (
     ANY_RANK,
+    KERNEL_LANES,
     KERNEL_OF,
-    KERNELS,
+    KERNEL_TARGETS,
     Form,
     kernel_products,
     scheme_of,
     widens,
 )
 from .fusions import AddedNorm, Gated, Normed, Operand, kernel_arguments
-from .quantized import GROUP, Matrix, QuantizedWeight, rows_of
+from .quantized import Matrix, QuantizedWeight, rows_of
 from .table import SHIPPED, Case, FormTable, ProductCase
 from .target import Platform, Target
 
@@ -86,8 +87,8 @@ class LoweringContext(Target):
         rows = given.size // given.shape[-1]
         pairs = list(zip(weights, roles, strict=True))
         forms = [self._choose(rows, weight, role) for weight, role in pairs]
-        if forms[0].__name__ in KERNELS and len(set(forms)) == 1:
-            joined = after if weights[0].shape[0] % GROUP == 0 else None
+        if forms[0].__name__ in KERNEL_TARGETS and len(set(forms)) == 1:
+            joined = after if weights[0].shape[0] % KERNEL_LANES == 0 else None
             made = kernel_products(forms[0], *kernel_arguments(x, joined, rows), weights)
             made = [y.reshape(*given.shape[:-1], y.shape[-1]) for y in made]
             return made if after is None or joined else [after.written(y) for y in made]
@@ -109,7 +110,7 @@ class LoweringContext(Target):
             self.kernels
             and scheme in KERNEL_OF
             and weight.dtype != jnp.float32
-            and inputs % GROUP == 0
+            and inputs % KERNEL_LANES == 0
         )
         case = ProductCase(self.platform, scheme, str(weight.dtype), outputs, inputs, rows, kernels)
         self.recorder.cases.add(case)

@@ -1,6 +1,6 @@
 """Finding the numbers of quantised weights: blocks of rows in, numbers and scales out.
 
-How they are stored is said in quantized.py.
+How they are stored is said in recipes.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ml_dtypes
 import numpy as np
 
-from .quantized import GROUP, Scheme
+from .recipes import Scheme
 
 Quantized = tuple[np.ndarray, np.ndarray]
 """Numbers and scales of some rows, as they are stored."""
@@ -61,14 +61,15 @@ def _row_scale(rows: np.ndarray, largest: float) -> np.ndarray:
 
 def _int4(rows: np.ndarray, pool: ThreadPoolExecutor) -> Quantized:
     """Each group takes the scale, of nine tried, with the smallest squared error."""
-    groups = rows.reshape(-1, GROUP)
-    packed = np.empty((len(groups), GROUP // 2), np.uint8)
+    size = Scheme.INT4.group
+    groups = rows.reshape(-1, size)
+    packed = np.empty((len(groups), size // 2), np.uint8)
     scale = np.empty(len(groups), ml_dtypes.bfloat16)
 
     def work(start: int) -> None:
         part = slice(start, start + _GROUPS_AT_ONCE)
         numbers, scale[part] = _best_groups(groups[part])
-        packed[part] = (numbers[: GROUP // 2] | numbers[GROUP // 2 :] << 4).T
+        packed[part] = (numbers[: size // 2] | numbers[size // 2 :] << 4).T
 
     list(pool.map(work, range(0, len(groups), _GROUPS_AT_ONCE)))
     return packed.reshape(len(rows), -1), scale.reshape(len(rows), -1)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ..config import LayerType
 from .forms import Form, choose_product
-from .quantized import Scheme
+from .recipes import Scheme
 from .target import Platform
 
 

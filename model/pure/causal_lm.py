@@ -12,7 +12,7 @@ from ..decoder import TextDecoder
 from ..head import LanguageModel
 from ..image_mask import SoftTokens
 from ..lowering.context import LoweringContext
-from ..lowering.quantized import UNQUANTIZED, Recipe
+from ..lowering.recipes import UNQUANTIZED, Recipe
 from ..observe import Observed, Watch
 from .module import Params, PureModule
 from .order import text_order

@@ -14,7 +14,7 @@ from ..decoder import TextDecoder
 from ..head import Classifier
 from ..image_mask import SoftTokens
 from ..lowering.context import LoweringContext
-from ..lowering.quantized import UNQUANTIZED, Recipe
+from ..lowering.recipes import UNQUANTIZED, Recipe
 from ..steps import last_place
 from .module import Params, PureModule
 from .order import text_order

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ..config import Gemma3TextConfig
 from ..embedding import EmbeddingHead, Gemma3TextEmbedding
 from ..lowering.context import LoweringContext
-from ..lowering.quantized import UNQUANTIZED, Recipe
+from ..lowering.recipes import UNQUANTIZED, Recipe
 from .module import Params, PureModule
 from .order import text_order
 

@@ -12,13 +12,13 @@ import pytest
 from gemma3_export.model.lowering.context import LoweringContext
 from gemma3_export.model.lowering.forms import (
     KERNEL_OF,
-    KERNELS,
+    KERNEL_TARGETS,
     Form,
     kernel_products,
     plain_kernel_products,
 )
 from gemma3_export.model.lowering.fusions import AddedNorm, Gated, Normed, Operand, kernel_arguments
-from gemma3_export.model.lowering.quantized import Scheme
+from gemma3_export.model.lowering.recipes import Scheme
 
 from ..model.quantized_weights import random_weight
 
@@ -81,5 +81,5 @@ def test_arrays_that_do_not_belong_together_are_refused(registered: Callable[[st
 
 def prepared(scheme: Scheme, registered: Callable[[str], None]) -> tuple[Form, Any]:
     form = KERNEL_OF[scheme]
-    registered(KERNELS[form.__name__])
+    registered(KERNEL_TARGETS[form.__name__])
     return form, weight_of(scheme)
