@@ -121,7 +121,7 @@ class TextDecoder(nnx.Module):
         kinds = sorted(set(self.config.layer_types))
         shared = {
             kind: (
-                context.made_once(*rope_tables(self.config, kind, positions, last), positions),
+                context.compute_once(*rope_tables(self.config, kind, positions, last), positions),
                 visible_both_ways(kind, window, size, length)
                 if both_ways
                 else visible_causally(kind, window, size),

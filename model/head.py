@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .config import Gemma3TextConfig
-from .lowering.context import LoweringContext, here, softcap
+from .lowering.context import LoweringContext, local_context, softcap
 from .steps import row_at
 from .text import Gemma3TextScaledWordEmbedding, Linear, as_operand
 
@@ -36,7 +36,7 @@ class TiedHead(nnx.Module):
     def __call__(self, x: Array, context: LoweringContext | None = None) -> Array:
         """x [...,D] -> [...,V] float32."""
         weight = self.weight.get_value()
-        return (context or here()).product(as_operand(x), weight, "embed to vocab")
+        return (context or local_context()).product(as_operand(x), weight, "embed to vocab")
 
 
 class StackWithHead(nnx.Module, Generic[StackT]):

@@ -48,7 +48,7 @@ def layer_steps(
             continue
         slots, window = layer.key.shape[2], config.sliding_window
         visible = Visibility.of(kind, slots, window, start, tokens, groups)
-        rope = context.made_once(*rope_tables(config, kind, turned, last), turned)
+        rope = context.compute_once(*rope_tables(config, kind, turned, last), turned)
         steps[kind] = LayerStep(start, length, visible, rope)
     return steps
 

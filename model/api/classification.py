@@ -10,7 +10,7 @@ from flax import nnx
 
 from ..config import Gemma3TextConfig
 from ..head import Classifier
-from ..lowering.context import here
+from ..lowering.context import local_context
 from ..text import Linear
 from ..vision_config import Gemma3Config
 from .cache import TransformerCache
@@ -75,7 +75,7 @@ class Gemma3ForSequenceClassification(Classifier[Gemma3TextModel | Gemma3Model],
                 output_attentions, output_hidden_states, rngs,
             )  # fmt: skip
         last = text_lengths(input_ids, self.text_config.pad_token_id) - 1
-        logits = self.score_at(output["last_hidden_state"], last, here())
+        logits = self.score_at(output["last_hidden_state"], last, local_context())
         loss = None if labels is None else classification_loss(logits, labels)
         rest = {name: value for name, value in output.items() if name != "last_hidden_state"}
         return Gemma3SequenceClassifierOutputWithPast(loss=loss, logits=logits, **rest)

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Sharding
 
 from ..image_mask import SoftTokens
-from ..lowering.context import here
+from ..lowering.context import local_context
 from ..text import Gemma3TextScaledWordEmbedding
 from ..vision import Gemma3MultiModalProjector, SiglipVisionModel, soft_tokens_of
 from ..vision_config import Gemma3Config
@@ -62,7 +62,7 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
     def get_image_features(self, pixel_values: Array) -> Array:
         """Soft tokens [N,M,D] float32 of images [N,C,size,size] in -1..1, never to be scaled."""
         return soft_tokens_of(
-            self.vision_tower, self.multi_modal_projector, pixel_values, here()
+            self.vision_tower, self.multi_modal_projector, pixel_values, local_context()
         )  # fmt: skip
 
     def __call__(

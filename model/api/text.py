@@ -15,7 +15,7 @@ from ..config import Gemma3TextConfig
 from ..decoder import TextDecoder
 from ..dropout import dropout_key
 from ..image_mask import image_groups
-from ..lowering.context import here
+from ..lowering.context import local_context
 from ..observe import Watch
 from ..rope import local_frequencies
 from .arguments import require_one_dtype
@@ -118,7 +118,7 @@ class Gemma3TextModel(TextDecoder, GenerationMixin):
         watch = self._watch(output_attentions, output_hidden_states, cache)
         hidden, layers, seen = self.extend_embedded(
             batch.gather(embedded.astype(jnp.float32)), groups, batch.start, batch.length,
-            cache.layers, here(), watch, batch.positions,
+            cache.layers, local_context(), watch, batch.positions,
             dropout_key(self.config, self.deterministic, rngs),
         )  # fmt: skip
         hidden = jnp.where(beyond[:, None, None], jnp.nan, hidden)
@@ -151,7 +151,7 @@ class Gemma3TextModel(TextDecoder, GenerationMixin):
         empty = self.init_cache(*input_ids.shape, starts=0)
         batch = read_batch(input_ids.shape[1], empty, input_ids, attention_mask, None)
         dropout = dropout_key(self.config, self.deterministic, rngs)
-        hidden = self.encode(batch.gather(input_ids), batch.length, here(), dropout)
+        hidden = self.encode(batch.gather(input_ids), batch.length, local_context(), dropout)
         return Gemma3ModelOutputWithPast(last_hidden_state=batch.restore(hidden))
 
     def _watch(

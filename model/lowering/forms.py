@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .fusions import kernel_arguments
-from .quantized import Matrix, QuantizedWeight, scaled, unpacked
+from .quantized import Matrix, QuantizedWeight, apply_scales, unpack
 from .recipes import Scheme
 from .target import ONE_BY_ONE, Platform
 
@@ -96,20 +96,22 @@ def grouped_row_product(x: Array, weight: QuantizedWeight) -> Array:
 
     def pieces(row: Array) -> list[Array]:
         low, high = _low_and_high(row, weight.scheme.group)
-        found = []
+        products = []
         for first in range(0, groups, count):
             part = slice(first * half_group, (first + count) * half_group)
             packed, scale = weight.numbers[:, part], weight.scale[:, first : first + count]
             for half, bits in ((low, packed & jnp.uint8(15)), (high, packed >> jnp.uint8(4))):
-                found.append(half[:, part] @ scaled(bits.astype(jnp.float32) - 8.0, scale).T)
-        return found
+                products.append(
+                    half[:, part] @ apply_scales(bits.astype(jnp.float32) - 8.0, scale).T
+                )
+        return products
 
     return _by_rows(x, pieces)
 
 
 def unpacked_product(x: Array, weight: QuantizedWeight) -> Array:
     """int4 unpacked and scaled to the dtype of the computation first, then multiplied."""
-    values = scaled(unpacked(weight.numbers, weight.scheme.group), weight.scale)
+    values = apply_scales(unpack(weight.numbers, weight.scheme.group), weight.scale)
     return narrow_product(x, values.astype(weight.dtype))
 
 
@@ -294,10 +296,10 @@ def _by_rows(x: Array, pieces: Callable[[Array], list[Array]]) -> Array:
     """
     rows = []
     for r in range(x.shape[0]):
-        found = pieces(x[r : r + 1])
-        if len(found) > 1:
-            found = [jax.lax.reduce_precision(piece, 8, 23) for piece in found]
-        rows.append(sum(found[1:], found[0]))
+        parts = pieces(x[r : r + 1])
+        if len(parts) > 1:
+            parts = [jax.lax.reduce_precision(piece, 8, 23) for piece in parts]
+        rows.append(sum(parts[1:], parts[0]))
     return rows[0] if len(rows) == 1 else jnp.concatenate(rows)
 
 
@@ -315,8 +317,8 @@ def _low_and_high(row: Array, group: int) -> tuple[Array, Array]:
         for part in (side[:middle], side[middle:])
         if part.shape[0]
     ]
-    both = jnp.concatenate(parts, axis=1)
-    return both[:, : row.shape[1] // 2], both[:, row.shape[1] // 2 :]
+    joint = jnp.concatenate(parts, axis=1)
+    return joint[:, : row.shape[1] // 2], joint[:, row.shape[1] // 2 :]
 
 
 def _largest_divisor(number: int, limit: int) -> int:

@@ -32,7 +32,7 @@ class ParameterSpec:
     counts: tuple[int, ...]
 
 
-def stored(recipe: Recipe, spec: ParameterSpec) -> tuple[ParameterSpec, ...]:
+def stored_parameters(recipe: Recipe, spec: ParameterSpec) -> tuple[ParameterSpec, ...]:
     """What is stored for a weight: itself, or its numbers and its scales."""
     scheme = recipe.scheme(spec.name)
     if scheme == Scheme.NONE:
@@ -99,7 +99,7 @@ def rows_of(weight: Matrix, first: int, count: int) -> Matrix:
     return jax.tree.map(lambda part: part[first : first + count], weight)
 
 
-def unpacked(packed: Array, group: int) -> Array:
+def unpack(packed: Array, group: int) -> Array:
     """Pairs in bytes to numbers: uint8 [...,I/2] -> int8 [...,I] of -8 to 7.
 
     The halves of a group of `group` inputs share its bytes.
@@ -110,7 +110,7 @@ def unpacked(packed: Array, group: int) -> Array:
     return numbers.reshape(*packed.shape[:-1], -1)
 
 
-def scaled(numbers: Array, scale: Array) -> Array:
+def apply_scales(numbers: Array, scale: Array) -> Array:
     """numbers [...,I] times their scales, [...] or one a group [...,I/group] -> float32 [...,I]."""
     values, factors = numbers.astype(jnp.float32), scale.astype(jnp.float32)
     if scale.ndim < numbers.ndim:
@@ -125,5 +125,5 @@ def take_rows(weight: Matrix, index: Array) -> Array:
         return weight[index].astype(jnp.float32)
     numbers = weight.numbers[index]
     if weight.scheme == Scheme.INT4:
-        numbers = unpacked(numbers, weight.scheme.group)
-    return scaled(numbers, weight.scale[index])
+        numbers = unpack(numbers, weight.scheme.group)
+    return apply_scales(numbers, weight.scale[index])

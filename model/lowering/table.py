@@ -112,8 +112,8 @@ class FormTable:
 
     def product(self, case: ProductCase) -> Form:
         """The form to write this product in."""
-        found = self._products.get(case)
-        return found or choose_product(
+        form = self._products.get(case)
+        return form or choose_product(
             case.platform, case.rows, case.scheme, jnp.dtype(case.dtype), case.kernels
         )
 

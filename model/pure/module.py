@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import jax
 from flax import nnx
 
-from ..lowering.quantized import ParameterSpec, assemble, stored
+from ..lowering.quantized import ParameterSpec, assemble, stored_parameters
 from ..lowering.recipes import UNQUANTIZED, Recipe
 
 Array = jax.Array
@@ -36,7 +36,9 @@ class PureModule(Generic[ModuleT]):
     def parameters(self) -> list[ParameterSpec]:
         """Every stored weight, in the order of the weight store."""
         specs = self.checkpoint_parameters()
-        return self._sorted([part for spec in specs for part in stored(self._recipe, spec)])
+        return self._sorted(
+            [part for spec in specs for part in stored_parameters(self._recipe, spec)]
+        )
 
     def checkpoint_parameters(self) -> list[ParameterSpec]:
         """The same as the checkpoint has them, before they are quantised."""

@@ -16,7 +16,7 @@ from gemma3_export.model.attention import Visibility, attend_within, whole_atten
 from gemma3_export.model.cache import LayerCache
 from gemma3_export.model.config import LayerType
 from gemma3_export.model.dropout import Dropout
-from gemma3_export.model.lowering.context import here
+from gemma3_export.model.lowering.context import local_context
 from gemma3_export.model.text import Gemma3DecoderLayer
 from gemma3_export.model.vision_config import Gemma3Config
 
@@ -53,7 +53,7 @@ def test_probabilities_are_dropped_or_divided_by_what_is_kept():
     visible = Visibility.of(LayerType.FULL, S, 9, jnp.full(1, S, jnp.int32), T, None)
 
     def mixed(dropout: Dropout | None) -> np.ndarray:
-        out = whole_attention(query, new, held, visible, 0.25, None, here(), dropout)
+        out = whole_attention(query, new, held, visible, 0.25, None, local_context(), dropout)
         return np.asarray(out)[0, :, :, : S + T]
 
     plain, share = mixed(None), []

@@ -30,7 +30,7 @@ from gemma3_export.model.config import (
     EasyDeLGradientCheckPointers,
     Gemma3TextConfig,
 )
-from gemma3_export.model.lowering.context import here
+from gemma3_export.model.lowering.context import local_context
 from gemma3_export.model.lowering.quantized import QuantizedWeight
 from gemma3_export.model.sharding import NAMED_AXES, get_partition_rules, match_partition_rule
 from gemma3_export.model.text import Gemma3RMSNorm
@@ -314,7 +314,7 @@ def test_bits_keep_matrices_in_fewer_bits_and_change_little(bits: int, bound: fl
     # One projection: whole tiny models amplify what random weights round away.
     x = np.random.default_rng(2).normal(size=(1, 64)).astype(np.float32)
     full = exact.model.layers[0].self_attn.q_proj.weight[...]
-    rounded = here().product(jnp.asarray(x), layer, "heads")
+    rounded = local_context().product(jnp.asarray(x), layer, "heads")
     error = np.abs(np.asarray(rounded) - x @ np.asarray(full).T).max()
     assert 0 < error < bound
     losses = [compiled(m)(ids([2, 5, 6]), labels=ids([2, 5, 6])).loss for m in (model, exact)]
