@@ -70,15 +70,17 @@ class TextDecoder(nnx.Module):
 
     def extend_embedded(
         self, x: Array, groups: Array | None, start: Array, length: Array | None,
-        cache: KVCache, context: LoweringContext, watch: Watch, rotated: Array | None = None,
+        cache: KVCache, context: LoweringContext, watch: Watch, rope_positions: Array | None = None,
         dropout: Array | None = None,
     ) -> tuple[Array, KVCache, Observed]:  # fmt: skip
         """`observe` of embedded tokens x [B,T,D]; `groups` [B,T] are their images.
 
-        `rotated` [B,T] are positions for the rotary embedding other than on from `start`;
+        `rope_positions` [B,T] are the rotary embedding's where they do not go on from `start`;
         `dropout` is the key of a call that drops.
         """
-        steps = layer_steps(self.config, start, length, x.shape[1], cache, context, groups, rotated)
+        steps = layer_steps(
+            self.config, start, length, x.shape[1], cache, context, groups, rope_positions
+        )
         x = context.constrain(x, ("batch", "tokens", "norm"))
 
         def call(layer: Gemma3DecoderLayer, x: Array, step: LayerStep, state: tuple):
@@ -93,8 +95,8 @@ class TextDecoder(nnx.Module):
             x, cache = layer.extend(x, step, cache, context, layer_dropout(self.config, key))
             return x, (cache, seen)
 
-        given = list(zip(cache, layer_keys(dropout, len(cache)), strict=True))
-        x, states = run_layers(call, self.layers, self.config, x, steps, given)
+        layer_states = list(zip(cache, layer_keys(dropout, len(cache)), strict=True))
+        x, states = run_layers(call, self.layers, self.config, x, steps, layer_states)
         x = self.norm(x)
         hidden = tuple(one for _, seen in states for one in seen.hidden_states)
         attentions = tuple(one for _, seen in states for one in seen.attentions)

@@ -30,11 +30,11 @@ class Dropout(NamedTuple):
         `part` tells parts of one softmax from each other, which draw apart.
         """
         key = jax.random.fold_in(self.key, part)
-        kept = jax.random.bernoulli(key, 1.0 - self.rate, weights.shape)
-        return jnp.where(kept, weights / (1.0 - self.rate), 0.0)
+        mask = jax.random.bernoulli(key, 1.0 - self.rate, weights.shape)
+        return jnp.where(mask, weights / (1.0 - self.rate), 0.0)
 
 
-def dropped(weights: Array, dropout: Dropout | None, part: int = 0) -> Array:
+def drop(weights: Array, dropout: Dropout | None, part: int = 0) -> Array:
     """`dropout` applied to weights [...], where there is any."""
     return weights if dropout is None else dropout.drop(weights, part)
 

@@ -88,9 +88,7 @@ class TransformerCache:
 
         def layer(slots: int) -> LayerCache:
             shape = (metadata.batch_size, metadata.num_key_value_heads, slots, metadata.head_dim)
-            empty = (
-                place(part, jnp.zeros(shape, metadata.dtype), shardings) for part in _PARTS[:2]
-            )
+            empty = (put(part, jnp.zeros(shape, metadata.dtype), shardings) for part in _PARTS[:2])
             return LayerCache(*empty)
 
         rows = metadata.batch_size
@@ -98,7 +96,7 @@ class TransformerCache:
             starts = jnp.broadcast_to(jnp.asarray(starts, jnp.int32), (rows,))
         return cls(
             tuple(map(layer, metadata.slots)),
-            place("positions", jnp.zeros(rows, jnp.int32), shardings), jnp.int32(0), starts,
+            put("positions", jnp.zeros(rows, jnp.int32), shardings), jnp.int32(0), starts,
             metadata.max_length, metadata.pad_token_id,
         )  # fmt: skip
 
@@ -123,10 +121,10 @@ def _keys_and_values(layer: LayerCache) -> KeysAndValues:
 _PARTS = ("key", "value", "positions")
 
 
-def place(part: str, array: Array, shardings: Mapping[str, Sharding] | None) -> Array:
+def put(part: str, array: Array, shardings: Mapping[str, Sharding] | None) -> Array:
     """The array where `shardings` wants that part, or where it is."""
-    wanted = (shardings or {}).get(part)
-    return array if wanted is None else jax.device_put(array, wanted)
+    sharding = (shardings or {}).get(part)
+    return array if sharding is None else jax.device_put(array, sharding)
 
 
 def cache_metadata(

@@ -28,8 +28,8 @@ def text_lengths(tokens: Array, pad_token_id: int) -> Array:
 
     A row of nothing but padding has one, as in Hugging Face transformers.
     """
-    place = jnp.arange(1, tokens.shape[1] + 1, dtype=jnp.int32)
-    return jnp.maximum(jnp.max(jnp.where(tokens != pad_token_id, place, 0), axis=1), 1)
+    count = jnp.arange(1, tokens.shape[1] + 1, dtype=jnp.int32)
+    return jnp.maximum(jnp.max(jnp.where(tokens != pad_token_id, count, 0), axis=1), 1)
 
 
 class Gemma3ForSequenceClassification(Classifier[Gemma3TextModel | Gemma3Model], GenerationMixin):
@@ -77,8 +77,8 @@ class Gemma3ForSequenceClassification(Classifier[Gemma3TextModel | Gemma3Model],
         last = text_lengths(input_ids, self.text_config.pad_token_id) - 1
         logits = self.score_at(output["last_hidden_state"], last, local_context())
         loss = None if labels is None else classification_loss(logits, labels)
-        rest = {name: value for name, value in output.items() if name != "last_hidden_state"}
-        return Gemma3SequenceClassifierOutputWithPast(loss=loss, logits=logits, **rest)
+        fields = {name: value for name, value in output.items() if name != "last_hidden_state"}
+        return Gemma3SequenceClassifierOutputWithPast(loss=loss, logits=logits, **fields)
 
     def compute_loss(
         self, *, labels: Array, loss_config: None = None, loss_kwargs: None = None, **batch: Any

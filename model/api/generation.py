@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 
 from ..config import Gemma3TextConfig
-from .cache import CacheMetadata, TransformerCache, cache_metadata, leading_padding, place
+from .cache import CacheMetadata, TransformerCache, cache_metadata, leading_padding, put
 
 Array = jax.Array
 
@@ -81,15 +81,15 @@ class GenerationMixin:
             valid = jnp.arange(tokens, dtype=jnp.int32)[None, :] >= first[:, None]
         else:
             valid, starts = input_ids != pad_token_id, leading_padding(input_ids, pad_token_id)
-        ahead = jnp.ones((batch, max(0, max_length - tokens)), bool)
+        future = jnp.ones((batch, max(0, max_length - tokens)), bool)
         inputs: dict[str, Any] = {
             "past_key_values": self.init_cache(
                 batch, max_length, starts, shardings, pad_token_id
             ),
-            "attention_mask": place(
-                "positions", jnp.concatenate([valid, ahead], axis=1), shardings
+            "attention_mask": put(
+                "positions", jnp.concatenate([valid, future], axis=1), shardings
             ),
-            "position_ids": place("positions", positions_of(valid), shardings),
+            "position_ids": put("positions", positions_of(valid), shardings),
         }  # fmt: skip
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
@@ -105,11 +105,11 @@ class GenerationMixin:
         """Keyword arguments of the next call, for one token of each row.
 
         The cache is that of `model_outputs`, positions go on by one, and what belongs to the
-        prompt alone (images, token types, embeddings) is gone.
+        prompt alone (images, token types, embeddings) is left out.
         """
-        gone = ("pixel_values", "token_type_ids", "inputs_embeds")
-        kept = {name: value for name, value in model_kwargs.items() if name not in gone}
-        return kept | {
+        prompt_only = ("pixel_values", "token_type_ids", "inputs_embeds")
+        inputs = {name: value for name, value in model_kwargs.items() if name not in prompt_only}
+        return inputs | {
             "past_key_values": model_outputs.past_key_values,
             "position_ids": model_kwargs["position_ids"][:, -1:] + 1,
         }

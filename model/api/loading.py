@@ -43,7 +43,7 @@ def load_weights(module: ModuleT, weights: Mapping[str, np.ndarray]) -> ModuleT:
             raise ValueError(
                 f"{name}: expected shape {list(expected.shape)}, got {list(value.shape)}"
             )
-        flat.append((path, variable.replace(_stored(name, value, expected.dtype, recipe))))
+        flat.append((path, variable.replace(_store(name, value, expected.dtype, recipe))))
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
@@ -60,11 +60,11 @@ def quantize_weights(module: ModuleT) -> ModuleT:
         name, value = weight_name(".".join(str(part) for part in path)), variable.get_value()
         if recipe.scheme(name) == Scheme.NONE or isinstance(value, QuantizedWeight):
             continue
-        variable.set_value(_stored(name, _numbers(name, value), value.dtype, recipe))
+        variable.set_value(_store(name, _known_numbers(name, value), value.dtype, recipe))
     return module
 
 
-def _numbers(name: str, value: jax.Array | jax.ShapeDtypeStruct) -> np.ndarray:
+def _known_numbers(name: str, value: jax.Array | jax.ShapeDtypeStruct) -> np.ndarray:
     """A weight's numbers; ValueError where they are not known."""
     try:
         if not isinstance(value, jax.ShapeDtypeStruct):
@@ -79,11 +79,11 @@ def _numbers(name: str, value: jax.Array | jax.ShapeDtypeStruct) -> np.ndarray:
 
 def require_bits(config: Gemma3TextConfig, matrix: Matrix) -> None:
     """Raise ValueError where a layer's matrix is not kept in the bits that the config asks for."""
-    wanted = RECIPES[recipe_name(config.bits)].layers
-    kept = matrix.scheme if isinstance(matrix, QuantizedWeight) else Scheme.NONE
-    if kept != wanted:
+    expected = RECIPES[recipe_name(config.bits)].layers
+    actual = matrix.scheme if isinstance(matrix, QuantizedWeight) else Scheme.NONE
+    if actual != expected:
         raise ValueError(
-            f"config.bits is {config.bits}, and the weights are kept as {kept}: load them again "
+            f"config.bits is {config.bits}, and the weights are kept as {actual}: load them again "
             f"(load_weights), or quantise them (quantize_weights), after bits is set"
         )
 
@@ -105,7 +105,7 @@ def _bits(module: nnx.Module) -> int | None:
     return config.get_text_config().bits
 
 
-def _stored(
+def _store(
     name: str, value: np.ndarray, dtype: jnp.dtype, recipe: Recipe
 ) -> jnp.ndarray | QuantizedWeight:
     scheme = recipe.scheme(name)

@@ -18,7 +18,7 @@ from ..vision_config import Gemma3Config
 from .cache import TransformerCache
 from .generation import GenerationMixin
 from .outputs import Gemma3ModelOutputWithPast
-from .padding import known
+from .padding import concrete
 from .text import Gemma3TextModel
 
 Array = jax.Array
@@ -97,7 +97,7 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
         soft = SoftTokens(features.reshape(-1, features.shape[-1]), index)
         if token_type_ids is None:
             token_type_ids = (index >= 0).astype(jnp.int32)
-        output = self.language_model.read(
+        output = self.language_model.read_embedded(
             self.language_model.embed(input_ids, soft), input_ids, attention_mask, position_ids,
             token_type_ids, past_key_values, output_attentions, output_hidden_states, rngs,
         )  # fmt: skip
@@ -116,12 +116,12 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
     def _soft_index(self, input_ids: Array, images: int) -> Array:
         """Which soft token of all images stands at each place, [B,T] int32; -1 for text."""
         is_soft = (input_ids == self.config.image_token_index).astype(jnp.int32)
-        wanted = images * self.config.mm_tokens_per_image
-        total = known(jnp.sum(is_soft))
-        if total is not None and total != wanted:
+        expected = images * self.config.mm_tokens_per_image
+        total = concrete(jnp.sum(is_soft))
+        if total is not None and total != expected:
             raise ValueError(
                 f"input_ids have {total} image tokens (id {self.config.image_token_index}), "
-                f"{images} images need {wanted}"
+                f"{images} images need {expected}"
             )
         count = jnp.cumsum(is_soft.reshape(-1), dtype=jnp.int32).reshape(is_soft.shape)
         return jnp.where(is_soft == 1, count - 1, -1)

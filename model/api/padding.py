@@ -20,11 +20,11 @@ from .cache import TransformerCache, leading_padding
 Array = jax.Array
 
 
-class Batch(NamedTuple):
+class PaddedBatch(NamedTuple):
     """Where the tokens of a batch stand."""
 
     order: Array
-    """[B,T] int32, for each place at the front the column that comes there."""
+    """[B,T] int32, the column of each token, those that count first."""
     start: Array
     """[B] int32, tokens of each row that the cache has."""
     length: Array
@@ -38,22 +38,25 @@ class Batch(NamedTuple):
 
     def restore(self, x: Array, axis: int = 1) -> Array:
         """The inverse: x [B,...], whose `axis` has T places, back in the columns of the input."""
-        back = jnp.argsort(self.order, axis=1)
-        return jnp.moveaxis(take_tokens(jnp.moveaxis(x, axis, 1), back), 1, axis)
+        inverse = jnp.argsort(self.order, axis=1)
+        return jnp.moveaxis(take_tokens(jnp.moveaxis(x, axis, 1), inverse), 1, axis)
 
-    def restore_observed(self, seen: Observed, within: bool) -> Observed:
-        """What was observed in the columns of the input; keys too where they are `within` it."""
-        hidden = tuple(self.restore(x) for x in seen.hidden_states)
-        attentions = tuple(self.restore(x, 2) for x in seen.attentions)
-        if within:
+    def restore_observed(self, observed: Observed, own_keys: bool) -> Observed:
+        """Observed values in the columns of the input.
+
+        With `own_keys` the keys are tokens of the call, and go back too.
+        """
+        hidden = tuple(self.restore(x) for x in observed.hidden_states)
+        attentions = tuple(self.restore(x, 2) for x in observed.attentions)
+        if own_keys:
             attentions = tuple(self.restore(x, 3) for x in attentions)
         return Observed(hidden, attentions)
 
 
-def read_batch(
+def align_batch(
     tokens: int, cache: TransformerCache, input_ids: Array | None, attention_mask: Array | None,
     position_ids: Array | None,
-) -> Batch:  # fmt: skip
+) -> PaddedBatch:  # fmt: skip
     """The batch of a call of `tokens` columns.
 
     attention_mask is of these columns [B,T], or of all there will ever be [B,more]. Raises
@@ -67,13 +70,13 @@ def read_batch(
         positions = take_tokens(
             jnp.broadcast_to(position_ids, valid.shape).astype(jnp.int32), order
         )
-    return Batch(order, cache.positions, length, positions)
+    return PaddedBatch(order, cache.positions, length, positions)
 
 
 def valid_tokens(
     tokens: int, cache: TransformerCache, input_ids: Array | None, attention_mask: Array | None
 ) -> Array:
-    """[B,T] bool: which of the `tokens` columns of a call count; see read_batch.
+    """[B,T] bool: which of the `tokens` columns of a call count; see align_batch.
 
     Columns beyond the width of a mask of all columns count.
     """
@@ -99,40 +102,42 @@ def valid_tokens(
     return jnp.broadcast_to(mask, (batch, tokens))
 
 
-def beyond_limits(batch: Batch, cache: TransformerCache, config: Gemma3TextConfig) -> Array:
+def rows_over_limits(
+    batch: PaddedBatch, cache: TransformerCache, config: Gemma3TextConfig
+) -> Array:
     """Rows that a call would bring beyond what the cache or the config grants: [B] bool.
 
     Raises ValueError where that is known: a call of more columns than the cache has positions,
     and, while nothing is traced, any row for which it is true.
     """
-    columns, most = batch.order.shape[1], cache.max_length
-    if columns > most:
+    columns, limit = batch.order.shape[1], cache.max_length
+    if columns > limit:
         raise ValueError(
-            f"a call of {columns} tokens does not fit a cache of max_length {most}: make it with "
+            f"a call of {columns} tokens does not fit a cache of max_length {limit}: make it with "
             f"a larger max_length, padding of one call included"
         )
     end = batch.start + batch.length
-    _require(end, most, "tokens in a cache of max_length", "make it with a larger max_length")
-    beyond = end > most
+    _require(end, limit, "tokens in a cache of max_length", "make it with a larger max_length")
+    over = end > limit
     if granted := config.freq_max_position_embeddings:
-        far = end
+        last = end
         if batch.positions is not None:
-            counted = jnp.arange(columns, dtype=jnp.int32)[None, :] < batch.length[:, None]
-            far = jnp.max(jnp.where(counted, batch.positions, -1), axis=1) + 1
-        _require(far, granted, "positions, and freq_max_position_embeddings grants", "raise it")
-        beyond |= far > granted
-    return beyond
+            valid = jnp.arange(columns, dtype=jnp.int32)[None, :] < batch.length[:, None]
+            last = jnp.max(jnp.where(valid, batch.positions, -1), axis=1) + 1
+        _require(last, granted, "positions, and freq_max_position_embeddings grants", "raise it")
+        over |= last > granted
+    return over
 
 
-def _require(counts: Array, most: int, what: str, remedy: str) -> None:
+def _require(counts: Array, limit: int, what: str, remedy: str) -> None:
     """Raise ValueError where a count [B] is known, and larger than `most`."""
-    largest = known(jnp.max(counts))
-    if largest is not None and largest > most:
+    largest = concrete(jnp.max(counts))
+    if largest is not None and largest > limit:
         row = int(jnp.argmax(counts))
-        raise ValueError(f"row {row} would have {largest} {what} {most}: {remedy}")
+        raise ValueError(f"row {row} would have {largest} {what} {limit}: {remedy}")
 
 
-def known(array: Array) -> int | None:
+def concrete(array: Array) -> int | None:
     """A scalar as a number; None while tracing."""
     try:
         return int(array)

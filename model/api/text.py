@@ -23,7 +23,7 @@ from .cache import TransformerCache
 from .generation import GenerationMixin
 from .loading import quantize_weights, require_bits
 from .outputs import Gemma3ModelOutputWithPast
-from .padding import beyond_limits, read_batch
+from .padding import align_batch, rows_over_limits
 
 Array = jax.Array
 
@@ -88,19 +88,19 @@ class Gemma3TextModel(TextDecoder, GenerationMixin):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass input_ids or inputs_embeds, and not both")
         if self.config.use_bidirectional_attention:
-            given = (position_ids, token_type_ids, past_key_values)
-            if any(one is not None for one in given) or output_attentions or output_hidden_states:
+            others = (position_ids, token_type_ids, past_key_values)
+            if any(one is not None for one in others) or output_attentions or output_hidden_states:
                 raise ValueError("a bidirectional model takes input_ids and attention_mask alone")
             return self._read_both_ways(input_ids, attention_mask, rngs)
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.embed(input_ids)
-        return self.read(
+        return self.read_embedded(
             inputs_embeds, input_ids, attention_mask, position_ids, token_type_ids,
             past_key_values, output_attentions, output_hidden_states, rngs,
         )  # fmt: skip
 
-    def read(
+    def read_embedded(
         self, embedded: Array, input_ids: Array | None, attention_mask: Array | None,
         position_ids: Array | None, token_type_ids: Array | None,
         past_key_values: TransformerCache | None, output_attentions: bool | None,
@@ -110,35 +110,35 @@ class Gemma3TextModel(TextDecoder, GenerationMixin):
         rows, tokens = embedded.shape[:2]
         self._require_runnable(tokens)
         cache = past_key_values or self.init_cache(rows, tokens, starts=0)
-        batch = read_batch(tokens, cache, input_ids, attention_mask, position_ids)
-        beyond = beyond_limits(batch, cache, self.config)
+        batch = align_batch(tokens, cache, input_ids, attention_mask, position_ids)
+        over = rows_over_limits(batch, cache, self.config)
         groups = None
         if token_type_ids is not None:
             groups = batch.gather(image_groups(token_type_ids == 1))
         watch = self._watch(output_attentions, output_hidden_states, cache)
-        hidden, layers, seen = self.extend_embedded(
+        hidden, layers, observed = self.extend_embedded(
             batch.gather(embedded.astype(jnp.float32)), groups, batch.start, batch.length,
             cache.layers, local_context(), watch, batch.positions,
             dropout_key(self.config, self.deterministic, rngs),
         )  # fmt: skip
-        hidden = jnp.where(beyond[:, None, None], jnp.nan, hidden)
+        hidden = jnp.where(over[:, None, None], jnp.nan, hidden)
         past = dataclasses.replace(
             cache, layers=layers, positions=batch.start + batch.length,
             columns=cache.columns + tokens,
         )  # fmt: skip
-        seen = batch.restore_observed(seen, within=past_key_values is None)
+        observed = batch.restore_observed(observed, own_keys=past_key_values is None)
         return Gemma3ModelOutputWithPast(
             last_hidden_state=batch.restore(hidden),
             past_key_values=past if past_key_values or self.config.use_cache else None,
-            hidden_states=seen.hidden_states if watch.hidden_states else None,
-            attentions=seen.attentions if watch.key_positions else None,
+            hidden_states=observed.hidden_states if watch.hidden_states else None,
+            attentions=observed.attentions if watch.key_positions else None,
         )
 
     def _require_runnable(self, tokens: int) -> None:
         """ValueError for a call of too many tokens, and for weights in other bits than wanted."""
-        most = self.config.granted_mask_max_position_embedding
-        if tokens > most:
-            raise ValueError(f"a call of {tokens} tokens: the config grants at most {most}")
+        limit = self.config.granted_mask_max_position_embedding
+        if tokens > limit:
+            raise ValueError(f"a call of {tokens} tokens: the config grants at most {limit}")
         require_bits(self.config, self.layers[0].mlp.down_proj.weight.get_value())
 
     def _read_both_ways(
@@ -149,7 +149,7 @@ class Gemma3TextModel(TextDecoder, GenerationMixin):
             raise ValueError("a bidirectional model takes input_ids, not inputs_embeds")
         self._require_runnable(input_ids.shape[1])
         empty = self.init_cache(*input_ids.shape, starts=0)
-        batch = read_batch(input_ids.shape[1], empty, input_ids, attention_mask, None)
+        batch = align_batch(input_ids.shape[1], empty, input_ids, attention_mask, None)
         dropout = dropout_key(self.config, self.deterministic, rngs)
         hidden = self.encode(batch.gather(input_ids), batch.length, local_context(), dropout)
         return Gemma3ModelOutputWithPast(last_hidden_state=batch.restore(hidden))
