@@ -24,7 +24,7 @@ _FLOOR = -1e30
 
 
 class Visibility(NamedTuple):
-    """Who sees whom on one kind of layer: what masks are made of, all at once or in blocks."""
+    """Which tokens see which on one kind of layer, for masks as a whole or in blocks."""
 
     position: Array
     """[B,T] int32, absolute positions of the chunk's tokens."""
@@ -65,7 +65,7 @@ class Visibility(NamedTuple):
 
 
 def _may_block(context: LoweringContext, tokens: int, slots: int) -> bool:
-    """Whether a loop over blocks may be written at all: not over what the mesh has cut."""
+    """Whether attention may loop over blocks: not over a dimension that the mesh splits."""
     sharder = context.sharder
     split = sharder is not None and (
         sharder.shards("tokens", tokens) > 1 or sharder.shards("slots", slots) > 1
@@ -136,8 +136,8 @@ def blocked_attention(
 ) -> Array:  # fmt: skip
     """Block by block with a running softmax: scores of T x (S+T) never exist at once.
 
-    Only blocks that hold something a query may see are read: of the old cache as far as any row
-    has come, of the chunk none that lies ahead or, on sliding layers, out of reach behind.
+    Only blocks that hold something a query may see are read: of the old cache those up to
+    the longest row, of the chunk none ahead and, on sliding layers, none beyond the window.
     Args and result as in `attend`.
     """
     (B, T, N, H), K = query.shape, new.key.shape[1]
@@ -301,7 +301,7 @@ def attention_weights(
     query: Array, new: LayerCache, old: LayerCache, visible: Visibility, scale: float,
     cap: float | None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """What each query of `attend` gives to each key, for those who want to look.
+    """The attention weights of each query of `attend`, for outputs.
 
     Args as in `attend`. Returns weights of the old cache [B,N,T,S] and of the new tokens
     [B,N,T,T], float32, that add up to 1 over both.

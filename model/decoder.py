@@ -58,7 +58,7 @@ class TextDecoder(nnx.Module):
         self, tokens: Array, start: Array, length: Array | None, cache: KVCache,
         context: LoweringContext, soft: SoftTokens | None, watch: Watch,
     ) -> tuple[Array, KVCache, Observed]:  # fmt: skip
-        """`extend`, and what `watch` asks for of what happens on the way."""
+        """`extend`, and the hidden states and attentions that `watch` asks for."""
         groups = None if soft is None else image_groups(soft.index >= 0)
         x = self.embed(tokens, soft)
         return self.extend_embedded(x, groups, start, length, cache, context, watch)
@@ -76,7 +76,7 @@ class TextDecoder(nnx.Module):
         """`observe` of embedded tokens x [B,T,D]; `groups` [B,T] are their images.
 
         `rope_positions` [B,T] are the rotary embedding's where they do not go on from `start`;
-        `dropout` is the key of a call that drops.
+        `dropout` is the key of a call with dropout.
         """
         steps = layer_steps(
             self.config, start, length, x.shape[1], cache, context, groups, rope_positions

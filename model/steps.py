@@ -31,7 +31,7 @@ def layer_steps(
     config: Gemma3TextConfig, start: Array, length: Array | None, tokens: int, cache: KVCache,
     context: LoweringContext, groups: Array | None = None, rope_positions: Array | None = None,
 ) -> dict[LayerType, LayerStep]:  # fmt: skip
-    """For each kind of layer what a chunk of `tokens` tokens is to it.
+    """The step of each kind of layer for a chunk of `tokens` tokens.
 
     `groups` [B,T] are the chunk's images, see image_groups; None where it has none.
     `rope_positions` [B,T] are the rotary embedding's where they do not go on from `start`.
@@ -54,12 +54,12 @@ def layer_steps(
 
 
 def last_place(length: Array) -> Array:
-    """Where the last of `length` [B] valid tokens stands; 0 in a row without any."""
+    """The index of the last of `length` [B] valid tokens; 0 in a row without any."""
     return jnp.maximum(length, 1) - 1
 
 
 def row_at(x: Array, index: Array) -> Array:
-    """What stands at one place of each row: x [B,T,...], place [B] -> [B,...]."""
+    """One token of each row: x [B,T,...], index [B] -> [B,...]."""
     return take_tokens(x, index[:, None])[:, 0]
 
 

@@ -1,4 +1,4 @@
-"""Whole texts as one layer sees them, without a cache: for people who call a part alone."""
+"""Whole texts as one layer sees them, without a cache: for calls of a part on its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TransformerCache: keys and values as users of the modules hold them between calls."""
+"""TransformerCache: keys and values as users of the modules keep them between calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = jax.Array
 
 
 class KeysAndValues(NamedTuple):
-    """Of one layer, each [B,K,S,H]."""
+    """The keys and values of one layer, each [B,K,S,H]."""
 
     key: Array
     value: Array
@@ -43,7 +43,7 @@ class CacheMetadata:
 class TransformerCache:
     """The KV cache of a batch, a pytree; `key, value = cache[i]` are layer i's, [B,K,S,H] each.
 
-    Padding is never written: each row's tokens stand at positions 0, 1, ... whatever its padding.
+    Padding is never written: each row's tokens are at positions 0, 1, ... whatever its padding.
     """
 
     layers: KVCache
@@ -122,7 +122,7 @@ _PARTS = ("key", "value", "positions")
 
 
 def put(part: str, array: Array, shardings: Mapping[str, Sharding] | None) -> Array:
-    """The array where `shardings` wants that part, or where it is."""
+    """The array, moved to the sharding of that part if there is one."""
     sharding = (shardings or {}).get(part)
     return array if sharding is None else jax.device_put(array, sharding)
 
@@ -155,6 +155,6 @@ def cache_metadata(
 
 
 def leading_padding(array: Array, padding_id: int) -> Array:
-    """How many tokens before the first that is not padding: array [B,T] -> [B] int32."""
+    """The number of padding tokens at the beginning of each row: array [B,T] -> [B] int32."""
     pads = jnp.cumprod((array == padding_id).astype(jnp.int32), axis=-1)
     return jnp.sum(pads, axis=-1, dtype=jnp.int32)

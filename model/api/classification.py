@@ -24,9 +24,9 @@ Array = jax.Array
 
 
 def text_lengths(tokens: Array, pad_token_id: int) -> Array:
-    """Places up to the rightmost token that is not padding: tokens [B,T] -> [B] int32.
+    """Tokens up to the rightmost that is not padding: tokens [B,T] -> [B] int32.
 
-    A row of nothing but padding has one, as in Hugging Face transformers.
+    A row of padding alone counts as one token, as in Hugging Face transformers.
     """
     count = jnp.arange(1, tokens.shape[1] + 1, dtype=jnp.int32)
     return jnp.maximum(jnp.max(jnp.where(tokens != pad_token_id, count, 0), axis=1), 1)
@@ -57,10 +57,11 @@ class Gemma3ForSequenceClassification(Classifier[Gemma3TextModel | Gemma3Model],
         output_attentions: bool | None = None, output_hidden_states: bool | None = None,
         labels: Array | None = None, rngs: nnx.Rngs | None = None,
     ) -> Gemma3SequenceClassifierOutputWithPast:  # fmt: skip
-        """Classify texts [B,T]; each is read up to its rightmost token that is no padding.
+        """Classify texts [B,T]; each is read up to its rightmost token that is not padding.
 
         labels [B] ask for the loss: the class of each row, -100 for none, or with one class a
-        number. Other arguments as in Gemma3Model. Raises ValueError for images without eyes.
+        number. Other arguments as in Gemma3Model. Raises ValueError for images where
+        there is no vision tower.
         """
         if isinstance(self.model, Gemma3Model):
             output = self.model(

@@ -1,4 +1,4 @@
-"""What every model that generates shares: a cache, and the inputs of one step after another."""
+"""What all models that generate share: a cache, and the inputs of each call."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class GenerationMixin:
         return self.prepare_inputs_for_call(**inputs)
 
     def prepare_inputs_for_call(self, **inputs: Any) -> dict[str, Any]:
-        """The last word of a subclass on the arguments of a first call: here they stay."""
+        """A hook for subclasses: the arguments of a first call, here unchanged."""
         return inputs
 
     def update_inputs_for_generation(
@@ -116,5 +116,5 @@ class GenerationMixin:
 
 
 def positions_of(valid: Array) -> Array:
-    """Positions that count what is valid [B,T] bool; 0 before the first. -> [B,T] int32."""
+    """Positions that count valid tokens [B,T] bool; 0 before the first. -> [B,T] int32."""
     return jnp.maximum(jnp.cumsum(valid.astype(jnp.int32), axis=1, dtype=jnp.int32) - 1, 0)

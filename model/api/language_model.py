@@ -16,7 +16,7 @@ from .cache import TransformerCache
 from .generation import GenerationMixin
 from .loading import quantize_weights
 from .loss import LossMetrics, next_token_loss
-from .multimodal import Gemma3Model, SeeingGeneration
+from .multimodal import Gemma3Model, ImageGenerationMixin
 from .outputs import Gemma3CausalLMOutputWithPast, Gemma3ModelOutputWithPast
 from .padding import valid_tokens
 from .text import Gemma3TextModel
@@ -47,7 +47,7 @@ class CausalLanguageModel(LanguageModel[StackT], GenerationMixin):
     ) -> Gemma3CausalLMOutputWithPast:  # fmt: skip
         """What the text stack gave, with logits, and the loss where there are labels [B,T].
 
-        The rest are arguments of the call, which tell padding.
+        The other arguments are the call's: they say what is padding.
         """
         assert output.last_hidden_state is not None
         logits, loss = self.apply_lm_head(output.last_hidden_state), None
@@ -116,7 +116,7 @@ class Gemma3ForCausalLM(CausalLanguageModel[Gemma3TextModel]):
         return self.with_logits(output, labels, input_ids, attention_mask, past_key_values)
 
 
-class Gemma3ForConditionalGeneration(SeeingGeneration, CausalLanguageModel[Gemma3Model]):
+class Gemma3ForConditionalGeneration(ImageGenerationMixin, CausalLanguageModel[Gemma3Model]):
     """Gemma3Model with a language model head, tied or not."""
 
     loss_type: ClassVar[str] = "ForCausalLM"
@@ -152,7 +152,7 @@ class Gemma3ForConditionalGeneration(SeeingGeneration, CausalLanguageModel[Gemma
     def get_image_features(self, pixel_values: Array, **kwargs: Any) -> Array:
         """Soft tokens [N,M,D] float32 of images; see Gemma3Model.
 
-        `kwargs` are what other models' take, such as image sizes: of no use to Gemma 3.
+        `kwargs` are for other models, such as image sizes: Gemma 3 ignores them.
         """
         return self.model.get_image_features(pixel_values)
 

@@ -50,7 +50,7 @@ def load_weights(module: ModuleT, weights: Mapping[str, np.ndarray]) -> ModuleT:
 def quantize_weights(module: ModuleT) -> ModuleT:
     """The module itself, its matrices kept in the `bits` of its config; for 4 and 8.
 
-    Models do it to the random weights they begin with. Those that are quantised stay as they are.
+    Models with random weights call it themselves. Weights already quantised stay as they are.
     Raises ValueError for weights that are not known: abstract ones, and while tracing.
     """
     recipe = RECIPES[recipe_name(_bits(module))]
@@ -91,8 +91,8 @@ def require_bits(config: Gemma3TextConfig, matrix: Matrix) -> None:
 def weight_name(path: str) -> str:
     """The canonical name of the weight at a module's path.
 
-    The multimodal modules keep the text stack one level deeper, the text model is without the
-    level of its head.
+    The text stack is one level deeper in the multimodal modules, and one level higher in the text
+    model without a head.
     """
     path = path.removeprefix("model.")
     if path.startswith(("vision_tower.", "multi_modal_projector.", "lm_head.", "score.")):

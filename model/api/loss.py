@@ -16,7 +16,7 @@ IGNORED = -100
 
 
 class LossMetrics(NamedTuple):
-    """The second of what compute_loss gives."""
+    """The second value that compute_loss returns."""
 
     loss: Array
     """[] float32."""
@@ -37,9 +37,9 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def next_token_loss(logits: Array, labels: Array, valid: Array) -> Array:
-    """Of logits [B,T,V] and labels [B,T]: place t is held against label t + 1. [] float32.
+    """Of logits [B,T,V] and labels [B,T]: logits t are compared with label t + 1. [] float32.
 
-    Only where both are tokens by `valid` [B,T] bool: what follows padding has nothing to go by.
+    Only where both are tokens by `valid` [B,T] bool: nothing predicts the first after padding.
     """
     targets = jnp.where(valid[:, :-1] & valid[:, 1:], labels[:, 1:], IGNORED)
     return cross_entropy(logits[:, :-1], targets)

@@ -1,4 +1,4 @@
-"""Gemma3Model: the text stack with eyes."""
+"""Gemma3Model: the text stack with a vision tower."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .text import Gemma3TextModel
 Array = jax.Array
 
 
-class SeeingGeneration(GenerationMixin):
-    """Generation from prompts with images: the first call has them."""
+class ImageGenerationMixin(GenerationMixin):
+    """Generation from prompts with images, which go into the first call."""
 
     def prepare_inputs_for_generation(
         self, input_ids: Array, max_length: int, pad_token_id: int,
@@ -43,7 +43,7 @@ class SeeingGeneration(GenerationMixin):
         return inputs | {"pixel_values": pixel_values}
 
 
-class Gemma3Model(nnx.Module, SeeingGeneration):
+class Gemma3Model(nnx.Module, ImageGenerationMixin):
     """Vision tower, projector and text stack."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
         )
 
     def get_image_features(self, pixel_values: Array) -> Array:
-        """Soft tokens [N,M,D] float32 of images [N,C,size,size] in -1..1, never to be scaled."""
+        """Soft tokens [N,M,D] float32 of images [N,C,size,size] in -1..1; do not scale them."""
         return soft_tokens_of(
             self.vision_tower, self.multi_modal_projector, pixel_values, local_context()
         )  # fmt: skip
@@ -81,8 +81,8 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
             images. They must be whole in this call.
 
         Raises ValueError for images without input_ids, or another number of places than they
-        fill (not while tracing, when numbers are not known), and for what images cannot be read
-        by: text in both directions, dropout in the vision tower.
+        fill (not while tracing, when numbers are not known), and for images with
+        bidirectional attention or with dropout in the vision tower.
         """
         if pixel_values is None:
             return self.language_model(
@@ -91,7 +91,7 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
             )  # fmt: skip
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("pixel_values need input_ids: they say where the images stand")
-        self._require_eyes()
+        self._require_vision()
         features = self.get_image_features(pixel_values)
         index = self._soft_index(input_ids, features.shape[0])
         soft = SoftTokens(features.reshape(-1, features.shape[-1]), index)
@@ -103,7 +103,7 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
         )  # fmt: skip
         return output.replace(image_hidden_states=features)
 
-    def _require_eyes(self) -> None:
+    def _require_vision(self) -> None:
         rate = self.config.vision_config.attention_dropout
         if self.text_config.use_bidirectional_attention:
             raise ValueError("use_bidirectional_attention: such a model reads text alone")
@@ -114,7 +114,7 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
             )
 
     def _soft_index(self, input_ids: Array, images: int) -> Array:
-        """Which soft token of all images stands at each place, [B,T] int32; -1 for text."""
+        """The index of each soft token among those of all images, [B,T] int32; -1 for text."""
         is_soft = (input_ids == self.config.image_token_index).astype(jnp.int32)
         expected = images * self.config.mm_tokens_per_image
         total = concrete(jnp.sum(is_soft))

@@ -1,4 +1,4 @@
-"""A user's batch, padded anywhere, as the chunk that the layers take: padding behind the tokens.
+"""A batch padded on either side, as the layers take it: padding after the tokens.
 
 The layers know a row as `length` tokens from position `start` on, then padding. A batch that is
 padded on the left is put into that form by moving each row's tokens to the front, in order, and
@@ -21,7 +21,7 @@ Array = jax.Array
 
 
 class PaddedBatch(NamedTuple):
-    """Where the tokens of a batch stand."""
+    """Where the tokens of a batch are."""
 
     order: Array
     """[B,T] int32, the column of each token, those that count first."""
@@ -105,7 +105,7 @@ def valid_tokens(
 def rows_over_limits(
     batch: PaddedBatch, cache: TransformerCache, config: Gemma3TextConfig
 ) -> Array:
-    """Rows that a call would bring beyond what the cache or the config grants: [B] bool.
+    """Rows that would exceed what the cache or the config allows: [B] bool.
 
     Raises ValueError where that is known: a call of more columns than the cache has positions,
     and, while nothing is traced, any row for which it is true.
@@ -130,7 +130,7 @@ def rows_over_limits(
 
 
 def _require(counts: Array, limit: int, what: str, remedy: str) -> None:
-    """Raise ValueError where a count [B] is known, and larger than `most`."""
+    """Raise ValueError where a count [B] is known, and larger than `limit`."""
     largest = concrete(jnp.max(counts))
     if largest is not None and largest > limit:
         row = int(jnp.argmax(counts))

@@ -51,8 +51,8 @@ class Gemma3TextModel(TextDecoder, GenerationMixin):
     def default_frequencies(self) -> np.ndarray:
         """The rotary table of sliding layers, [granted_freq_max_position_embedding, head_dim].
 
-        For each position the cosines of its angles, then the sines, float32, not to be written to.
-        For people: layers compute what they need of it. It is kept until another is asked for.
+        For each position the cosines of its angles, then the sines, float32, read-only.
+        Layers do not use it: they compute what they need. It is cached until another is asked for.
         """
         frequencies = tuple(local_frequencies(self.config).tolist())
         return _rotary_table(frequencies, self.config.granted_freq_max_position_embedding)
@@ -77,7 +77,7 @@ class Gemma3TextModel(TextDecoder, GenerationMixin):
           past_key_values: of init_cache or the last call, extended in the output. Without one
             the output has the cache of these T tokens alone, where config.use_cache says so.
           output_attentions, output_hidden_states: None is what the config says.
-          rngs: random streams, of which training with attention_dropout needs `dropout`.
+          rngs: random streams; training with attention_dropout needs the stream `dropout`.
 
         Raises ValueError for both or neither of input_ids and inputs_embeds, for a call longer
         than config.granted_mask_max_position_embedding, for a mask of another shape, and for more
@@ -106,7 +106,7 @@ class Gemma3TextModel(TextDecoder, GenerationMixin):
         past_key_values: TransformerCache | None, output_attentions: bool | None,
         output_hidden_states: bool | None, rngs: nnx.Rngs | None,
     ) -> Gemma3ModelOutputWithPast:  # fmt: skip
-        """A call with its tokens embedded [B,T,D]; input_ids only tell padding."""
+        """A call with its tokens embedded [B,T,D]; input_ids only say what is padding."""
         rows, tokens = embedded.shape[:2]
         self._require_runnable(tokens)
         cache = past_key_values or self.init_cache(rows, tokens, starts=0)
@@ -135,7 +135,7 @@ class Gemma3TextModel(TextDecoder, GenerationMixin):
         )
 
     def _require_runnable(self, tokens: int) -> None:
-        """ValueError for a call of too many tokens, and for weights in other bits than wanted."""
+        """ValueError for too many tokens, and for weights in other bits than the config's."""
         limit = self.config.granted_mask_max_position_embedding
         if tokens > limit:
             raise ValueError(f"a call of {tokens} tokens: the config grants at most {limit}")

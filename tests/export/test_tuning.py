@@ -267,7 +267,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: tuned([product("row_product", 1, 256, 64, platform="rocm")]),
         "platform: expected one of cpu, cuda, tpu",
     ),
-    "time of a form that is none": (
+    "time of an unknown form": (
         lambda: tuned([PRODUCT | {"seconds": {"best": 1.0}}]), "seconds: expected one of row_pr",
     ),
     "no time at all": (
