@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from ..artifacts.errors import ArtifactError, UsageError
 from ..model.config import Gemma3TextConfig
+from ..model.lowering.recipes import RECIPES, recipe_name
 from .arguments import CHECKPOINT, OUT, QUANTIZE
 from .checkpoint import Checkpoint, is_plain
 from .options import ExportOptions
-
-_BITS = {"int8": 8, "int4": 4, "int4-pure": 4}
 
 
 def check_paths(options: ExportOptions) -> None:
@@ -38,8 +37,8 @@ def check_claims(
     Returns notes on what the bundle does not do. Raises UsageError for `bits` that are not those
     of --quantize: the manifest would repeat them beside weights of another kind.
     """
-    if config.bits is not None and config.bits != _BITS.get(options.quantize):
-        wanted = next(name for name, bits in _BITS.items() if bits == config.bits)
+    if config.bits is not None and config.bits != RECIPES[options.quantize].bits:
+        wanted = recipe_name(config.bits)
         raise UsageError(
             f"{checkpoint.path}: config.json bits: {config.bits} asks for quantised matrices, "
             f"got {QUANTIZE} {options.quantize}; pass {QUANTIZE} {wanted}, or take bits out of "

@@ -14,6 +14,7 @@ import click
 
 from ..artifacts.errors import UsageError, run_command
 from ..artifacts.examples import examples
+from ..model.lowering.recipes import RECIPES
 from . import (
     DEFAULT_BATCH,
     DEFAULT_CACHE,
@@ -98,7 +99,7 @@ def _listed(sizes: Iterable[int]) -> str:
 )  # fmt: skip
 @click.option(
     "--quantize", default="none", show_default=True,
-    type=click.Choice(["none", "int8", "int4", "int4-pure", "fp8"]),
+    type=click.Choice(list(RECIPES)),
     help="Store matrices in fewer bits: int8 for each output, int4 in groups of 32 (embedding "
     "int8, or int4 too with int4-pure), fp8 for cuda and tpu.",
 )  # fmt: skip

@@ -43,9 +43,9 @@ from ..artifacts.memory import peak_rss_bytes
 from ..model.cache import cache_slots
 from ..model.config import Gemma3TextConfig, LayerType
 from ..model.lowering.context import LoweringContext
-from ..model.lowering.forms import KERNELS as KERNEL_TARGETS
+from ..model.lowering.forms import KERNEL_TARGETS
 from ..model.lowering.layers import layers_form
-from ..model.lowering.quantized import UNQUANTIZED, Recipe
+from ..model.lowering.recipes import UNQUANTIZED, Recipe
 from ..model.lowering.table import SHIPPED, Case, FormTable
 from ..model.lowering.target import Platform
 from ..model.sharding import Sharder

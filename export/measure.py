@@ -21,7 +21,8 @@ from ..model.cache import LayerCache, cached, update_layer
 from ..model.config import LayerType
 from ..model.lowering.context import LoweringContext
 from ..model.lowering.forms import Form
-from ..model.lowering.quantized import GROUP, Matrix, QuantizedWeight, Scheme
+from ..model.lowering.quantized import Matrix, QuantizedWeight
+from ..model.lowering.recipes import Scheme
 from ..model.lowering.table import AttentionCase, Blocks, ProductCase
 
 Array = jax.Array
@@ -69,7 +70,7 @@ def random_weight(scheme: Scheme, dtype: str, outputs: int, inputs: int) -> Matr
             numbers = filled(
                 (outputs, inputs // 2), lambda n: random.integers(0, 256, n), jnp.uint8
             )
-            scale = jnp.ones((outputs, inputs // GROUP), jnp.bfloat16)
+            scale = jnp.ones((outputs, inputs // scheme.group), jnp.bfloat16)
         case Scheme.INT8:
             numbers = filled((outputs, inputs), lambda n: random.integers(-127, 128, n), jnp.int8)
             scale = jnp.ones(outputs, jnp.float32)
@@ -90,7 +91,7 @@ def product_calls(
     case: ProductCase, forms: Iterable[Form], weights: Sequence[Matrix]
 ) -> dict[str, Call]:
     """By name a call of each form, behind a norm as in the model; all take the weights in turn."""
-    context, turn = LoweringContext(case.platform), itertools.cycle(weights)
+    context, order = LoweringContext(case.platform), itertools.cycle(weights)
     x, norm = _normal(case.rows, case.inputs), _normal(case.inputs)
 
     def call(form: Form) -> Call:
@@ -99,7 +100,7 @@ def product_calls(
             return form(operand, weight)
 
         compiled = jax.jit(run)
-        return lambda: compiled(x, norm, next(turn))
+        return lambda: compiled(x, norm, next(order))
 
     return {form.__name__: call(form) for form in forms}
 
@@ -120,8 +121,8 @@ def attention_step(
         else:
             mixed = blocked_attention(*operands, blocks)
         length = None if tokens == 1 else jnp.full_like(start, tokens)
-        after = context.after(mixed, start)
-        return mixed, update_layer(kind, old, new, after, length, context.platform)
+        start = context.delay(start, until=mixed)
+        return mixed, update_layer(kind, old, new, start, length, context.platform)
 
     return jax.jit(run, donate_argnums=3)
 
@@ -131,28 +132,28 @@ def attention_calls(
 ) -> dict[str, Call]:
     """By name a call of each form: one after the other at every start of `starts`."""
     context = LoweringContext(case.platform)
-    kept = jnp.dtype(case.kept)
+    dtype = jnp.dtype(case.kept)
 
-    def held(tokens: int) -> LayerCache:
+    def cache(tokens: int) -> LayerCache:
         shape = (case.batch, case.kv_heads, tokens, case.head_dim)
-        return cached(_normal(*shape), _normal(*shape), kept)
+        return cached(_normal(*shape), _normal(*shape), dtype)
 
     # All forms write the same caches in turn.
-    caches = copies(held(case.slots))
-    turn = itertools.cycle(range(len(caches)))
+    caches = copies(cache(case.slots))
+    order = itertools.cycle(range(len(caches)))
     query = _normal(case.batch, case.tokens, case.heads, case.head_dim)
-    if kept == jnp.int8:
+    if dtype == jnp.int8:
         query = query.astype(jnp.dtype(case.dtype))
-    new = held(case.tokens)
-    places = [jnp.full(case.batch, start, jnp.int32) for start in starts]
+    new = cache(case.tokens)
+    positions = [jnp.full(case.batch, start, jnp.int32) for start in starts]
 
     def call(blocks: Blocks | None) -> Call:
         step = attention_step(case.kind, case.tokens, case.slots, blocks, context)
 
         def run() -> list[Array]:
             results = []
-            for start in places:
-                index = next(turn)
+            for start in positions:
+                index = next(order)
                 mixed, caches[index] = step(start, query, new, caches[index])
                 results.append(mixed)
             return results

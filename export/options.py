@@ -12,6 +12,7 @@ from typing import Any
 from ..artifacts.convention import SCORE_OUTPUTS
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import Axis, Bucket, Mesh, ProgramName
+from ..model.lowering.recipes import RECIPES
 from ..model.lowering.target import Platform
 from ..model.sharding import DATA_MODEL_AXES, NAMED_AXES
 from . import MAX_GENERATE, MAX_SLOTS
@@ -33,7 +34,6 @@ from .arguments import (
     SAVED_MODEL,
     SLOTS,
 )
-from .quantize import RECIPES
 from .selection import WITH_IMAGES, check_selection
 
 FORMATS = ("stablehlo", "savedmodel")
@@ -69,7 +69,7 @@ class ExportOptions:
     kv_dtype: str | None = None
     """Of keys and values: int8, or None for `dtype`."""
     quantize: str = "none"
-    """A name of export/quantize.py's RECIPES."""
+    """A name of RECIPES."""
     scan_layers: bool = False
     """Loop over the period of layers, whatever the checkpoint's configuration says."""
     stablehlo_version: str | None = None

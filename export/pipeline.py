@@ -36,6 +36,7 @@ from ..artifacts.writer import BundleWriter, check_target
 from ..model.config import PUBLISHED_SIZES, ConfigError, Gemma3TextConfig
 from ..model.config_fields import is_token_id
 from ..model.lowering.quantized import ParameterSpec
+from ..model.lowering.recipes import RECIPES
 from ..model.lowering.target import Platform
 from ..model.vision_config import PUBLISHED_MULTIMODAL
 from .arguments import DTYPE, IMAGES, OUTPUTS, WITH_KERNELS
@@ -66,7 +67,7 @@ from .purpose import (
     vision_of,
     with_images,
 )
-from .quantize import RECIPES, check_recipe
+from .quantize import check_recipe
 from .quantize import record as quantization_record
 from .savedmodel.write import check_saved_model, write_saved_model
 from .selection import check_offered, check_uses

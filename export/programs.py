@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from ..artifacts.convention import ATTENTIONS, HIDDEN_STATES, IGNORED_LABEL, takes_images
 from ..artifacts.manifest import Bucket, ProgramName
-from ..model.batch import last_place, row_at
 from ..model.cache import KVCache, LayerCache, update_tokens
 from ..model.image_mask import SoftTokens
 from ..model.lowering.context import LoweringContext
@@ -23,6 +22,7 @@ from ..model.pure.causal_lm import CausalLM
 from ..model.pure.classifier import SequenceClassifier
 from ..model.pure.embedder import TextEmbedder
 from ..model.pure.image_encoder import ImageEncoder
+from ..model.steps import last_place, row_at
 from .sampling import SamplingInputs, choose_largest, sample
 
 Array = jax.Array

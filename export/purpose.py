@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ..artifacts.errors import ArtifactError, UsageError
 from ..model.config import ConfigError, Gemma3TextConfig
 from ..model.embedding import EmbeddingHead
-from ..model.lowering.quantized import UNQUANTIZED, Recipe
+from ..model.lowering.recipes import UNQUANTIZED, Recipe
 from ..model.pure.causal_lm import CausalLM
 from ..model.pure.classifier import SequenceClassifier
 from ..model.pure.embedder import TextEmbedder

@@ -1,7 +1,7 @@
-"""The recipes of quantised weights that a user can ask for, and what the manifest says of them.
+"""What a recipe of quantised weights needs, and what the manifest says of it.
 
-How the numbers are stored is said in model/lowering/quantized.py, how they are found in
-model/lowering/quantize.py.
+The recipes, and how they store numbers, are model/lowering/recipes.py's; how the numbers are found
+is model/lowering/quantize.py's.
 """
 
 from __future__ import annotations
@@ -10,17 +10,9 @@ from collections.abc import Iterable, Sequence
 
 from ..artifacts.errors import UsageError
 from ..artifacts.manifest import QuantizationRecord
-from ..model.lowering.quantized import BY_BITS, GROUP, UNQUANTIZED, ParameterSpec, Recipe, Scheme
+from ..model.lowering.quantized import ParameterSpec
+from ..model.lowering.recipes import FORMATS, UNQUANTIZED, Recipe, Scheme
 from .arguments import PLATFORM, QUANTIZE
-
-RECIPES: dict[str, Recipe] = {
-    "none": UNQUANTIZED,
-    "int8": BY_BITS[8],
-    "int4": BY_BITS[4],
-    "int4-pure": Recipe(Scheme.INT4, Scheme.INT4),
-    "fp8": Recipe(Scheme.FP8, Scheme.INT8),
-}
-"""By the name that --quantize takes."""
 
 FLOAT8_PLATFORMS = ("cuda", "tpu")
 """Platforms whose hardware multiplies 8-bit floats."""
@@ -39,10 +31,10 @@ def check_recipe(recipe: Recipe, parameters: Sequence[ParameterSpec], platforms:
             f"{','.join(FLOAT8_PLATFORMS)}, got {','.join(platforms)}; use {QUANTIZE} int8"
         )
     for spec in parameters:
-        if recipe.scheme(spec.name) == Scheme.INT4 and spec.shape[1] % GROUP:
+        if (group := recipe.scheme(spec.name).group) and spec.shape[1] % group:
             raise UsageError(
                 f"{QUANTIZE} int4: {spec.name} has {spec.shape[1]} inputs: expected a multiple of "
-                f"{GROUP}, of which each {GROUP} share a scale; use {QUANTIZE} int8"
+                f"{group}, of which each {group} share a scale; use {QUANTIZE} int8"
             )
 
 
@@ -50,22 +42,16 @@ def record(recipe: Recipe, cache: str) -> QuantizationRecord | None:
     """What the manifest says of a recipe; `cache` is `none` or `int8`."""
     if recipe == UNQUANTIZED and cache == "none":
         return None
-    group = GROUP if Scheme.INT4 in (recipe.layers, recipe.embedding) else 0
     return QuantizationRecord(
-        str(recipe.layers), group, str(recipe.embedding), cache, _rule(recipe, cache)
+        str(recipe.layers), recipe.group, str(recipe.embedding), cache, _rule(recipe, cache)
     )
 
 
 def _rule(recipe: Recipe, cache: str) -> str:
-    how = {
-        Scheme.NONE: "as they are",
-        Scheme.INT8: "int8, a float32 scale for each output",
-        Scheme.INT4: f"int4, a bfloat16 scale for each {GROUP} inputs of an output",
-        Scheme.FP8: "float8_e4m3fn, a float32 scale for each output",
-    }
+    layers, embedding = (FORMATS.get(s, "as they are") for s in (recipe.layers, recipe.embedding))
     sentence = (
-        f"projections of the layers {how[recipe.layers]}; embedding and head "
-        f"{how[recipe.embedding]}; norms, biases, images, classes and dense layers as they are"
+        f"projections of the layers {layers}; embedding and head {embedding}; "
+        "norms, biases, images, classes and dense layers as they are"
     )
     kept = "int8, a float32 scale for each head of a position" if cache == "int8" else "as they are"
     return f"{sentence}; keys and values {kept}"

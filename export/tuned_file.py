@@ -18,7 +18,6 @@ from ..artifacts.atomic import whole_file
 from ..artifacts.codec import REMEDY, decode, encode, format_json, parse_json, refuse
 from ..artifacts.errors import ArtifactError
 from ..model.lowering.forms import KERNEL_OF, Form, usable_forms
-from ..model.lowering.quantized import GROUP, Scheme
 from ..model.lowering.table import AttentionCase, Blocks, Case, FormTable, ProductCase
 from .options import DTYPES
 
@@ -139,8 +138,8 @@ def _check(tuned: TunedFile, where: str) -> None:
         path, case = f"products[{index}]", product.case
         _check_sizes(where, path, case, ("rows", "outputs", "inputs"))
         _check_dtype(where, f"{path}.case.dtype", case.dtype, DTYPES)
-        if case.scheme == Scheme.INT4 and case.inputs % GROUP:
-            _refuse(where, f"{path}.case.inputs", f"a multiple of {GROUP}", str(case.inputs))
+        if (group := case.scheme.group) and case.inputs % group:
+            _refuse(where, f"{path}.case.inputs", f"a multiple of {group}", str(case.inputs))
         if case.kernels and case.scheme not in KERNEL_OF:
             _refuse(where, f"{path}.case.kernels", f"false for {case.scheme}", "true")
         forms = usable(case)

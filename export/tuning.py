@@ -27,8 +27,9 @@ from ..artifacts.errors import UsageError
 from ..artifacts.interruption import making
 from ..artifacts.kernels import register_kernel
 from ..model.config import LayerType
-from ..model.lowering.forms import KERNELS
-from ..model.lowering.quantized import Matrix, Scheme
+from ..model.lowering.forms import KERNEL_TARGETS
+from ..model.lowering.quantized import Matrix
+from ..model.lowering.recipes import Scheme
 from ..model.lowering.table import (
     LARGE_SCORES,
     SHIPPED,
@@ -264,7 +265,7 @@ def measure_case(case: Case) -> Choice | None:
     with jax.default_device(_device(case.platform)):
         if isinstance(case, AttentionCase):
             return _attention_choice(case)
-        if case.kernels and not all(map(register_kernel, KERNELS.values())):
+        if case.kernels and not all(map(register_kernel, KERNEL_TARGETS.values())):
             return None
         return _product_choice(case)
 

@@ -10,7 +10,8 @@ from ..artifacts.manifest import Weight
 from ..artifacts.store import Planned, plan_weights, store_bytes, write_weights
 from ..artifacts.writer import BundleWriter
 from ..model.lowering.quantize import quantize
-from ..model.lowering.quantized import SCALE, Recipe, Scheme
+from ..model.lowering.quantized import SCALE
+from ..model.lowering.recipes import Recipe, Scheme
 from .checkpoint import Checkpoint, blocks, finite
 from .progress import Bytes
 

@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .cache import LayerCache, held_positions, reach, visible_back, visible_held
+from .cache import LayerCache, reach, slot_positions, visible_behind, visible_slots
 from .config import LayerType
-from .dropout import Dropout, dropped
+from .dropout import Dropout, drop
 from .image_mask import visible_ahead
 from .lowering.context import LoweringContext, softcap
-from .lowering.forms import ATTENTION_KERNEL, KERNELS
-from .lowering.quantized import GROUP
+from .lowering.forms import ATTENTION_KERNEL, KERNEL_LANES, KERNEL_TARGETS
 from .lowering.table import AttentionCase, Blocks, blocks_name
 
 Array = jax.Array
@@ -25,11 +24,11 @@ _FLOOR = -1e30
 
 
 class Visibility(NamedTuple):
-    """Who sees whom on one kind of layer: what masks are made of, all at once or in blocks."""
+    """Which tokens see which on one kind of layer, for masks as a whole or in blocks."""
 
     position: Array
     """[B,T] int32, absolute positions of the chunk's tokens."""
-    held: Array
+    slot_position: Array
     """[B,S] int32, the position each slot of the old cache holds, negative for none."""
     reach: Array
     """[] int32, how many positions a token sees, its own and those before it."""
@@ -43,30 +42,30 @@ class Visibility(NamedTuple):
     ) -> Visibility:  # fmt: skip
         """For a chunk of `tokens` tokens that starts at `start` [B]."""
         position = start[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]
-        held = held_positions(layer_type, slots, start)
-        return cls(position, held, jnp.int32(reach(layer_type, window)), groups)
+        slot_position = slot_positions(layer_type, slots, start)
+        return cls(position, slot_position, jnp.int32(reach(layer_type, window)), groups)
 
     @property
     def old(self) -> Array:
         """Which slots of the old cache each token sees: [B,T,S] bool."""
-        return visible_held(self.held, self.position, self.reach)
+        return visible_slots(self.slot_position, self.position, self.reach)
 
     @property
     def new(self) -> Array:
         """Which tokens of the chunk each token of it sees: [B,T,T] or [1,T,T] bool."""
-        place = jnp.arange(self.position.shape[1], dtype=jnp.int32)
-        return self.among(place, place)
+        index = jnp.arange(self.position.shape[1], dtype=jnp.int32)
+        return self.among(index, index)
 
     def among(self, query: Array, key: Array) -> Array:
         """Which tokens at places `key` [k] of the chunk those at `query` [q] see: [B or 1,q,k]."""
-        back = visible_back(query[:, None], key[None, :], self.reach)[None]
+        behind = visible_behind(query[:, None], key[None, :], self.reach)[None]
         if self.groups is None:
-            return back
-        return back | visible_ahead(self.groups[:, query], self.groups[:, key], query, key)
+            return behind
+        return behind | visible_ahead(self.groups[:, query], self.groups[:, key], query, key)
 
 
 def _may_block(context: LoweringContext, tokens: int, slots: int) -> bool:
-    """Whether a loop over blocks may be written at all: not over what the mesh has cut."""
+    """Whether attention may loop over blocks: not over a dimension that the mesh splits."""
     sharder = context.sharder
     split = sharder is not None and (
         sharder.shards("tokens", tokens) > 1 or sharder.shards("slots", slots) > 1
@@ -81,9 +80,9 @@ def _blocks(
     (B, T, N, H), (_, K, S, _) = query.shape, old.key.shape
     blocks = None
     if _may_block(context, T, S):
-        kept = old.key.dtype
-        dtype = query.dtype if old.key_scale is not None else kept
-        case = AttentionCase(context.platform, kind, str(dtype), str(kept), B, T, N, K, H, S)
+        cache_dtype = old.key.dtype
+        dtype = query.dtype if old.key_scale is not None else cache_dtype
+        case = AttentionCase(context.platform, kind, str(dtype), str(cache_dtype), B, T, N, K, H, S)
         context.recorder.cases.add(case)
         blocks = context.table.blocks(case)
     context.recorder.forms[str(kind)] = blocks_name(blocks)
@@ -121,7 +120,7 @@ def whole_attention(
 ) -> Array:  # fmt: skip
     """All scores at once, old and new. Args and result as in `attend`."""
     old_weights, new_weights, total = _weights(query, new, old, visible, scale, cap)
-    old_weights, new_weights = dropped(old_weights, dropout, 0), dropped(new_weights, dropout, 1)
+    old_weights, new_weights = drop(old_weights, dropout, 0), drop(new_weights, dropout, 1)
     mixed = context.in_halves(  # [B,K,G*T,H]
         query.shape[0] * query.shape[1],
         lambda a, b: (a + b) / total, "norm",
@@ -137,8 +136,8 @@ def blocked_attention(
 ) -> Array:  # fmt: skip
     """Block by block with a running softmax: scores of T x (S+T) never exist at once.
 
-    Only blocks that hold something a query may see are read: of the old cache as far as any row
-    has come, of the chunk none that lies ahead or, on sliding layers, out of reach behind.
+    Only blocks that hold something a query may see are read: of the old cache those up to
+    the longest row, of the chunk none ahead and, on sliding layers, none beyond the window.
     Args and result as in `attend`.
     """
     (B, T, N, H), K = query.shape, new.key.shape[1]
@@ -156,8 +155,8 @@ def blocked_attention(
         first = jnp.minimum(index * size, T - size)
         part = jax.lax.dynamic_slice_in_dim(rows, first, size, axis=3)
         running = _one_block(first, part, new, old, visible, cap, blocks.keys)
-        done = (running.mixed / running.total).reshape(B, K, N // K, size, H)
-        return jax.lax.dynamic_update_slice_in_dim(mixed, done, first, axis=3)
+        part_mixed = (running.mixed / running.total).reshape(B, K, N // K, size, H)
+        return jax.lax.dynamic_update_slice_in_dim(mixed, part_mixed, first, axis=3)
 
     mixed = jnp.zeros(rows.shape, jnp.float32)
     mixed = jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-T // size)), body, mixed)
@@ -167,7 +166,7 @@ def blocked_attention(
 def kernel_attends(cache: LayerCache, context: LoweringContext) -> bool:
     """Whether `attention_kernel` may be called on such a cache."""
     size, dtype = cache.key.shape[-1], cache.key.dtype
-    return context.kernels and size % GROUP == 0 and dtype != jnp.float32
+    return context.kernels and size % KERNEL_LANES == 0 and dtype != jnp.float32
 
 
 class HeadNorms(NamedTuple):
@@ -179,7 +178,7 @@ class HeadNorms(NamedTuple):
 
 
 def attention_kernel(
-    projected: Sequence[Array], norms: HeadNorms, rope: tuple[Array, Array], start: Array,
+    projections: Sequence[Array], norms: HeadNorms, rope: tuple[Array, Array], start: Array,
     length: Array | None, groups: Array | None, cache: LayerCache, kind: LayerType, reach: int,
     scale: float, cap: float | None,
 ) -> tuple[Array, LayerCache]:  # fmt: skip
@@ -189,7 +188,7 @@ def attention_kernel(
     queries are rounded to bfloat16; of one they stay float32.
 
     Args:
-      projected: queries, keys and values [B,T,heads*H] float32, as projected.
+      projections: queries, keys and values [B,T,heads*H] float32.
       rope: cosines and sines [B,T,H/2].
       start, length: [B] int32, see LayerStep.
       groups: [B,T] int32, images of the chunk, see image_groups; None where it has none.
@@ -204,42 +203,42 @@ def attention_kernel(
         length = jnp.ones_like(start)
     # Scales as the programs keep them, [B,K,S]: a dimension more would have them copied.
     scales = [part[..., 0] for part in (cache.key_scale, cache.value_scale) if part is not None]
-    kept = [cache.key, cache.value, *scales]
-    arrays = [*projected, norms.query, norms.key, *rope, start, length, *kept]
-    first = len(arrays) - len(kept)
-    query = projected[0]
+    cache_parts = [cache.key, cache.value, *scales]
+    arrays = [*projections, norms.query, norms.key, *rope, start, length, *cache_parts]
+    first = len(arrays) - len(cache_parts)
+    query = projections[0]
     results = [jax.ShapeDtypeStruct(query.shape, query.dtype)]
-    results += [jax.ShapeDtypeStruct(part.shape, part.dtype) for part in kept]
+    results += [jax.ShapeDtypeStruct(part.shape, part.dtype) for part in cache_parts]
     call = jax.ffi.ffi_call(
-        KERNELS[ATTENTION_KERNEL], results,
-        input_output_aliases={first + i: 1 + i for i in range(len(kept))},
+        KERNEL_TARGETS[ATTENTION_KERNEL], results,
+        input_output_aliases={first + i: 1 + i for i in range(len(cache_parts))},
     )  # fmt: skip
-    mixed, *written = call(
+    mixed, *new_parts = call(
         *arrays, *([] if groups is None else [groups]), epsilon=np.float32(norms.epsilon),
         scale=np.float32(scale), cap=np.float32(cap or 0.0), reach=np.int32(reach),
         ring=kind == LayerType.SLIDING, grouped=groups is not None,
     )  # fmt: skip
-    return mixed, LayerCache(*written[:2], *(scale[..., None] for scale in written[2:]))
+    return mixed, LayerCache(*new_parts[:2], *(scale[..., None] for scale in new_parts[2:]))
 
 
 class _Running(NamedTuple):
-    """A softmax over the keys met so far, [B,K,R,1], [B,K,R,1] and [B,K,R,H] float32."""
+    """A softmax over the keys so far, [B,K,R,1], [B,K,R,1] and [B,K,R,H] float32."""
 
     peak: Array
     total: Array
     mixed: Array
 
-    def met(self, rows: Array, keys: LayerCache, seen: Array, cap: float | None) -> _Running:
-        """After the queries [B,K,R,H] met these keys too, of which they see [B,q,k]."""
-        groups = rows.shape[2] // seen.shape[1]
+    def add(self, rows: Array, keys: LayerCache, mask: Array, cap: float | None) -> _Running:
+        """With these keys too, of which the queries [B,K,R,H] see [B,q,k]."""
+        groups = rows.shape[2] // mask.shape[1]
         scores = _scores(rows, keys.key, keys.key_scale, cap)
-        scores = _masked(scores, seen[:, None, None], groups)
+        scores = _masked(scores, mask[:, None, None], groups)
         peak = jnp.maximum(self.peak, scores.max(-1, keepdims=True))
-        weights, before = jnp.exp(scores - peak), jnp.exp(self.peak - peak)
+        weights, decay = jnp.exp(scores - peak), jnp.exp(self.peak - peak)
         return _Running(
             peak,
-            self.total * before + weights.sum(-1, keepdims=True),
-            self.mixed * before + _mix(weights, keys.value, keys.value_scale, rows.dtype),
+            self.total * decay + weights.sum(-1, keepdims=True),
+            self.mixed * decay + _mix(weights, keys.value, keys.value_scale, rows.dtype),
         )
 
 
@@ -251,41 +250,41 @@ def _one_block(
     B, K, G, size, H = rows.shape
     T, S = new.key.shape[2], old.key.shape[2]
     rows = rows.reshape(B, K, G * size, H)
-    place = first + jnp.arange(size, dtype=jnp.int32)
+    query_index = first + jnp.arange(size, dtype=jnp.int32)
     position = jax.lax.dynamic_slice_in_dim(visible.position, first, size, axis=1)
     shape = (B, K, G * size, 1)
     running = _Running(
         jnp.full(shape, _FLOOR, jnp.float32), jnp.zeros(shape), jnp.zeros((*shape[:3], H))
     )
 
-    def meet_new(index: Array, running: _Running) -> _Running:
+    def add_new(index: Array, running: _Running) -> _Running:
         width = min(keys, T)
-        held, index, running = jax.lax.optimization_barrier((new, index, running))
+        source, index, running = jax.lax.optimization_barrier((new, index, running))
         key = jnp.minimum(index * width, T - width) + jnp.arange(width, dtype=jnp.int32)
-        seen = visible.among(place, key) & (key >= index * width)
-        return running.met(rows, _part(held, key[0], width), seen, cap)
+        mask = visible.among(query_index, key) & (key >= index * width)
+        return running.add(rows, _part(source, key[0], width), mask, cap)
 
-    def meet_old(index: Array, running: _Running) -> _Running:
+    def add_old(index: Array, running: _Running) -> _Running:
         width = min(keys, S)
         # Tied to the loop's state, or XLA:CPU converts the whole cache ahead of the loop.
-        held, index, running = jax.lax.optimization_barrier((old, index, running))
+        source, index, running = jax.lax.optimization_barrier((old, index, running))
         slot = jnp.minimum(index * width, S - width) + jnp.arange(width, dtype=jnp.int32)
-        positions = jax.lax.dynamic_slice_in_dim(visible.held, slot[0], width, axis=1)
-        seen = visible_held(positions, position, visible.reach) & (slot >= index * width)
-        return running.met(rows, _part(held, slot[0], width), seen, cap)
+        positions = jax.lax.dynamic_slice_in_dim(visible.slot_position, slot[0], width, axis=1)
+        mask = visible_slots(positions, position, visible.reach) & (slot >= index * width)
+        return running.add(rows, _part(source, slot[0], width), mask, cap)
 
-    running = jax.lax.fori_loop(jnp.int32(0), _old_blocks(visible, first, keys), meet_old, running)
+    running = jax.lax.fori_loop(jnp.int32(0), _old_blocks(visible, first, keys), add_old, running)
     if T == 1:
-        return meet_new(jnp.int32(0), running)
+        return add_new(jnp.int32(0), running)
     width = min(keys, T)
     begin = jnp.maximum(first - visible.reach + 1, 0) // width
     end = (first + size - 1) // width + 1 if visible.groups is None else -(-T // width)
-    return jax.lax.fori_loop(begin, jnp.int32(end), meet_new, running)
+    return jax.lax.fori_loop(begin, jnp.int32(end), add_new, running)
 
 
 def _old_blocks(visible: Visibility, first: Array, keys: int) -> Array:
     """How many blocks of the old cache queries from place `first` on have to read: []."""
-    S = visible.held.shape[1]
+    S = visible.slot_position.shape[1]
     used = jnp.minimum(jnp.max(visible.position[:, 0]), S)
     blocks = (used + min(keys, S) - 1) // min(keys, S)
     return jnp.where(first < visible.reach, blocks, 0)
@@ -302,7 +301,7 @@ def attention_weights(
     query: Array, new: LayerCache, old: LayerCache, visible: Visibility, scale: float,
     cap: float | None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """What each query of `attend` gives to each key, for those who want to look.
+    """The attention weights of each query of `attend`, for outputs.
 
     Args as in `attend`. Returns weights of the old cache [B,N,T,S] and of the new tokens
     [B,N,T,T], float32, that add up to 1 over both.
@@ -321,7 +320,7 @@ def attend_within(
 
     Args as in `attend`; visible is [B,T,T] bool. Returns [B,T,N,H] float32.
     """
-    weights = dropped(weights_within(query, new, visible, scale, cap), dropout)
+    weights = drop(weights_within(query, new, visible, scale, cap), dropout)
     return _heads(_mix(weights, new.value, None, query.dtype), query.shape)
 
 

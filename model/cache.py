@@ -80,7 +80,7 @@ def reach(layer_type: LayerType, window: int) -> int:
     return window if layer_type == LayerType.SLIDING else _ENDLESS
 
 
-def held_positions(layer_type: LayerType, slots: int, start: Array) -> Array:
+def slot_positions(layer_type: LayerType, slots: int, start: Array) -> Array:
     """The position that each slot of the old cache holds, [B,S] int32; negative is none.
 
     start: [B] int32, positions already in the cache are 0..start-1.
@@ -92,18 +92,18 @@ def held_positions(layer_type: LayerType, slots: int, start: Array) -> Array:
     return newest - jnp.mod(newest - slot, slots)
 
 
-def visible_held(held: Array, positions: Array, reach: Array | int) -> Array:
+def visible_slots(slot_position: Array, positions: Array, reach: Array | int) -> Array:
     """Which slots of the old cache each query may see: [B,T,S] bool.
 
     Args:
-      held: [B,S] int32, see held_positions.
+      slot_position: [B,S] int32, see slot_positions.
       positions: [B,T] int32, absolute positions of the queries, all after those held.
     """
-    near = held[:, None, :] > positions[:, :, None] - reach
-    return (held >= 0)[:, None, :] & near
+    is_near = slot_position[:, None, :] > positions[:, :, None] - reach
+    return (slot_position >= 0)[:, None, :] & is_near
 
 
-def visible_back(query: Array, key: Array, reach: Array | int) -> Array:
+def visible_behind(query: Array, key: Array, reach: Array | int) -> Array:
     """Whether tokens at these places of a chunk may see those: shapes broadcast, bool.
 
     Padding after the valid tokens needs no mask: no valid query looks ahead.
@@ -118,22 +118,22 @@ def visible_both_ways(layer_type: LayerType, window: int, tokens: int, length: A
     sliding_window: transformers halves it as it reads the config, and doubles it again as it
     writes one. `length` [B] int32 counts the valid tokens; padding is seen by none.
     """
-    place = jnp.arange(tokens, dtype=jnp.int32)
-    valid = (place[None, :] < length[:, None])[:, None, :]  # [B,1,T]
+    index = jnp.arange(tokens, dtype=jnp.int32)
+    valid = (index[None, :] < length[:, None])[:, None, :]  # [B,1,T]
     if layer_type == LayerType.FULL:
         return jnp.broadcast_to(valid, (length.shape[0], tokens, tokens))
-    near = jnp.abs(place[:, None] - place[None, :]) < window // 2 + 1
-    return valid & near[None]
+    is_near = jnp.abs(index[:, None] - index[None, :]) < window // 2 + 1
+    return valid & is_near[None]
 
 
 def visible_causally(layer_type: LayerType, window: int, tokens: int) -> Array:
     """Which tokens each token of a whole text may see, itself and behind: [1,T,T] bool.
 
-    Padding after the text needs no mask, see visible_back.
+    Padding after the text needs no mask, see visible_behind.
     """
-    place = jnp.arange(tokens, dtype=jnp.int32)
+    index = jnp.arange(tokens, dtype=jnp.int32)
     reach = window if layer_type == LayerType.SLIDING else tokens
-    return visible_back(place[:, None], place[None, :], reach)[None]
+    return visible_behind(index[:, None], index[None, :], reach)[None]
 
 
 def weights_by_position(
@@ -151,12 +151,12 @@ def weights_by_position(
     slot = jnp.mod(position, slots) if layer_type == LayerType.SLIDING else position
     slot = jnp.broadcast_to(jnp.minimum(slot, slots - 1), token.shape)
 
-    def taken(weights: Array, index: Array, valid: Array) -> Array:
-        found = jnp.take_along_axis(weights, index[:, None, None, :], axis=-1)
-        return jnp.where(valid[:, None, None, :], found, 0.0)
+    def take(weights: Array, index: Array, valid: Array) -> Array:
+        values = jnp.take_along_axis(weights, index[:, None, None, :], axis=-1)
+        return jnp.where(valid[:, None, None, :], values, 0.0)
 
-    from_old = taken(old, slot, (token < 0) & (token >= -slots))
-    from_new = taken(new, jnp.clip(token, 0, tokens - 1), (token >= 0) & (token < tokens))
+    from_old = take(old, slot, (token < 0) & (token >= -slots))
+    from_new = take(new, jnp.clip(token, 0, tokens - 1), (token >= 0) & (token < tokens))
     return from_old + from_new
 
 

@@ -162,7 +162,7 @@ class Gemma3TextConfig:
         return self.mask_max_position_embeddings or self.max_position_embeddings
 
     def get_text_config(self) -> Gemma3TextConfig:
-        """Itself: so that both kinds of config can be asked, as in transformers."""
+        """Itself, so that both kinds of config have this method, as in transformers."""
         return self
 
     def get_partition_rules(self, axis_names: tuple[str, ...] = NAMED_AXES) -> PartitionRules:
@@ -175,7 +175,7 @@ class Gemma3TextConfig:
     def attach_custom_arguments(
         self, gradient_checkpointing: str = GradientCheckPointers.NONE, bits: int | None = None
     ) -> Gemma3TextConfig:
-        """Set these two fields of this very config, as EasyDeL does; returns it.
+        """Set these two fields in place, as EasyDeL does; returns the config.
 
         They say how a module runs, not what it is: nothing else can be changed in place. Modules
         that share the config run by the new gradient_checkpointing from then on; one whose weights

@@ -1,4 +1,4 @@
-"""What each field of a config.json may be, held against the file before anything uses it."""
+"""What each field of a config.json may be, checked before anything uses it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ACTIVATIONS = ("gelu_pytorch_tanh", "gelu_tanh")
 def known_keywords(**aliases: str) -> Callable[[type[ConfigT]], type[ConfigT]]:
     """A decorator of dataclasses: `aliases` are other names of arguments, unknown ones are refused.
 
-    Raises TypeError in one line that says what was meant, or who reads such keys.
+    Raises TypeError in one line that suggests a name, or says what reads such keys.
     """
 
     def decorate(cls: type[ConfigT]) -> type[ConfigT]:
@@ -78,7 +78,7 @@ def known_keywords(**aliases: str) -> Callable[[type[ConfigT]], type[ConfigT]]:
 
 
 def set_defaults(config: Any) -> None:
-    """Give each field of a frozen dataclass that is None its default, as null in a file has."""
+    """Set each field of a frozen dataclass that is None to its default, as for null in a file."""
     for field in dataclasses.fields(config):
         if getattr(config, field.name) is None and field.default is not dataclasses.MISSING:
             object.__setattr__(config, field.name, field.default)
@@ -87,7 +87,7 @@ def set_defaults(config: Any) -> None:
 def check_fields(text: Mapping[str, Any]) -> None:
     """Raise ConfigError for a field of the wrong type, or for a number out of its range.
 
-    Fields that are absent or null are left to their defaults, unknown ones to whoever knows them.
+    Absent and null fields take their defaults; unknown fields are not checked here.
     """
     for name in (*COUNTS, "_sliding_window_pattern"):
         _expect(text, name, is_count, f"a whole number of at least 1 and at most {MOST}")

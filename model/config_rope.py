@@ -1,4 +1,4 @@
-"""The rotary part of a config.json: every key of it is used or refused, none is read past.
+"""The rotary part of a config.json: every key of it is used or refused, none is ignored.
 
 Source: transformers `configuration_gemma3.py` (convert_rope_params_to_dict) for what old and new
 style say together, `modeling_rope_utils.py` for the keys that each variant has.
@@ -163,9 +163,9 @@ def _refuse_unknown(text: Mapping[str, Any]) -> None:
 
 
 def _refuse_outer(outer: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
-    """Refuse what stands in rope_parameters beside its sections, unless these say it as well.
+    """Refuse keys of rope_parameters beside its sections, unless the sections have them too.
 
-    transformers reads past it: Gemma 3 has one section for each kind of layer.
+    transformers ignores it: Gemma 3 has one section for each kind of layer.
     """
     full = {"rope_type": "default"} | (fields["rope_scaling"] or {})
     full["rope_theta"] = fields["rope_theta"]

@@ -1,7 +1,7 @@
 """Dropout of attention probabilities, for training alone.
 
-A model drops where it was told to by flax.nnx's `model.train()` and config.attention_dropout is
-not 0; each call then takes its randomness from the stream `dropout` of the `rngs` it is given.
+A model drops after flax.nnx's `model.train()` where config.attention_dropout is not 0; each call
+then takes random numbers from the stream `dropout` of its `rngs`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Dropout(NamedTuple):
     def drop(self, weights: Array, part: int) -> Array:
         """weights [...] after the softmax, some 0 and the rest divided by 1 - rate.
 
-        `part` tells parts of one softmax from each other, which draw apart.
+        Each `part` of one softmax draws its own random numbers.
         """
         key = jax.random.fold_in(self.key, part)
-        kept = jax.random.bernoulli(key, 1.0 - self.rate, weights.shape)
-        return jnp.where(kept, weights / (1.0 - self.rate), 0.0)
+        mask = jax.random.bernoulli(key, 1.0 - self.rate, weights.shape)
+        return jnp.where(mask, weights / (1.0 - self.rate), 0.0)
 
 
-def dropped(weights: Array, dropout: Dropout | None, part: int = 0) -> Array:
+def drop(weights: Array, dropout: Dropout | None, part: int = 0) -> Array:
     """`dropout` applied to weights [...], where there is any."""
     return weights if dropout is None else dropout.drop(weights, part)
 
@@ -58,7 +58,7 @@ def dropout_key(
 
 
 def layer_dropout(config: Gemma3TextConfig, key: Array | None) -> Dropout | None:
-    """What a layer with a key of its own drops."""
+    """The dropout of a layer, of its own key; None without one."""
     return None if key is None else Dropout(config.attention_dropout, key)
 
 

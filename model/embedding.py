@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .config import Gemma3TextConfig
-from .decoder import Gemma3TextModel
+from .decoder import TextDecoder
 from .lowering.context import LoweringContext
 from .text import Linear
 
@@ -99,8 +99,8 @@ def pool(mode: Pooling, hidden: Array, length: Array) -> Array:
     Source: the module Pooling of sentence-transformers 5.4, for a text on its own. A row of
     length 0 gives finite numbers that mean nothing.
     """
-    place = jnp.arange(hidden.shape[1], dtype=jnp.int32)
-    valid = (place[None, :] < length[:, None])[:, :, None]  # [B,T,1]
+    index = jnp.arange(hidden.shape[1], dtype=jnp.int32)
+    valid = (index[None, :] < length[:, None])[:, :, None]  # [B,T,1]
     match mode:
         case Pooling.CLS:
             return hidden[:, 0]
@@ -108,10 +108,10 @@ def pool(mode: Pooling, hidden: Array, length: Array) -> Array:
             last = jnp.maximum(length - 1, 0)[:, None, None]
             return jnp.take_along_axis(hidden, last, axis=1)[:, 0]
         case Pooling.MAX:
-            most = jnp.max(jnp.where(valid, hidden, -jnp.inf), axis=1)
-            return jnp.where(length[:, None] > 0, most, 0.0)
+            largest = jnp.max(jnp.where(valid, hidden, -jnp.inf), axis=1)
+            return jnp.where(length[:, None] > 0, largest, 0.0)
         case Pooling.WEIGHTED_MEAN:
-            weights = (place + 1).astype(jnp.float32)[None, :, None]
+            weights = (index + 1).astype(jnp.float32)[None, :, None]
             total = jnp.sum(jnp.where(valid, hidden * weights, 0.0), axis=1)
             return total / (_count(length) * (_count(length) + 1.0) / 2.0)
         case Pooling.MEAN | Pooling.MEAN_SQRT_LENGTH:
@@ -126,7 +126,7 @@ def _count(length: Array) -> Array:
 
 
 class Gemma3TextEmbedding(nnx.Module):
-    """Gemma3TextModel, pooled over a text's tokens, and the layers of an EmbeddingHead."""
+    """The text stack, pooled over a text's tokens, and the layers of an EmbeddingHead."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Gemma3TextEmbedding(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs | None,
     ):
-        self.model = Gemma3TextModel(config, dtype, rngs=rngs)
+        self.model = TextDecoder(config, dtype, rngs)
         self.head = head
         dense, width = [], len(head.pooling) * config.hidden_size
         for number, layer in enumerate(head.dense):

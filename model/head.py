@@ -1,21 +1,30 @@
-"""The head over the vocabulary, tied to the embeddings or not, and the loss of what it says."""
+"""Heads over a text stack: over the vocabulary, tied to the embeddings or not, and over classes."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Generic, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from .batch import valid_tokens
-from .generation import GenerationMixin
-from .loss import LossMetrics, next_token_loss
-from .lowering.context import LoweringContext, here, softcap
-from .outputs import Gemma3CausalLMOutputWithPast, Gemma3ModelOutputWithPast
-from .past import TransformerCache
+from .config import Gemma3TextConfig
+from .lowering.context import LoweringContext, local_context, softcap
+from .steps import row_at
 from .text import Gemma3TextScaledWordEmbedding, Linear, as_operand
 
 Array = jax.Array
+
+
+class HasEmbedding(Protocol):
+    """A text stack, alone or with a vision tower."""
+
+    def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
+        """The token embeddings."""
+        ...
+
+
+StackT = TypeVar("StackT", bound=HasEmbedding)
 
 
 class TiedHead(nnx.Module):
@@ -27,21 +36,31 @@ class TiedHead(nnx.Module):
     def __call__(self, x: Array, context: LoweringContext | None = None) -> Array:
         """x [...,D] -> [...,V] float32."""
         weight = self.weight.get_value()
-        return (context or here()).product(as_operand(x), weight, "embed to vocab")
+        return (context or local_context()).product(as_operand(x), weight, "embed to vocab")
 
 
-class LanguageModelHead(GenerationMixin):
-    """What models with a head for tokens share; the class has `lm_head` unless it is tied."""
+class StackWithHead(nnx.Module, Generic[StackT]):
+    """A text stack and, in subclasses, a head."""
 
-    lm_head: Linear
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Gemma3CausalLMOutputWithPast:
-        """What the class gives for tokens."""
-        raise NotImplementedError
+    def __init__(self, model: StackT, config: Gemma3TextConfig):
+        self.model, self.text_config = model, config
 
     def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
         """The token embeddings."""
-        raise NotImplementedError
+        return self.model.get_embedding()
+
+
+class LanguageModel(StackWithHead[StackT]):
+    """A text stack with a head over the vocabulary; `lm_head` unless it is tied."""
+
+    def __init__(
+        self, model: StackT, config: Gemma3TextConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None
+    ):
+        """`config` is of the text."""
+        super().__init__(model, config)
+        if not config.tie_word_embeddings:
+            shape = (config.vocab_size, config.hidden_size)
+            self.lm_head = Linear(shape, ("vocab_out", "embed"), config, dtype, rngs)
 
     def get_lm_head(self) -> Linear | TiedHead:
         """The language model head, without the softcap; the embeddings' where they are tied."""
@@ -53,37 +72,21 @@ class LanguageModelHead(GenerationMixin):
         logits = self.get_lm_head()(hidden_states, context)
         return softcap(logits, self.text_config.final_logit_softcapping)
 
-    def with_logits(
-        self, output: Gemma3ModelOutputWithPast, labels: Array | None, input_ids: Array | None,
-        attention_mask: Array | None, past_key_values: TransformerCache | None,
-    ) -> Gemma3CausalLMOutputWithPast:  # fmt: skip
-        """What the text stack gave, with logits, and the loss where there are labels [B,T].
 
-        The rest are arguments of the call, which tell padding.
+class Classifier(StackWithHead[StackT]):
+    """A text stack with a head over classes; config.num_labels counts them."""
+
+    def __init__(
+        self, model: StackT, config: Gemma3TextConfig, dtype: jnp.dtype, rngs: nnx.Rngs | None
+    ):
+        """`config` is of the text."""
+        super().__init__(model, config)
+        shape, axes = (config.num_labels, config.hidden_size), ("labels", "pooled")
+        self.score = Linear(shape, axes, config, dtype, rngs)
+
+    def score_at(self, hidden: Array, index: Array, context: LoweringContext) -> Array:
+        """Logits of the classes [B,C] float32 at one token of each row: hidden [B,T,D], index [B].
+
+        final_logit_softcapping is for tokens and not applied.
         """
-        assert output.last_hidden_state is not None
-        logits, loss = self.apply_lm_head(output.last_hidden_state), None
-        if labels is not None:
-            rows, tokens = logits.shape[:2]
-            cache = past_key_values or self.init_cache(rows, tokens, starts=0)
-            valid = valid_tokens(tokens, cache, input_ids, attention_mask)
-            loss = next_token_loss(logits, labels, valid)
-        return Gemma3CausalLMOutputWithPast(loss=loss, logits=logits, **dict(output))
-
-    def compute_loss(
-        self, *, labels: Array | None = None, loss_config: None = None, loss_kwargs: None = None,
-        **batch: Any,
-    ) -> tuple[Gemma3CausalLMOutputWithPast, LossMetrics]:  # fmt: skip
-        """A call with `batch`, and its loss: (output, metrics), as EasyDeL's trainers ask.
-
-        labels of None are the input_ids. Raises ValueError for other losses than the mean of
-        next tokens, and for neither labels nor input_ids.
-        """
-        if loss_config is not None or loss_kwargs:
-            raise ValueError("compute_loss: there is one loss, take others of output.logits")
-        labels = batch.get("input_ids") if labels is None else labels
-        if labels is None:
-            raise ValueError("compute_loss: expected labels or input_ids, got neither")
-        output = self(**batch, labels=labels)
-        assert output.loss is not None
-        return output, LossMetrics(output.loss)
+        return self.score(row_at(hidden, index), context)

@@ -46,8 +46,8 @@ def image_groups(is_soft: Array) -> Array:
     Args:
       is_soft: [B,T] bool, where soft tokens stand (not the tokens that begin and end an image).
     """
-    before = jnp.pad(is_soft, ((0, 0), (1, 0)))[:, :-1]
-    runs = jnp.cumsum((is_soft & ~before).astype(jnp.int32), axis=1, dtype=jnp.int32)
+    previous = jnp.pad(is_soft, ((0, 0), (1, 0)))[:, :-1]
+    runs = jnp.cumsum((is_soft & ~previous).astype(jnp.int32), axis=1, dtype=jnp.int32)
     return jnp.where(is_soft, runs - 1, NO_GROUP)
 
 
@@ -64,5 +64,5 @@ def visible_ahead(query_group: Array, key_group: Array, query: Array, key: Array
 
 def merge_soft_tokens(embeddings: Array, soft: SoftTokens) -> Array:
     """Embedded tokens [B,T,D] float32, already scaled, with soft tokens in their places."""
-    taken = soft.values[jnp.maximum(soft.index, 0)]
-    return jnp.where((soft.index >= 0)[:, :, None], taken, embeddings)
+    tokens = soft.values[jnp.maximum(soft.index, 0)]
+    return jnp.where((soft.index >= 0)[:, :, None], tokens, embeddings)

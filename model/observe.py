@@ -1,4 +1,4 @@
-"""What one may watch of a forward pass: hidden states and attention weights of every layer."""
+"""Hidden states and attention weights of every layer, for a forward pass that returns them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Array = jax.Array
 
 
 class Watch(NamedTuple):
-    """What to keep."""
+    """What to return."""
 
     hidden_states: bool = False
     key_positions: int = 0

@@ -25,7 +25,7 @@ Array = jax.Array
 
 
 class _Variant(NamedTuple):
-    """What turns one kind of layer."""
+    """The rotary embedding of one kind of layer."""
 
     theta: float
     kind: RopeType

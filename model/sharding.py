@@ -77,7 +77,7 @@ PartitionRules = tuple[tuple[str, PartitionSpec], ...]
 
 
 def rules_for(axis_names: Sequence[str]) -> Rules:
-    """The rules of the family the mesh axes belong to. Raises ValueError naming a stranger."""
+    """The rules of the family the mesh axes belong to. Raises ValueError naming an unknown axis."""
     if set(axis_names) <= set(DATA_MODEL_AXES):
         return DATA_MODEL_RULES
     if set(axis_names) <= set(NAMED_AXES):

@@ -27,9 +27,9 @@ from .cache import (
 )
 from .config import Gemma3TextConfig, LayerType
 from .dropout import Dropout, dropout_key, layer_dropout
-from .lowering.context import LoweringContext, here
+from .lowering.context import LoweringContext, local_context
 from .lowering.forms import ATTENTION_KERNEL
-from .lowering.fusions import AddedNorm, Gated, Normed, Operand, rms_norm
+from .lowering.fusions import AddNorm, Gate, Norm, Operand, rms_norm
 from .lowering.quantized import take_rows
 from .rope import apply_rope
 from .steps import LayerStep
@@ -71,35 +71,41 @@ class Linear(nnx.Module):
         self.role = f"{axes[1]} to {axes[0]}"
 
     def __call__(
-        self, x: Operand, context: LoweringContext | None = None, after: AddedNorm | None = None
+        self,
+        x: Operand,
+        context: LoweringContext | None = None,
+        epilogue: AddNorm | None = None,
     ) -> Array:
-        """x [...,in] -> [...,out] float32, with `after` done to it."""
-        return project([self], as_operand(x), context or here(), after)[0]
+        """x [...,in] -> [...,out] float32, with `epilogue` done to it."""
+        return project([self], as_operand(x), context or local_context(), epilogue)[0]
 
 
 def as_operand(x: Operand) -> Operand:
     """x in float32, which is what products take."""
-    return x if isinstance(x, Normed | Gated) else jnp.asarray(x).astype(jnp.float32)
+    return x if isinstance(x, Norm | Gate) else jnp.asarray(x).astype(jnp.float32)
 
 
 def project(
-    linears: Sequence[Linear], x: Operand, context: LoweringContext, after: AddedNorm | None = None
+    linears: Sequence[Linear],
+    x: Operand,
+    context: LoweringContext,
+    epilogue: AddNorm | None = None,
 ) -> list[Array]:
     """x [...,in] float32 by each of `linears`, which read the same -> [...,out] float32 each.
 
-    `after` is done to what comes out.
+    `epilogue` is done to what comes out.
     """
     weights = [linear.weight.get_value() for linear in linears]
     biased = any(linear.has_bias for linear in linears)
-    joined = None if biased else after
-    made = context.products(x, weights, [linear.role for linear in linears], joined)
+    inner = None if biased else epilogue
+    products = context.products(x, weights, [linear.role for linear in linears], inner)
     if not biased:
-        return made
-    made = [
+        return products
+    products = [
         y + linear.bias[...].astype(jnp.float32) if linear.has_bias else y
-        for y, linear in zip(made, linears, strict=True)
+        for y, linear in zip(products, linears, strict=True)
     ]
-    return made if after is None else [after.written(y) for y in made]
+    return products if epilogue is None else [epilogue.apply(y) for y in products]
 
 
 class Gemma3RMSNorm(nnx.Module):
@@ -119,13 +125,13 @@ class Gemma3RMSNorm(nnx.Module):
         """x [...,size] -> same shape, float32."""
         return rms_norm(x, self.weight[...], self.eps)
 
-    def before(self, x: Array) -> Normed:
+    def operand(self, x: Array) -> Norm:
         """The same of x [B,T,size], to be multiplied."""
-        return Normed(x, self.weight[...], self.eps)
+        return Norm(x, self.weight[...], self.eps)
 
-    def onto(self, residual: Array) -> AddedNorm:
+    def epilogue(self, residual: Array) -> AddNorm:
         """The same of a product [B,T,size] that is to come, added to `residual`."""
-        return AddedNorm(residual, self.weight[...], self.eps)
+        return AddNorm(residual, self.weight[...], self.eps)
 
 
 class Gemma3TextScaledWordEmbedding(nnx.Module):
@@ -153,12 +159,12 @@ class Gemma3MLP(nnx.Module):
 
     def __call__(
         self, hidden_states: Operand, context: LoweringContext | None = None,
-        after: AddedNorm | None = None,
+        epilogue: AddNorm | None = None,
     ) -> Array:  # fmt: skip
-        """hidden_states [B,T,D] -> [B,T,D] float32, with `after` done to it."""
-        context = context or here()
+        """hidden_states [B,T,D] -> [B,T,D] float32, with `epilogue` done to it."""
+        context = context or local_context()
         gate, up = project([self.gate_proj, self.up_proj], as_operand(hidden_states), context)
-        return self.down_proj(Gated(gate, up), context, after)
+        return self.down_proj(Gate(gate, up), context, epilogue)
 
 
 class Gemma3Attention(nnx.Module):
@@ -208,34 +214,36 @@ class Gemma3Attention(nnx.Module):
             self.config, self.layer_type, hidden_states.shape, attention_mask, position_ids,
             token_type_ids,
         )  # fmt: skip
-        x, dropout = hidden_states.astype(jnp.float32), self.own_dropout(rngs)
-        weights = self.weights_within(x, *whole, here()) if output_attentions else None
-        return AttentionLayerOutput(self.encode(x, *whole, here(), dropout=dropout), weights)
+        x, dropout = hidden_states.astype(jnp.float32), self.call_dropout(rngs)
+        weights = self.weights_within(x, *whole, local_context()) if output_attentions else None
+        return AttentionLayerOutput(
+            self.encode(x, *whole, local_context(), dropout=dropout), weights
+        )
 
-    def own_dropout(self, rngs: nnx.Rngs | None) -> Dropout | None:
+    def call_dropout(self, rngs: nnx.Rngs | None) -> Dropout | None:
         """What is dropped where the layer is called alone."""
         return layer_dropout(self.config, dropout_key(self.config, self.deterministic, rngs))
 
     def extend(
         self, x: Operand, step: LayerStep, cache: LayerCache, context: LoweringContext,
-        after: AddedNorm | None = None, dropout: Dropout | None = None,
+        epilogue: AddNorm | None = None, dropout: Dropout | None = None,
     ) -> tuple[Array, LayerCache]:  # fmt: skip
         """x [B,T,D] -> ([B,T,D] float32, the layer's cache with the chunk written).
 
-        `after` is done to the first.
+        `epilogue` is done to the first.
         """
         if kernel_attends(cache, context):
             mixed, cache = self._extend_by_kernel(x, step, cache, context)
-            return self.o_proj(mixed, context, after), cache
+            return self.o_proj(mixed, context, epilogue), cache
         query, new = self._project(x, step.rope, cache.key.dtype, context)
         mixed = attend(
             query, new, cache, step.visible,
             self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping, context,
             self.layer_type, dropout,
         )  # fmt: skip
-        start = context.after(mixed, step.start)
+        start = context.delay(step.start, until=mixed)
         cache = update_layer(self.layer_type, cache, new, start, step.length, context.platform)
-        return self._output(mixed, context, after), cache
+        return self._output(mixed, context, epilogue), cache
 
     def _extend_by_kernel(
         self, x: Operand, step: LayerStep, cache: LayerCache, context: LoweringContext
@@ -270,13 +278,13 @@ class Gemma3Attention(nnx.Module):
 
     def encode(
         self, x: Operand, rope: tuple[Array, Array], visible: Array, context: LoweringContext,
-        after: AddedNorm | None = None, dropout: Dropout | None = None,
+        epilogue: AddNorm | None = None, dropout: Dropout | None = None,
     ) -> Array:  # fmt: skip
-        """Without a cache: x [B,T,D], visible [B,T,T] bool -> [B,T,D] float32, `after` done."""
+        """Without a cache: x [B,T,D], visible [B,T,T] bool -> [B,T,D] float32, `epilogue` done."""
         query, new = self._project(x, rope, self.dtype, context)
         scale, cap = self.config.query_pre_attn_scalar**-0.5, self.config.attn_logit_softcapping
         mixed = attend_within(query, new, visible, scale, cap, dropout)
-        return self._output(mixed, context, after)
+        return self._output(mixed, context, epilogue)
 
     def weights_within(
         self, x: Operand, rope: tuple[Array, Array], visible: Array, context: LoweringContext
@@ -309,10 +317,10 @@ class Gemma3Attention(nnx.Module):
             query = query.astype(self.dtype)
         return query, cached(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), dtype)
 
-    def _output(self, mixed: Array, context: LoweringContext, after: AddedNorm | None) -> Array:
-        """mixed [B,T,N,H] -> [B,T,D] float32, `after` done."""
+    def _output(self, mixed: Array, context: LoweringContext, epilogue: AddNorm | None) -> Array:
+        """mixed [B,T,N,H] -> [B,T,D] float32, `epilogue` done."""
         mixed = context.constrain(mixed, ("batch", "tokens", "heads", "norm"))
-        return self.o_proj(mixed.reshape(*mixed.shape[:2], -1), context, after)
+        return self.o_proj(mixed.reshape(*mixed.shape[:2], -1), context, epilogue)
 
 
 class Gemma3DecoderLayer(nnx.Module):
@@ -348,10 +356,12 @@ class Gemma3DecoderLayer(nnx.Module):
             attention.config, attention.layer_type, hidden_states.shape, attention_mask,
             position_ids, token_type_ids,
         )  # fmt: skip
-        x, dropout, weights = hidden_states.astype(jnp.float32), attention.own_dropout(rngs), None
+        x, dropout, weights = hidden_states.astype(jnp.float32), attention.call_dropout(rngs), None
         if output_attentions:
-            weights = attention.weights_within(self.input_layernorm.before(x), *whole, here())
-        return DecoderLayerOutput(self.encode(x, *whole, here(), dropout), weights)
+            weights = attention.weights_within(
+                self.input_layernorm.operand(x), *whole, local_context()
+            )
+        return DecoderLayerOutput(self.encode(x, *whole, local_context(), dropout), weights)
 
     def extend(
         self, x: Array, step: LayerStep, cache: LayerCache, context: LoweringContext,
@@ -359,8 +369,8 @@ class Gemma3DecoderLayer(nnx.Module):
     ) -> tuple[Array, LayerCache]:  # fmt: skip
         """x [B,T,D] -> ([B,T,D], cache)."""
         x, cache = self.self_attn.extend(
-            self.input_layernorm.before(x), step, cache, context,
-            self.post_attention_layernorm.onto(x), dropout,
+            self.input_layernorm.operand(x), step, cache, context,
+            self.post_attention_layernorm.epilogue(x), dropout,
         )  # fmt: skip
         return self._finish(x, context), cache
 
@@ -369,7 +379,7 @@ class Gemma3DecoderLayer(nnx.Module):
         positions: int,
     ) -> Array:  # fmt: skip
         """x [B,T,D] -> what its tokens give to the key at each position, [B,N,T,positions]."""
-        normed = self.input_layernorm.before(x)
+        normed = self.input_layernorm.operand(x)
         return self.self_attn.weights(normed, step, cache, context, positions)
 
     def encode(
@@ -378,15 +388,15 @@ class Gemma3DecoderLayer(nnx.Module):
     ) -> Array:  # fmt: skip
         """Without a cache: x [B,T,D], visible [B,T,T] bool -> [B,T,D]."""
         x = self.self_attn.encode(
-            self.input_layernorm.before(x), rope, visible, context,
-            self.post_attention_layernorm.onto(x), dropout,
+            self.input_layernorm.operand(x), rope, visible, context,
+            self.post_attention_layernorm.epilogue(x), dropout,
         )  # fmt: skip
         return self._finish(x, context)
 
     def _finish(self, x: Array, context: LoweringContext) -> Array:
         """The MLP's half of the layer."""
         x = self.mlp(
-            self.pre_feedforward_layernorm.before(x), context,
-            self.post_feedforward_layernorm.onto(x),
+            self.pre_feedforward_layernorm.operand(x), context,
+            self.post_feedforward_layernorm.epilogue(x),
         )  # fmt: skip
         return context.constrain(x, ("batch", "tokens", "norm"))

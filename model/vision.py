@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .lowering.context import LoweringContext, here
+from .lowering.context import LoweringContext, local_context
 from .lowering.target import Platform
 from .text import Gemma3RMSNorm, parameter
 from .vision_config import Gemma3Config, SiglipVisionConfig
@@ -236,7 +236,7 @@ class SiglipVisionModel(nnx.Module):
         """pixels [N,C,image,image] float32 in -1..1 -> last hidden state [N,P,V] float32."""
         expected = (self.config.num_channels, self.config.image_size, self.config.image_size)
         assert pixels.shape[1:] == expected, f"pixels {pixels.shape}, expected N of {expected}"
-        return self.vision_model(pixels, context or here())
+        return self.vision_model(pixels, context or local_context())
 
 
 class Gemma3MultiModalProjector(nnx.Module):
@@ -257,7 +257,7 @@ class Gemma3MultiModalProjector(nnx.Module):
         side, pool = self.tokens_per_side, self.pool
         pooled = x.reshape(N, side, pool, side, pool, V).mean(axis=(2, 4)).reshape(N, -1, V)
         normed = self.mm_soft_emb_norm(pooled)
-        return (context or here()).product(
+        return (context or local_context()).product(
             normed, self.mm_input_projection_weight[...].T, "vision to soft tokens"
         )
 

@@ -191,8 +191,8 @@ class Gemma3Config:
     def patches_per_token_side(self) -> int:
         """Patches along one side of the square that is pooled into a soft token.
 
-        Raises ConfigError where they do not come out even. Not refused when the config is made:
-        the defaults of the two sections do not suit each other, in transformers neither.
+        Raises ConfigError where they do not divide evenly. Not checked when the config is made:
+        the defaults of the two sections do not fit each other, nor do they in transformers.
         """
         patches = self.vision_config.patches_per_side
         if patches % self.tokens_per_side:
@@ -209,7 +209,8 @@ class Gemma3Config:
     def get_partition_rules(self, axis_names: tuple[str, ...] = NAMED_AXES) -> PartitionRules:
         """(regular expression, PartitionSpec) pairs for every weight; see sharding.py.
 
-        `axis_names` are the axes of the mesh. Raises ValueError for what is no list of such names.
+        `axis_names` are the axes of the mesh. Raises ValueError for anything else
+        than a list of such names.
         """
         return get_partition_rules(axis_names)
 
@@ -256,7 +257,7 @@ def _is_of(kind: type, section: object) -> bool:
 
 
 def _as_section(name: str, kind: Any, section: object) -> Any:
-    """A section of a Gemma3Config as its own class; ConfigError for what is none."""
+    """A section of a Gemma3Config as its own class; ConfigError for any other value."""
     if section is None or isinstance(section, dict):
         says = (section or {}).get("model_type", kind.model_type)
         if says != kind.model_type:

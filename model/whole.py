@@ -1,4 +1,4 @@
-"""Whole texts as one layer sees them, without a cache: for people who call a part alone."""
+"""Whole texts as one layer sees them, without a cache: for calls of a part on its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .cache import reach, visible_back
+from .cache import reach, visible_behind
 from .config import Gemma3TextConfig, LayerType
 from .image_mask import image_groups, visible_ahead
 from .rope import rope_tables
@@ -59,20 +59,20 @@ class WholeText(NamedTuple):
                     f"{list(attention_mask.shape)}; windows and the order of tokens are the layer's"
                 )
             valid = jnp.broadcast_to(attention_mask.astype(bool), valid.shape)
-        place = jnp.cumsum(valid.astype(jnp.int32), axis=1, dtype=jnp.int32) - 1
-        positions = jnp.maximum(place, 0)
+        index = jnp.cumsum(valid.astype(jnp.int32), axis=1, dtype=jnp.int32) - 1
+        positions = jnp.maximum(index, 0)
         if position_ids is not None:
-            positions = jnp.broadcast_to(position_ids.astype(jnp.int32), place.shape)
+            positions = jnp.broadcast_to(position_ids.astype(jnp.int32), index.shape)
         last = jnp.max(jnp.where(valid, positions, 0), axis=1)
-        query, key = place[:, :, None], place[:, None, :]
+        query, key = index[:, :, None], index[:, None, :]
         if config.use_bidirectional_attention:
-            seen = jnp.ones((rows, tokens, tokens), bool)
+            visible = jnp.ones((rows, tokens, tokens), bool)
             if kind == LayerType.SLIDING:
-                seen = jnp.abs(query - key) < config.sliding_window // 2 + 1
+                visible = jnp.abs(query - key) < config.sliding_window // 2 + 1
         else:
-            seen = visible_back(query, key, reach(kind, config.sliding_window))
+            visible = visible_behind(query, key, reach(kind, config.sliding_window))
         if token_type_ids is not None:
             groups = image_groups(token_type_ids == 1)
             column = jnp.arange(tokens, dtype=jnp.int32)
-            seen = seen | visible_ahead(groups, groups, column, column)
-        return cls(rope_tables(config, kind, positions, last), seen & valid[:, None, :])
+            visible = visible | visible_ahead(groups, groups, column, column)
+        return cls(rope_tables(config, kind, positions, last), visible & valid[:, None, :])

@@ -24,7 +24,7 @@ MAY_IMPORT = {
 MODULES, CONFIG = "modules", "config"
 CONFIG_FILES = {"config", "config_fields", "config_rope", "sharding", "vision_config"}
 ROOMS = {
-    "model": ({CONFIG}, {"lowering"}, {MODULES}, {"pure"}),
+    "model": ({CONFIG}, {"lowering"}, {MODULES}, {"pure"}, {"api"}),
     "artifacts": ({MODULES}, {"inspect", "serving"}),
     "runtime": (
         {"text"}, {"loading"}, {"images"}, {"requests"}, {"serving", "checks", "api"},
@@ -122,6 +122,11 @@ def test_no_room_imports_one_above_it(package: str):
                     strangers.append((path, name))
     assert strangers == []
     assert seen == set(height)
+
+
+def test_no_export_needs_what_people_call():
+    for path, names in everything_imported("export").items():
+        assert not [name for name in names if inside(name, f"{PACKAGE}.model.api")], path
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .fusions import kernel_arguments
-from .quantized import GROUP, Matrix, QuantizedWeight, Scheme, scaled, unpacked
+from .quantized import Matrix, QuantizedWeight, apply_scales, unpack
+from .recipes import Scheme
 from .target import ONE_BY_ONE, Platform
 
 Array = jax.Array
@@ -89,26 +90,28 @@ def grouped_row_product(x: Array, weight: QuantizedWeight) -> Array:
 
     On XLA:CPU each reads the packed weight once, and no unpacked one is ever written.
     """
-    half_group = GROUP // 2
+    half_group = weight.scheme.group // 2
     groups = weight.scale.shape[1]
     count = _largest_divisor(groups, _FUSED_ROW_LIMIT // half_group)
 
     def pieces(row: Array) -> list[Array]:
-        low, high = _low_and_high(row)
-        found = []
+        low, high = _low_and_high(row, weight.scheme.group)
+        products = []
         for first in range(0, groups, count):
             part = slice(first * half_group, (first + count) * half_group)
             packed, scale = weight.numbers[:, part], weight.scale[:, first : first + count]
             for half, bits in ((low, packed & jnp.uint8(15)), (high, packed >> jnp.uint8(4))):
-                found.append(half[:, part] @ scaled(bits.astype(jnp.float32) - 8.0, scale).T)
-        return found
+                products.append(
+                    half[:, part] @ apply_scales(bits.astype(jnp.float32) - 8.0, scale).T
+                )
+        return products
 
     return _by_rows(x, pieces)
 
 
 def unpacked_product(x: Array, weight: QuantizedWeight) -> Array:
     """int4 unpacked and scaled to the dtype of the computation first, then multiplied."""
-    values = scaled(unpacked(weight.numbers), weight.scale)
+    values = apply_scales(unpack(weight.numbers, weight.scheme.group), weight.scale)
     return narrow_product(x, values.astype(weight.dtype))
 
 
@@ -150,11 +153,11 @@ def kernel_products(
 ) -> list[Array]:  # fmt: skip
     """An operand times each weight [O,I] in one call of the kernel of `form` -> [R,O] float32 each.
 
-    `arrays` are x [R,I] and what `attributes` say is done before and after; see operands.py.
+    `arrays` are x [R,I] and what `attributes` say is done before and after; see fusions.py.
     """
     results = [jax.ShapeDtypeStruct((arrays[0].shape[0], w.shape[0]), jnp.float32) for w in weights]
     parts = [a for w in weights for a in jax.tree.leaves(w)]
-    call = jax.ffi.ffi_call(KERNELS[form.__name__], results)
+    call = jax.ffi.ffi_call(KERNEL_TARGETS[form.__name__], results)
     return list(call(*arrays, *parts, **attributes))
 
 
@@ -166,7 +169,7 @@ def plain_kernel_products(form: Form, x: Array, weights: Sequence[Matrix]) -> li
 ATTENTION_KERNEL = "attention_kernel"
 """The form of attention that is a C++ kernel: attention.py."""
 
-KERNELS = {
+KERNEL_TARGETS = {
     ATTENTION_KERNEL: "gemma3_cached_attention",
     bfloat16_kernel.__name__: "gemma3_bfloat16_linear",
     int8_kernel.__name__: "gemma3_int8_linear",
@@ -174,6 +177,9 @@ KERNELS = {
 }
 """The target of XLA's FFI, of runtime/native/kernels/, that each form calls which is no plain
 StableHLO."""
+
+KERNEL_LANES = 32
+"""The inputs, outputs and head sizes that C++ kernels take are multiples of this."""
 
 FORMS: dict[Scheme, tuple[Form, ...]] = {
     Scheme.NONE: (row_product, float_product, narrow_product, bfloat16_kernel),
@@ -290,29 +296,29 @@ def _by_rows(x: Array, pieces: Callable[[Array], list[Array]]) -> Array:
     """
     rows = []
     for r in range(x.shape[0]):
-        found = pieces(x[r : r + 1])
-        if len(found) > 1:
-            found = [jax.lax.reduce_precision(piece, 8, 23) for piece in found]
-        rows.append(sum(found[1:], found[0]))
+        parts = pieces(x[r : r + 1])
+        if len(parts) > 1:
+            parts = [jax.lax.reduce_precision(piece, 8, 23) for piece in parts]
+        rows.append(sum(parts[1:], parts[0]))
     return rows[0] if len(rows) == 1 else jnp.concatenate(rows)
 
 
-def _low_and_high(row: Array) -> tuple[Array, Array]:
+def _low_and_high(row: Array, group: int) -> tuple[Array, Array]:
     """The inputs [1,I/2] that meet the low and the high halves of the bytes of an int4 row.
 
     They are cut out of one array that XLA must make: from a strided operand the product
     is 6 times slower. Made of pieces that meet elsewhere than they are cut, or XLA sees through.
     """
-    groups = row.reshape(-1, GROUP)
-    half, middle = GROUP // 2, groups.shape[0] // 2
+    groups = row.reshape(-1, group)
+    half, middle = group // 2, groups.shape[0] // 2
     parts = [
         part.reshape(1, -1)
         for side in (groups[:, :half], groups[:, half:])
         for part in (side[:middle], side[middle:])
         if part.shape[0]
     ]
-    both = jnp.concatenate(parts, axis=1)
-    return both[:, : row.shape[1] // 2], both[:, row.shape[1] // 2 :]
+    joint = jnp.concatenate(parts, axis=1)
+    return joint[:, : row.shape[1] // 2], joint[:, row.shape[1] // 2 :]
 
 
 def _largest_divisor(number: int, limit: int) -> int:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..config import Gemma3TextConfig, LayerType
-from .remat import rematerialised
+from .remat import rematerialise
 
 Array = jax.Array
 Tree = Any
@@ -56,11 +56,13 @@ def run_layers(
         for kind in sorted(set(kinds))
     }
     new: list[Tree] = []
-    done = 0
+    first = 0
     if config.scan_layers and (period := repeating_period(kinds)) * 2 <= len(kinds):
-        done = len(kinds) // period * period
-        x, new = _scan(functions, kinds[:period], [w for _, w in weights[:done]], x, shared, states)
-    for index in range(done, len(kinds)):
+        first = len(kinds) // period * period
+        x, new = _scan(
+            functions, kinds[:period], [w for _, w in weights[:first]], x, shared, states
+        )
+    for index in range(first, len(kinds)):
         kind = kinds[index]
         x, state = functions[kind](weights[index][1], x, shared[kind], states[index])
         new.append(state)
@@ -89,7 +91,7 @@ def _layer_function(
 
     layer.__name__ = f"{kind.removesuffix('_attention')}_layer"
     # jit is what makes it a function of the module rather than a copy for each layer.
-    return jax.jit(rematerialised(layer, config.gradient_checkpointing))
+    return jax.jit(rematerialise(layer, config.gradient_checkpointing))
 
 
 def _scan(
@@ -102,8 +104,8 @@ def _scan(
     def stacked(trees: Sequence[Tree]) -> list[Tree]:
         """For each place in the period the trees of its layers, stacked."""
         return [
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees[place:count:size])
-            for place in range(size)
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees[index:count:size])
+            for index in range(size)
         ]
 
     def body(x: Array, slices: tuple[list[Tree], list[Tree]]) -> tuple[Array, list[Tree]]:

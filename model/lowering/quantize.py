@@ -1,6 +1,6 @@
 """Finding the numbers of quantised weights: blocks of rows in, numbers and scales out.
 
-How they are stored is said in quantized.py.
+How they are stored is said in recipes.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ml_dtypes
 import numpy as np
 
-from .quantized import GROUP, Scheme
+from .recipes import Scheme
 
 Quantized = tuple[np.ndarray, np.ndarray]
 """Numbers and scales of some rows, as they are stored."""
@@ -35,9 +35,9 @@ def quantize(blocks: Iterable[np.ndarray], scheme: Scheme, workers: int = 1) -> 
             for block in blocks:
                 yield _int4(block, pool)
         return
-    one = {Scheme.INT8: _int8, Scheme.FP8: _float8}[scheme]
+    quantize_block = {Scheme.INT8: _int8, Scheme.FP8: _float8}[scheme]
     for block in blocks:
-        yield one(block)
+        yield quantize_block(block)
 
 
 def _int8(rows: np.ndarray) -> Quantized:
@@ -61,14 +61,15 @@ def _row_scale(rows: np.ndarray, largest: float) -> np.ndarray:
 
 def _int4(rows: np.ndarray, pool: ThreadPoolExecutor) -> Quantized:
     """Each group takes the scale, of nine tried, with the smallest squared error."""
-    groups = rows.reshape(-1, GROUP)
-    packed = np.empty((len(groups), GROUP // 2), np.uint8)
+    size = Scheme.INT4.group
+    groups = rows.reshape(-1, size)
+    packed = np.empty((len(groups), size // 2), np.uint8)
     scale = np.empty(len(groups), ml_dtypes.bfloat16)
 
     def work(start: int) -> None:
         part = slice(start, start + _GROUPS_AT_ONCE)
         numbers, scale[part] = _best_groups(groups[part])
-        packed[part] = (numbers[: GROUP // 2] | numbers[GROUP // 2 :] << 4).T
+        packed[part] = (numbers[: size // 2] | numbers[size // 2 :] << 4).T
 
     list(pool.map(work, range(0, len(groups), _GROUPS_AT_ONCE)))
     return packed.reshape(len(rows), -1), scale.reshape(len(rows), -1)
@@ -79,8 +80,8 @@ def _best_groups(groups: np.ndarray) -> Quantized:
 
     Groups are laid in columns, so that every operation goes along many of them at once.
     """
-    place = np.argmax(np.abs(groups), axis=1)
-    peak = -np.take_along_axis(groups, place[:, None], axis=1)[:, 0]  # becomes a negative number
+    largest = np.argmax(np.abs(groups), axis=1)
+    peak = -np.take_along_axis(groups, largest[:, None], axis=1)[:, 0]  # becomes a negative number
     groups = np.ascontiguousarray(groups.T)
     unit = _divide(np.ones_like(peak), peak)
     best_error = np.full(len(peak), np.inf, np.float32)
@@ -90,16 +91,16 @@ def _best_groups(groups: np.ndarray) -> Quantized:
         _steps(groups, peak / np.float32(steps), numbers)
         # The scale that fits these numbers best, as it will be stored, and the numbers again.
         fit = _sum(np.multiply(groups, numbers, out=products))
-        fitted = _stored(_divide(fit, _sum(np.multiply(numbers, numbers, out=products))))
-        _steps(groups, fitted, numbers)
+        scale = _as_bfloat16(_divide(fit, _sum(np.multiply(numbers, numbers, out=products))))
+        _steps(groups, scale, numbers)
         # In units of the largest number: squares of large ones would overflow.
-        np.multiply(numbers, fitted, out=products)
+        np.multiply(numbers, scale, out=products)
         np.subtract(groups, products, out=products)
         products *= unit
         error = _sum(np.square(products, out=products))
         better = error < best_error
         np.copyto(best_error, error, where=better)
-        np.copyto(best_scale, fitted, where=better)
+        np.copyto(best_scale, scale, where=better)
     _steps(groups, best_scale, numbers)
     np.copyto(numbers, 0, where=best_scale == 0)  # of numbers that are not finite too
     return (numbers + _INT4).astype(np.uint8), best_scale.astype(ml_dtypes.bfloat16)
@@ -129,5 +130,5 @@ def _divide(value: np.ndarray, by: np.ndarray) -> np.ndarray:
     return np.divide(value, by, out=np.zeros_like(value), where=by != 0)
 
 
-def _stored(scale: np.ndarray) -> np.ndarray:
+def _as_bfloat16(scale: np.ndarray) -> np.ndarray:
     return scale.astype(ml_dtypes.bfloat16).astype(np.float32)

@@ -13,7 +13,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-def rematerialised(
+def rematerialise(
     function: Callable[Arguments, Result], policy: str
 ) -> Callable[Arguments, Result]:
     """`function` under the policy of this name; itself where the policy is NONE.

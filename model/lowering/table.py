@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ..config import LayerType
 from .forms import Form, choose_product
-from .quantized import Scheme
+from .recipes import Scheme
 from .target import Platform
 
 
@@ -112,8 +112,8 @@ class FormTable:
 
     def product(self, case: ProductCase) -> Form:
         """The form to write this product in."""
-        found = self._products.get(case)
-        return found or choose_product(
+        form = self._products.get(case)
+        return form or choose_product(
             case.platform, case.rows, case.scheme, jnp.dtype(case.dtype), case.kernels
         )
 

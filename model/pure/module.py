@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 import jax
 from flax import nnx
 
-from ..lowering.quantized import UNQUANTIZED, ParameterSpec, Recipe, assemble
+from ..lowering.quantized import ParameterSpec, assemble, stored_parameters
+from ..lowering.recipes import UNQUANTIZED, Recipe
 
 Array = jax.Array
 Params = Mapping[str, Array]
@@ -18,38 +19,48 @@ ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 class PureModule(Generic[ModuleT]):
     """The structure of a module, without its numbers."""
 
-    def __init__(self, build: Callable[[nnx.Rngs | None], ModuleT], recipe: Recipe = UNQUANTIZED):
+    def __init__(
+        self, build: Callable[[nnx.Rngs | None], ModuleT], order: Callable[[str], tuple[int, ...]],
+        recipe: Recipe = UNQUANTIZED,
+    ):  # fmt: skip
         """`build(None)` makes the abstract module, `build(rngs)` one with random weights.
 
-        `recipe` says how the weights that `bind` is given are stored.
+        `order` of a weight's name sorts the store; `recipe` says how the weights that `bind` takes
+        are stored.
         """
-        self._build, self._recipe = build, recipe
+        self._build, self._order, self._recipe = build, order, recipe
         self._graph, state = nnx.split(build(None))
         self._paths = {_name(path): path for path, _ in nnx.to_flat_state(state)}
         self._variables = {_name(path): variable for path, variable in nnx.to_flat_state(state)}
 
     def parameters(self) -> list[ParameterSpec]:
-        """Every stored weight, in no particular order."""
-        return [stored for spec in self.unquantized() for stored in self._recipe.stored(spec)]
+        """Every stored weight, in the order of the weight store."""
+        specs = self.checkpoint_parameters()
+        return self._sorted(
+            [part for spec in specs for part in stored_parameters(self._recipe, spec)]
+        )
 
-    def unquantized(self) -> list[ParameterSpec]:
-        """Every weight as the checkpoint has it, in no particular order."""
+    def checkpoint_parameters(self) -> list[ParameterSpec]:
+        """The same as the checkpoint has them, before they are quantised."""
         specs = []
         for name, variable in self._variables.items():
             value, meta = variable.get_value(), variable.get_metadata()
             specs.append(
                 ParameterSpec(name, value.shape, value.dtype, meta["axes"], meta["counts"])
             )
-        return specs
+        return self._sorted(specs)
+
+    def _sorted(self, specs: list[ParameterSpec]) -> list[ParameterSpec]:
+        return sorted(specs, key=lambda spec: (self._order(spec.name), spec.name))
 
     def init(self, seed: int) -> dict[str, Array]:
-        """Random weights by name, not quantised whatever the recipe."""
+        """Random weights by name, with the config's initializer_range; not quantised."""
         flat = nnx.to_flat_state(nnx.state(self._build(nnx.Rngs(params=seed))))
         return {_name(path): variable[...] for path, variable in flat}
 
     def bind(self, params: Params) -> ModuleT:
         """The module with these weights; KeyError when one is missing, others are ignored."""
-        weights = assemble(self._recipe, self.unquantized(), params)
+        weights = assemble(self._recipe, self.checkpoint_parameters(), params)
         flat = [
             (self._paths[name], variable.replace(weights[name]))
             for name, variable in self._variables.items()

@@ -64,8 +64,8 @@ def verify_bundle(
 
     With `compiling`, the largest programs for CPU are compiled to learn what they set aside; not
     for a `plugin`, which would compile them itself. `mesh` and `platform` narrow what is looked at.
-    Raises UsageError for one the bundle lacks, for a plugin that is none, and for goldens that are
-    not there.
+    Raises UsageError for one the bundle lacks, for a file that is not a plugin, and for missing
+    goldens.
     """
     if mesh is not None:
         bundle.mesh(mesh)

@@ -249,8 +249,8 @@ class Session:
         """
         assert self._cache is not None, "checked on entering _at_an_end_if_it_fails"
         bucket = Bucket(program, self._shape.batch, tokens, self._shape.cache)
-        program = self._model.program(bucket)
-        outputs, self._cache = program({**inputs, **self._sampling}, self._cache)
+        loaded = self._model.program(bucket)
+        outputs, self._cache = loaded({**inputs, **self._sampling}, self._cache)
         return outputs
 
     def _add_top(self, tops: list[list[TopTokens]], logits: jax.Array, rows: Iterable[int]) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import jax
 from gemma3_export.artifacts.kernels import register_kernel
 from gemma3_export.export.measure import product_calls, random_weight
-from gemma3_export.model.lowering.forms import FORMS, KERNELS, ROW_BY_ROW, Form
-from gemma3_export.model.lowering.quantized import Scheme
+from gemma3_export.model.lowering.forms import FORMS, KERNEL_TARGETS, ROW_BY_ROW, Form
+from gemma3_export.model.lowering.recipes import Scheme
 from gemma3_export.model.lowering.table import SHIPPED, ProductCase
 from gemma3_export.model.lowering.target import Platform
 from measure import medians, memory_readers
@@ -36,7 +36,7 @@ def main() -> None:
         nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(weight))
         for rows in ROWS:
             forms = [form for form in FORMS[scheme] if _sensible(form, rows)]
-            kernels = any(form.__name__ in KERNELS for form in forms)
+            kernels = any(form.__name__ in KERNEL_TARGETS for form in forms)
             case = ProductCase(Platform.CPU, scheme, dtype, OUT, IN, rows, kernels)
             times = medians({**readers, **product_calls(case, forms, [weight])}, repeats=5)
             rate = limit_bytes / min(times.pop(name) for name in readers)
@@ -51,8 +51,8 @@ def main() -> None:
 
 
 def _sensible(form: Form, rows: int) -> bool:
-    if form.__name__ in KERNELS:
-        return register_kernel(KERNELS[form.__name__])
+    if form.__name__ in KERNEL_TARGETS:
+        return register_kernel(KERNEL_TARGETS[form.__name__])
     return form not in ROW_BY_ROW or rows <= 8
 
 

@@ -18,8 +18,8 @@ import pytest
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
 from gemma3_export.export.lower import Job, lower
 from gemma3_export.export.options import parse_mesh
-from gemma3_export.export.quantize import RECIPES
 from gemma3_export.model.config import Gemma3TextConfig
+from gemma3_export.model.lowering.recipes import RECIPES
 
 CONFIG = Gemma3TextConfig(
     vocab_size=4096, hidden_size=256, intermediate_size=1024, num_hidden_layers=3,

@@ -11,8 +11,9 @@ import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.store import map_weight
 from gemma3_export.export.checkpoint import blocks, open_checkpoint
+from gemma3_export.export.quantize import record
 from gemma3_export.model.lowering.quantize import quantize
-from gemma3_export.model.lowering.quantized import Scheme
+from gemma3_export.model.lowering.recipes import RECIPES, Scheme
 
 from ..model.quantized_weights import dequantized
 from .conftest import Command
@@ -142,6 +143,22 @@ def test_a_bundle_holds_the_checkpoint_in_fewer_bits(
 
 def shape_of(source) -> np.ndarray:
     return np.empty(source.shape, np.int8)
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "layers", "embedding"),
+    [
+        ("int8", 0, "int8, a float32 scale for each output", "int8, a float32 scale"),
+        ("int4", 32, "int4, a bfloat16 scale for each 32 inputs of an output", "int8, a float32"),
+        ("fp8", 0, "float8_e4m3fn, a float32 scale for each output", "int8, a float32 scale"),
+    ],
+)
+def test_the_manifest_says_how_a_recipe_stores(name: str, group: int, layers: str, embedding: str):
+    said = record(RECIPES[name], "none")
+    assert said is not None
+    assert (said.weights, said.group, said.cache) == (name, group, "none")
+    assert f"projections of the layers {layers}; embedding and head {embedding}" in said.rule
+    assert record(RECIPES["none"], "none") is None
 
 
 def test_two_exports_are_the_same_bytes(gemma3_export: Command, checkpoint: Path, tmp_path: Path):

@@ -18,7 +18,7 @@ from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.export import measure, tuning
 from gemma3_export.export.tuned_file import read_tuned
 from gemma3_export.model.config import LayerType
-from gemma3_export.model.lowering.quantized import Scheme
+from gemma3_export.model.lowering.recipes import Scheme
 from gemma3_export.model.lowering.table import SHIPPED, AttentionCase, Blocks, ProductCase
 from gemma3_export.model.lowering.target import Platform
 from gemma3_export.runtime.loading.model import LoadedModel
@@ -267,7 +267,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: tuned([product("row_product", 1, 256, 64, platform="rocm")]),
         "platform: expected one of cpu, cuda, tpu",
     ),
-    "time of a form that is none": (
+    "time of an unknown form": (
         lambda: tuned([PRODUCT | {"seconds": {"best": 1.0}}]), "seconds: expected one of row_pr",
     ),
     "no time at all": (

@@ -13,10 +13,10 @@ import pytest
 from gemma3_export.model.attention import HeadNorms, attention_kernel
 from gemma3_export.model.cache import LayerCache, reach
 from gemma3_export.model.config import LayerType
-from gemma3_export.model.lowering.forms import ATTENTION_KERNEL, KERNELS
+from gemma3_export.model.lowering.forms import ATTENTION_KERNEL, KERNEL_TARGETS
 
 HEAD, EPSILON, SCALE = 64, 1e-6, 0.125
-TARGET = KERNELS[ATTENTION_KERNEL]
+TARGET = KERNEL_TARGETS[ATTENTION_KERNEL]
 Register = Callable[[str], None]
 
 

@@ -17,7 +17,7 @@ from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.export import tuning
 from gemma3_export.export.pipeline import export
 from gemma3_export.model.lowering.forms import (
-    KERNELS,
+    KERNEL_TARGETS,
     Platform,
     bfloat16_kernel,
     int4_kernel,
@@ -25,7 +25,7 @@ from gemma3_export.model.lowering.forms import (
     plain_kernel_products,
     quantized_rows,
 )
-from gemma3_export.model.lowering.quantized import Scheme
+from gemma3_export.model.lowering.recipes import Scheme
 from gemma3_export.model.lowering.table import ProductCase
 from gemma3_export.runtime.loading.model import LoadedModel
 from gemma3_export.runtime.requests.score import score
@@ -100,7 +100,7 @@ def test_a_kernel_is_the_product_with_rounded_activations(
     shape: tuple[int, int, int], scheme: Scheme, library: Path, environment
 ):
     environment(str(library))
-    assert kernels.register_kernel(KERNELS[FORMS[scheme].__name__])
+    assert kernels.register_kernel(KERNEL_TARGETS[FORMS[scheme].__name__])
     rows, outputs, inputs = shape
     weight, values = operands(scheme, outputs, inputs)
     x = np.random.default_rng(rows).normal(size=(rows, inputs)).astype(np.float32)
@@ -120,7 +120,7 @@ def test_a_kernel_takes_several_matrices_of_unequal_size_at_once(
     rows: int, scheme: Scheme, library: Path, environment
 ):
     environment(str(library))
-    assert kernels.register_kernel(KERNELS[FORMS[scheme].__name__])
+    assert kernels.register_kernel(KERNEL_TARGETS[FORMS[scheme].__name__])
     x = jnp.asarray(np.random.default_rng(0).normal(size=(rows, 640)).astype(np.float32))
     weights = [operands(scheme, outputs, 640)[0] for outputs in (1024, 2, 257)]
     together = plain_kernel_products(FORMS[scheme], x, weights)

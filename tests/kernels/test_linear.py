@@ -12,13 +12,13 @@ import pytest
 from gemma3_export.model.lowering.context import LoweringContext
 from gemma3_export.model.lowering.forms import (
     KERNEL_OF,
-    KERNELS,
+    KERNEL_TARGETS,
     Form,
     kernel_products,
     plain_kernel_products,
 )
-from gemma3_export.model.lowering.fusions import AddedNorm, Gated, Normed, Operand, kernel_arguments
-from gemma3_export.model.lowering.quantized import Scheme
+from gemma3_export.model.lowering.fusions import AddNorm, Gate, Norm, Operand, kernel_arguments
+from gemma3_export.model.lowering.recipes import Scheme
 
 from ..model.quantized_weights import random_weight
 
@@ -40,7 +40,7 @@ def weight_of(scheme: Scheme) -> Any:
 def operands(rows: int) -> dict[str, Operand]:
     x, up = normal(1, rows, INPUTS), normal(1, rows, INPUTS) + 1
     weight = normal(INPUTS) * 0.1
-    return {"norm": Normed(x, weight.astype(jnp.bfloat16), 1e-6), "gate": Gated(x * 3, up)}
+    return {"norm": Norm(x, weight.astype(jnp.bfloat16), 1e-6), "gate": Gate(x * 3, up)}
 
 
 @SCHEMES
@@ -51,7 +51,7 @@ def test_what_is_multiplied_is_made_in_the_same_call(
 ):
     form, weight = prepared(scheme, registered)
     operand = operands(rows)[before]
-    written = operand.written(LoweringContext()) if not isinstance(operand, jax.Array) else operand
+    written = operand.lower(LoweringContext()) if not isinstance(operand, jax.Array) else operand
     (expected,) = plain_kernel_products(form, written.reshape(rows, -1), [weight])
     (got,) = kernel_products(form, *kernel_arguments(operand, None, rows), [weight])
     # Rounded activations may fall to either of two steps.
@@ -65,21 +65,21 @@ def test_a_product_is_normed_and_added_in_the_same_call(
 ):
     form, weight = prepared(scheme, registered)
     x = normal(1, rows, INPUTS)
-    after = AddedNorm(normal(1, rows, OUTPUTS), normal(OUTPUTS) * 0.1, 1e-6)
+    after = AddNorm(normal(1, rows, OUTPUTS), normal(OUTPUTS) * 0.1, 1e-6)
     (product,) = plain_kernel_products(form, x.reshape(rows, -1), [weight])
     (got,) = kernel_products(form, *kernel_arguments(x, after, rows), [weight])
-    expected = after.written(product.reshape(1, rows, OUTPUTS))[0]
+    expected = after.apply(product.reshape(1, rows, OUTPUTS))[0]
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_arrays_that_do_not_belong_together_are_refused(registered: Callable[[str], None]):
     form, weight = prepared(Scheme.INT8, registered)
-    operand = Normed(normal(1, 3, INPUTS), normal(INPUTS - 1), 1e-6)
+    operand = Norm(normal(1, 3, INPUTS), normal(INPUTS - 1), 1e-6)
     with pytest.raises(jax.errors.JaxRuntimeError, match="arrays do not belong together"):
         jax.block_until_ready(kernel_products(form, *kernel_arguments(operand, None, 3), [weight]))
 
 
 def prepared(scheme: Scheme, registered: Callable[[str], None]) -> tuple[Form, Any]:
     form = KERNEL_OF[scheme]
-    registered(KERNELS[form.__name__])
+    registered(KERNEL_TARGETS[form.__name__])
     return form, weight_of(scheme)

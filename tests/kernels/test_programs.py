@@ -13,7 +13,7 @@ import pytest
 from gemma3_export.artifacts.manifest import KERNELS, PORTABLE, Bucket, ProgramName, Tensor
 from gemma3_export.export.lower import Job, Lowered, lower
 from gemma3_export.export.options import parse_mesh
-from gemma3_export.export.quantize import RECIPES
+from gemma3_export.model.lowering.recipes import RECIPES
 
 from ..export.test_compiled import CACHE, CONFIG
 

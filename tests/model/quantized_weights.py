@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from gemma3_export.model.lowering.quantized import QuantizedWeight, Scheme
+from gemma3_export.model.lowering.quantized import QuantizedWeight
+from gemma3_export.model.lowering.recipes import Scheme
 
 
 def random_weight(scheme: Scheme, outputs: int, inputs: int, dtype: str) -> QuantizedWeight:

@@ -22,7 +22,7 @@ from gemma3_export.model.lowering.forms import (
     row_product,
     usable_forms,
 )
-from gemma3_export.model.lowering.quantized import Scheme
+from gemma3_export.model.lowering.recipes import Scheme
 from gemma3_export.model.lowering.table import (
     SHIPPED,
     AttentionCase,

@@ -7,8 +7,8 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gemma3_export.model.api.classification import text_lengths
 from gemma3_export.model.cache import init_cache
-from gemma3_export.model.classification import text_lengths
 from gemma3_export.model.lowering.context import LoweringContext
 from gemma3_export.model.pure.causal_lm import CausalLM
 from gemma3_export.model.pure.classifier import SequenceClassifier

@@ -7,18 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from gemma3_export.model.api import (
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextModel,
+)
 from gemma3_export.model.attention import Visibility, attend_within, whole_attention
 from gemma3_export.model.cache import LayerCache
 from gemma3_export.model.config import LayerType
-from gemma3_export.model.decoder import Gemma3ForCausalLM, Gemma3TextModel
 from gemma3_export.model.dropout import Dropout
-from gemma3_export.model.lowering.context import here
-from gemma3_export.model.multimodal import Gemma3ForConditionalGeneration
+from gemma3_export.model.lowering.context import local_context
 from gemma3_export.model.text import Gemma3DecoderLayer
 from gemma3_export.model.vision_config import Gemma3Config
 
 from ..goldens.tiny_vision import TINY_VISION, pixels
-from .api import compiled, ids, small_model
+from .api.models import compiled, ids, small_model
 from .small import SMALL, small_config
 
 FLOAT = jnp.dtype(jnp.float32)
@@ -50,7 +53,7 @@ def test_probabilities_are_dropped_or_divided_by_what_is_kept():
     visible = Visibility.of(LayerType.FULL, S, 9, jnp.full(1, S, jnp.int32), T, None)
 
     def mixed(dropout: Dropout | None) -> np.ndarray:
-        out = whole_attention(query, new, held, visible, 0.25, None, here(), dropout)
+        out = whole_attention(query, new, held, visible, 0.25, None, local_context(), dropout)
         return np.asarray(out)[0, :, :, : S + T]
 
     plain, share = mixed(None), []

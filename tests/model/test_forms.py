@@ -18,7 +18,7 @@ from gemma3_export.model.lowering.forms import (
     narrow_product,
     row_product,
 )
-from gemma3_export.model.lowering.quantized import Scheme
+from gemma3_export.model.lowering.recipes import Scheme
 
 # float32 rounds the sum; a bfloat16 activation is rounded to 8 bits on top.
 TOLERANCE = {"float32": 2e-6, "bfloat16": 4e-3}

@@ -12,7 +12,8 @@ from gemma3_export.model.config import (
     Gemma3TextConfig,
     LayerType,
 )
-from gemma3_export.model.pure.causal_lm import CausalLM, ParameterSpec
+from gemma3_export.model.lowering.quantized import ParameterSpec
+from gemma3_export.model.pure.causal_lm import CausalLM
 
 VISION_TOWER = 416_866_032
 VISION_WIDTH = 1152

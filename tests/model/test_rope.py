@@ -10,8 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gemma3_export.model.api import Gemma3TextModel
 from gemma3_export.model.config import PUBLISHED_SIZES, LayerType
-from gemma3_export.model.decoder import Gemma3TextModel
 from gemma3_export.model.rope import apply_rope, local_frequencies, rope_tables
 
 from .small import small_config

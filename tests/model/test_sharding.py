@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import pytest
 from gemma3_export.model.config import Gemma3TextConfig
-from gemma3_export.model.pure.causal_lm import CausalLM, ParameterSpec
+from gemma3_export.model.lowering.quantized import ParameterSpec
+from gemma3_export.model.pure.causal_lm import CausalLM
 from gemma3_export.model.sharding import (
     ACTIVATION,
     DATA_MODEL_AXES,

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from gemma3_export.model.api import Gemma3ForCausalLM
 from gemma3_export.model.cache import init_cache
 from gemma3_export.model.config import ConfigError, Gemma3TextConfig, GradientCheckPointers
-from gemma3_export.model.decoder import Gemma3ForCausalLM
 from gemma3_export.model.lowering.context import LoweringContext
 from gemma3_export.model.pure.causal_lm import CausalLM
 from gemma3_export.model.pure.module import Params

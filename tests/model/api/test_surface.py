@@ -12,31 +12,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from gemma3_export.model.classification import Gemma3ForSequenceClassification
+from gemma3_export.model.api import (
+    Gemma3CausalLMOutputWithPast,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3ForSequenceClassification,
+    Gemma3Model,
+    Gemma3ModelOutputWithPast,
+    Gemma3TextModel,
+    ModelOutput,
+    TransformerCache,
+    load_weights,
+)
+from gemma3_export.model.api.loading import weight_name
 from gemma3_export.model.config import (
     ConfigError,
     EasyDeLGradientCheckPointers,
     Gemma3TextConfig,
 )
-from gemma3_export.model.decoder import Gemma3ForCausalLM, Gemma3TextModel
-from gemma3_export.model.loading import load_weights, weight_name
-from gemma3_export.model.lowering.context import here
+from gemma3_export.model.lowering.context import local_context
 from gemma3_export.model.lowering.quantized import QuantizedWeight
-from gemma3_export.model.multimodal import Gemma3ForConditionalGeneration, Gemma3Model
-from gemma3_export.model.outputs import (
-    Gemma3CausalLMOutputWithPast,
-    Gemma3ModelOutputWithPast,
-    ModelOutput,
-)
-from gemma3_export.model.past import TransformerCache
 from gemma3_export.model.sharding import NAMED_AXES, get_partition_rules, match_partition_rule
 from gemma3_export.model.text import Gemma3RMSNorm
 from gemma3_export.model.vision_config import Gemma3Config, SiglipVisionConfig
 from jax.sharding import PartitionSpec as P
 
-from ..goldens.tiny_vision import TINY_VISION, pixels, vision_weights
-from .api import compiled, ids, small_model, tiny_model
-from .small import SMALL, small_config
+from ...goldens.tiny_vision import TINY_VISION, pixels, vision_weights
+from ..small import SMALL, small_config
+from .models import compiled, ids, small_model, tiny_model
 
 FLOAT = jnp.dtype(jnp.float32)
 SEEING = Gemma3Config.from_dict(TINY_VISION["image"])
@@ -311,7 +314,7 @@ def test_bits_keep_matrices_in_fewer_bits_and_change_little(bits: int, bound: fl
     # One projection: whole tiny models amplify what random weights round away.
     x = np.random.default_rng(2).normal(size=(1, 64)).astype(np.float32)
     full = exact.model.layers[0].self_attn.q_proj.weight[...]
-    rounded = here().product(jnp.asarray(x), layer, "heads")
+    rounded = local_context().product(jnp.asarray(x), layer, "heads")
     error = np.abs(np.asarray(rounded) - x @ np.asarray(full).T).max()
     assert 0 < error < bound
     losses = [compiled(m)(ids([2, 5, 6]), labels=ids([2, 5, 6])).loss for m in (model, exact)]

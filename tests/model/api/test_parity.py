@@ -5,24 +5,23 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gemma3_export.model.decoder import Gemma3TextModel
-from gemma3_export.model.outputs import Gemma3ModelOutputWithPast
+from gemma3_export.model.api import Gemma3ModelOutputWithPast, Gemma3TextModel
 
-from ..goldens import tiny
-from ..goldens.loader import (
+from ...goldens import tiny
+from ...goldens.loader import (
     classifier_cases,
     image_classifier_rows,
     output_cases,
     vision_cases,
 )
-from ..goldens.tiny_heads import CLASSIFIERS, classifier_weights
-from ..goldens.tiny_vision import (
+from ...goldens.tiny_heads import CLASSIFIERS, classifier_weights
+from ...goldens.tiny_vision import (
     IMAGE_CLASSIFIER,
     TINY_VISION,
     pixels,
     vision_weights,
 )
-from .api import classifier, compiled, ids, left_padded, tiny_model, tiny_seeing
+from .models import classifier, compiled, ids, left_padded, tiny_model, tiny_seeing
 
 TOLERANCE = 1e-4
 SEES = [name for name in output_cases() if name in TINY_VISION]

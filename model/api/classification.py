@@ -8,33 +8,31 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .batch import last_place, row_at
-from .cache import KVCache
-from .config import Gemma3TextConfig
-from .decoder import Gemma3TextModel
+from ..config import Gemma3TextConfig
+from ..head import Classifier
+from ..lowering.context import local_context
+from ..text import Linear
+from ..vision_config import Gemma3Config
+from .cache import TransformerCache
 from .generation import GenerationMixin
-from .image_mask import SoftTokens
 from .loss import LossMetrics, classification_loss
-from .lowering.context import LoweringContext, here
 from .multimodal import Gemma3Model
 from .outputs import Gemma3SequenceClassifierOutputWithPast
-from .past import TransformerCache
-from .text import Gemma3TextScaledWordEmbedding, Linear
-from .vision_config import Gemma3Config
+from .text import Gemma3TextModel
 
 Array = jax.Array
 
 
 def text_lengths(tokens: Array, pad_token_id: int) -> Array:
-    """Places up to the rightmost token that is not padding: tokens [B,T] -> [B] int32.
+    """Tokens up to the rightmost that is not padding: tokens [B,T] -> [B] int32.
 
-    A row of nothing but padding has one, as in Hugging Face transformers.
+    A row of padding alone counts as one token, as in Hugging Face transformers.
     """
-    place = jnp.arange(1, tokens.shape[1] + 1, dtype=jnp.int32)
-    return jnp.maximum(jnp.max(jnp.where(tokens != pad_token_id, place, 0), axis=1), 1)
+    count = jnp.arange(1, tokens.shape[1] + 1, dtype=jnp.int32)
+    return jnp.maximum(jnp.max(jnp.where(tokens != pad_token_id, count, 0), axis=1), 1)
 
 
-class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
+class Gemma3ForSequenceClassification(Classifier[Gemma3TextModel | Gemma3Model], GenerationMixin):
     """Scores of classes after the last token of a text; config.num_labels counts them.
 
     With a Gemma3Config the text may have images.
@@ -47,31 +45,10 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
         """As Gemma3TextModel."""
         self.config, self.dtype = config, jnp.dtype(dtype)
         if isinstance(config, Gemma3Config):
-            self.model = Gemma3Model(config, dtype, param_dtype, precision, rngs=rngs)
+            model = Gemma3Model(config, dtype, param_dtype, precision, rngs=rngs)
         else:
-            self.model = Gemma3TextModel(config, dtype, param_dtype, precision, rngs=rngs)
-        text = self.text_config
-        shape, axes = (text.num_labels, text.hidden_size), ("labels", "pooled")
-        self.score = Linear(shape, axes, text, dtype, rngs)
-
-    @property
-    def text_config(self) -> Gemma3TextConfig:
-        """The text stack's config."""
-        config = self.config
-        return config.text_config if isinstance(config, Gemma3Config) else config
-
-    def extend(
-        self, tokens: Array, start: Array, length: Array, cache: KVCache,
-        context: LoweringContext, soft: SoftTokens | None = None,
-    ) -> tuple[Array, KVCache]:  # fmt: skip
-        """Read a chunk of each row: see Gemma3TextModel.extend for the arguments.
-
-        Returns:
-          Logits of the classes [B,C] float32 after the last valid token of each row's chunk, and
-          the cache with the chunk. final_logit_softcapping is for tokens and not applied.
-        """
-        hidden, cache = self.get_decoder().extend(tokens, start, length, cache, context, soft)
-        return self.score(row_at(hidden, last_place(length)), context), cache
+            model = Gemma3TextModel(config, dtype, param_dtype, precision, rngs=rngs)
+        super().__init__(model, config.get_text_config(), dtype, rngs)
 
     def __call__(
         self, input_ids: Array, attention_mask: Array | None = None,
@@ -80,10 +57,11 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
         output_attentions: bool | None = None, output_hidden_states: bool | None = None,
         labels: Array | None = None, rngs: nnx.Rngs | None = None,
     ) -> Gemma3SequenceClassifierOutputWithPast:  # fmt: skip
-        """Classify texts [B,T]; each is read up to its rightmost token that is no padding.
+        """Classify texts [B,T]; each is read up to its rightmost token that is not padding.
 
         labels [B] ask for the loss: the class of each row, -100 for none, or with one class a
-        number. Other arguments as in Gemma3Model. Raises ValueError for images without eyes.
+        number. Other arguments as in Gemma3Model. Raises ValueError for images where
+        there is no vision tower.
         """
         if isinstance(self.model, Gemma3Model):
             output = self.model(
@@ -98,10 +76,10 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
                 output_attentions, output_hidden_states, rngs,
             )  # fmt: skip
         last = text_lengths(input_ids, self.text_config.pad_token_id) - 1
-        logits = self.score(row_at(output["last_hidden_state"], last), here())
+        logits = self.score_at(output["last_hidden_state"], last, local_context())
         loss = None if labels is None else classification_loss(logits, labels)
-        rest = {name: value for name, value in output.items() if name != "last_hidden_state"}
-        return Gemma3SequenceClassifierOutputWithPast(loss=loss, logits=logits, **rest)
+        fields = {name: value for name, value in output.items() if name != "last_hidden_state"}
+        return Gemma3SequenceClassifierOutputWithPast(loss=loss, logits=logits, **fields)
 
     def compute_loss(
         self, *, labels: Array, loss_config: None = None, loss_kwargs: None = None, **batch: Any
@@ -120,10 +98,6 @@ class Gemma3ForSequenceClassification(nnx.Module, GenerationMixin):
     def get_decoder(self) -> Gemma3TextModel:
         """The text stack."""
         return self.model.get_decoder()
-
-    def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
-        """The token embeddings."""
-        return self.model.get_embedding()
 
     def get_lm_head(self) -> nnx.Module:
         """There is none: raises NotImplementedError."""

@@ -11,10 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from gemma3_export.model.classification import Gemma3ForSequenceClassification
+from gemma3_export.model.api import (
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3ForSequenceClassification,
+    Gemma3Model,
+    Gemma3TextModel,
+)
 from gemma3_export.model.config import LayerType
-from gemma3_export.model.decoder import Gemma3ForCausalLM, Gemma3TextModel
-from gemma3_export.model.multimodal import Gemma3ForConditionalGeneration, Gemma3Model
 from gemma3_export.model.text import (
     Gemma3Attention,
     Gemma3DecoderLayer,
@@ -24,10 +28,10 @@ from gemma3_export.model.text import (
 from gemma3_export.model.vision import Gemma3MultiModalProjector
 from gemma3_export.model.vision_config import Gemma3Config
 
-from ..goldens.loader import output_cases, vision_cases
-from ..goldens.tiny_vision import TINY_VISION, pixels
-from .api import compiled, ids, left_padded, small_model, tiny_model, tiny_seeing
-from .small import SMALL, small_config
+from ...goldens.loader import output_cases, vision_cases
+from ...goldens.tiny_vision import TINY_VISION, pixels
+from ..small import SMALL, small_config
+from .models import compiled, ids, left_padded, small_model, tiny_model, tiny_seeing
 
 TOLERANCE = 1e-4
 READS = ["default", "image"]

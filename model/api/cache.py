@@ -1,4 +1,4 @@
-"""TransformerCache: keys and values as users of the modules hold them between calls."""
+"""TransformerCache: keys and values as users of the modules keep them between calls."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
-from .cache import KVCache, LayerCache, cache_slots
-from .config import Gemma3TextConfig
+from ..cache import KVCache, LayerCache, cache_slots
+from ..config import Gemma3TextConfig
 
 Array = jax.Array
 
 
 class KeysAndValues(NamedTuple):
-    """Of one layer, each [B,K,S,H]."""
+    """The keys and values of one layer, each [B,K,S,H]."""
 
     key: Array
     value: Array
@@ -43,7 +43,7 @@ class CacheMetadata:
 class TransformerCache:
     """The KV cache of a batch, a pytree; `key, value = cache[i]` are layer i's, [B,K,S,H] each.
 
-    Padding is never written: each row's tokens stand at positions 0, 1, ... whatever its padding.
+    Padding is never written: each row's tokens are at positions 0, 1, ... whatever its padding.
     """
 
     layers: KVCache
@@ -88,9 +88,7 @@ class TransformerCache:
 
         def layer(slots: int) -> LayerCache:
             shape = (metadata.batch_size, metadata.num_key_value_heads, slots, metadata.head_dim)
-            empty = (
-                place(part, jnp.zeros(shape, metadata.dtype), shardings) for part in _PARTS[:2]
-            )
+            empty = (put(part, jnp.zeros(shape, metadata.dtype), shardings) for part in _PARTS[:2])
             return LayerCache(*empty)
 
         rows = metadata.batch_size
@@ -98,7 +96,7 @@ class TransformerCache:
             starts = jnp.broadcast_to(jnp.asarray(starts, jnp.int32), (rows,))
         return cls(
             tuple(map(layer, metadata.slots)),
-            place("positions", jnp.zeros(rows, jnp.int32), shardings), jnp.int32(0), starts,
+            put("positions", jnp.zeros(rows, jnp.int32), shardings), jnp.int32(0), starts,
             metadata.max_length, metadata.pad_token_id,
         )  # fmt: skip
 
@@ -123,10 +121,10 @@ def _keys_and_values(layer: LayerCache) -> KeysAndValues:
 _PARTS = ("key", "value", "positions")
 
 
-def place(part: str, array: Array, shardings: Mapping[str, Sharding] | None) -> Array:
-    """The array where `shardings` wants that part, or where it is."""
-    wanted = (shardings or {}).get(part)
-    return array if wanted is None else jax.device_put(array, wanted)
+def put(part: str, array: Array, shardings: Mapping[str, Sharding] | None) -> Array:
+    """The array, moved to the sharding of that part if there is one."""
+    sharding = (shardings or {}).get(part)
+    return array if sharding is None else jax.device_put(array, sharding)
 
 
 def cache_metadata(
@@ -157,6 +155,6 @@ def cache_metadata(
 
 
 def leading_padding(array: Array, padding_id: int) -> Array:
-    """How many tokens before the first that is not padding: array [B,T] -> [B] int32."""
+    """The number of padding tokens at the beginning of each row: array [B,T] -> [B] int32."""
     pads = jnp.cumprod((array == padding_id).astype(jnp.int32), axis=-1)
     return jnp.sum(pads, axis=-1, dtype=jnp.int32)

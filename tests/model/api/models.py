@@ -8,16 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gemma3_export.model.classification import Gemma3ForSequenceClassification
+from gemma3_export.model.api import (
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3ForSequenceClassification,
+    load_weights,
+)
 from gemma3_export.model.config import Gemma3TextConfig
-from gemma3_export.model.decoder import Gemma3ForCausalLM
-from gemma3_export.model.loading import load_weights
-from gemma3_export.model.multimodal import Gemma3ForConditionalGeneration
 from gemma3_export.model.vision_config import Gemma3Config
 
-from ..goldens import tiny
-from ..goldens.tiny_vision import TINY_VISION, vision_weights
-from .small import small_config, small_weights
+from ...goldens import tiny
+from ...goldens.tiny_vision import TINY_VISION, vision_weights
+from ..small import small_config, small_weights
 
 
 def small_model(**changes: Any) -> Gemma3ForCausalLM:

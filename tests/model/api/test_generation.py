@@ -7,16 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from gemma3_export.model.decoder import Gemma3ForCausalLM, Gemma3TextModel
-from gemma3_export.model.multimodal import Gemma3Model
-from gemma3_export.model.outputs import Gemma3ModelOutputWithPast
-from gemma3_export.model.past import TransformerCache
+from gemma3_export.model.api import (
+    Gemma3ForCausalLM,
+    Gemma3Model,
+    Gemma3ModelOutputWithPast,
+    Gemma3TextModel,
+    TransformerCache,
+)
 from gemma3_export.model.vision_config import Gemma3Config
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..goldens.tiny_vision import TINY_VISION
-from .api import compiled, ids, left_padded, small_model
-from .small import SMALL, reference_logits, small_config, small_weights
+from ...goldens.tiny_vision import TINY_VISION
+from ..small import SMALL, reference_logits, small_config, small_weights
+from .models import compiled, ids, left_padded, small_model
 
 ROWS = [[5, 9, 3, 17, 8, 40, 2, 71, 33], [6, 11, 4]]
 WEIGHTS = small_weights(SMALL)

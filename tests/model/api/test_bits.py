@@ -7,18 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from gemma3_export.model.classification import Gemma3ForSequenceClassification
-from gemma3_export.model.decoder import Gemma3ForCausalLM, Gemma3TextModel
-from gemma3_export.model.loading import load_weights, quantize_weights
-from gemma3_export.model.lowering.quantized import QuantizedWeight, Scheme, scaled, unpacked
-from gemma3_export.model.multimodal import Gemma3ForConditionalGeneration
+from gemma3_export.model.api import (
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3ForSequenceClassification,
+    Gemma3TextModel,
+    load_weights,
+    quantize_weights,
+)
+from gemma3_export.model.lowering.quantized import QuantizedWeight, apply_scales, unpack
+from gemma3_export.model.lowering.recipes import Scheme
 from gemma3_export.model.pure.causal_lm import CausalLM
 from gemma3_export.model.pure.classifier import SequenceClassifier
 from gemma3_export.model.vision_config import Gemma3Config
 
-from ..goldens.tiny_vision import TINY_VISION
-from .api import compiled, ids, small_model
-from .small import small_config, small_weights
+from ...goldens.tiny_vision import TINY_VISION
+from ..small import small_config, small_weights
+from .models import compiled, ids, small_model
 
 FLOAT = jnp.dtype(jnp.float32)
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "tie_word_embeddings": False}
@@ -52,8 +57,8 @@ def test_random_weights_are_kept_in_the_bits_of_the_config(kind: type, bits: int
         wanted = layer if "_proj" in name else Scheme.INT8
         assert scheme == (Scheme.NONE if name == "score.weight" else wanted), name
     own, exact = (m.get_decoder().layers[0].mlp.up_proj.weight.get_value() for m in (model, plain))
-    numbers = unpacked(own.numbers) if bits == 4 else own.numbers
-    error = np.abs(scaled(numbers, own.scale) - exact)  # the same random numbers, rounded
+    numbers = unpack(own.numbers, 32) if bits == 4 else own.numbers
+    error = np.abs(apply_scales(numbers, own.scale) - exact)  # the same random numbers, rounded
     assert 0 < error.max() < (0.3 if bits == 4 else 0.01)
     tokens = ids([5, 9, 3])
     name = "last_hidden_state" if kind is Gemma3TextModel else "logits"

@@ -1,4 +1,4 @@
-"""What models give back: pytrees with names, places and a way through JSON."""
+"""Outputs of models: pytrees with fields by name and by index, and conversion to JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .past import TransformerCache
+from .cache import TransformerCache
 
 Array = jax.Array
 OutputT = TypeVar("OutputT", bound="ModelOutput")
@@ -34,7 +34,7 @@ class ModelOutput(Mapping[str, Any]):
         return self is other
 
     def __getitem__(self, key: str | int | slice) -> Any:
-        """A field that is not None by name, or by its place among those. Raises KeyError."""
+        """A field that is not None by name, or by its index among those. Raises KeyError."""
         if isinstance(key, str):
             value = getattr(self, key) if key in self._names() else None
             if value is None:
@@ -53,7 +53,7 @@ class ModelOutput(Mapping[str, Any]):
         return tuple(getattr(self, name) for name in self)
 
     def replace(self: OutputT, **changes: Any) -> OutputT:
-        """A copy with some fields changed; raises TypeError for a name that is no field."""
+        """A copy with some fields changed; raises TypeError for a name that is not a field."""
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class ModelOutput(Mapping[str, Any]):
 
     @classmethod
     def from_dict(cls: type[OutputT], data: Mapping[str, Any]) -> OutputT:
-        """The inverse of `to_dict`; raises TypeError for a name that is no field."""
+        """The inverse of `to_dict`; raises TypeError for a name that is not a field."""
         values = dict(data)
         if isinstance(values.get("past_key_values"), Mapping):
             values["past_key_values"] = TransformerCache.from_dict(values["past_key_values"])

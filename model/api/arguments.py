@@ -1,4 +1,4 @@
-"""Arguments that EasyDeL's classes take and these cannot mean: refused in one line."""
+"""Arguments of EasyDeL's classes that have no meaning here: refused in one line."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 
 def require_one_dtype(dtype: Any, param_dtype: Any, precision: Any) -> None:
-    """Hold a constructor's `param_dtype` and `precision` against what there is.
+    """Check a constructor's `param_dtype` and `precision`: there is one dtype.
 
     Weights are kept in `dtype`, products add up in float32. Raises TypeError for another
-    param_dtype, for any precision, and for random streams in their places.
+    param_dtype, for any precision, and for random streams passed as either.
     """
     if param_dtype is not None:
         try:

@@ -1,4 +1,4 @@
-"""What every model that generates shares: a cache, and the inputs of one step after another."""
+"""What all models that generate share: a cache, and the inputs of each call."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
-from .config import Gemma3TextConfig
-from .past import CacheMetadata, TransformerCache, cache_metadata, leading_padding, place
+from ..config import Gemma3TextConfig
+from .cache import CacheMetadata, TransformerCache, cache_metadata, leading_padding, put
 
 Array = jax.Array
 
@@ -27,11 +27,7 @@ class GenerationMixin:
     """
 
     dtype: jnp.dtype
-
-    @property
-    def text_config(self) -> Gemma3TextConfig:
-        """The text stack's config."""
-        raise NotImplementedError
+    text_config: Gemma3TextConfig
 
     @staticmethod
     def compute_prefill_length(array: Array, padding_id: int) -> Array:
@@ -85,22 +81,22 @@ class GenerationMixin:
             valid = jnp.arange(tokens, dtype=jnp.int32)[None, :] >= first[:, None]
         else:
             valid, starts = input_ids != pad_token_id, leading_padding(input_ids, pad_token_id)
-        ahead = jnp.ones((batch, max(0, max_length - tokens)), bool)
+        future = jnp.ones((batch, max(0, max_length - tokens)), bool)
         inputs: dict[str, Any] = {
             "past_key_values": self.init_cache(
                 batch, max_length, starts, shardings, pad_token_id
             ),
-            "attention_mask": place(
-                "positions", jnp.concatenate([valid, ahead], axis=1), shardings
+            "attention_mask": put(
+                "positions", jnp.concatenate([valid, future], axis=1), shardings
             ),
-            "position_ids": place("positions", positions_of(valid), shardings),
+            "position_ids": put("positions", positions_of(valid), shardings),
         }  # fmt: skip
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         return self.prepare_inputs_for_call(**inputs)
 
     def prepare_inputs_for_call(self, **inputs: Any) -> dict[str, Any]:
-        """The last word of a subclass on the arguments of a first call: here they stay."""
+        """A hook for subclasses: the arguments of a first call, here unchanged."""
         return inputs
 
     def update_inputs_for_generation(
@@ -109,16 +105,16 @@ class GenerationMixin:
         """Keyword arguments of the next call, for one token of each row.
 
         The cache is that of `model_outputs`, positions go on by one, and what belongs to the
-        prompt alone (images, token types, embeddings) is gone.
+        prompt alone (images, token types, embeddings) is left out.
         """
-        gone = ("pixel_values", "token_type_ids", "inputs_embeds")
-        kept = {name: value for name, value in model_kwargs.items() if name not in gone}
-        return kept | {
+        prompt_only = ("pixel_values", "token_type_ids", "inputs_embeds")
+        inputs = {name: value for name, value in model_kwargs.items() if name not in prompt_only}
+        return inputs | {
             "past_key_values": model_outputs.past_key_values,
             "position_ids": model_kwargs["position_ids"][:, -1:] + 1,
         }
 
 
 def positions_of(valid: Array) -> Array:
-    """Positions that count what is valid [B,T] bool; 0 before the first. -> [B,T] int32."""
+    """Positions that count valid tokens [B,T] bool; 0 before the first. -> [B,T] int32."""
     return jnp.maximum(jnp.cumsum(valid.astype(jnp.int32), axis=1, dtype=jnp.int32) - 1, 0)

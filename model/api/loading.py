@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .config import Gemma3TextConfig
-from .lowering.quantize import quantize
-from .lowering.quantized import BY_BITS, GROUP, UNQUANTIZED, Matrix, QuantizedWeight, Recipe, Scheme
-from .vision_config import Gemma3Config
+from ..config import Gemma3TextConfig
+from ..lowering.quantize import quantize
+from ..lowering.quantized import Matrix, QuantizedWeight
+from ..lowering.recipes import RECIPES, UNQUANTIZED, Recipe, Scheme, recipe_name
+from ..vision_config import Gemma3Config
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
@@ -32,7 +33,7 @@ def load_weights(module: ModuleT, weights: Mapping[str, np.ndarray]) -> ModuleT:
       KeyError: a weight is missing.
       ValueError: one has another shape, or cannot be quantised.
     """
-    recipe = BY_BITS[_bits(module)]
+    recipe = RECIPES[recipe_name(_bits(module))]
     graph, state = nnx.split(module)
     flat = []
     for path, variable in nnx.to_flat_state(state):
@@ -42,28 +43,28 @@ def load_weights(module: ModuleT, weights: Mapping[str, np.ndarray]) -> ModuleT:
             raise ValueError(
                 f"{name}: expected shape {list(expected.shape)}, got {list(value.shape)}"
             )
-        flat.append((path, variable.replace(_stored(name, value, expected.dtype, recipe))))
+        flat.append((path, variable.replace(_store(name, value, expected.dtype, recipe))))
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
 def quantize_weights(module: ModuleT) -> ModuleT:
     """The module itself, its matrices kept in the `bits` of its config; for 4 and 8.
 
-    Models do it to the random weights they begin with. Those that are quantised stay as they are.
+    Models with random weights call it themselves. Weights already quantised stay as they are.
     Raises ValueError for weights that are not known: abstract ones, and while tracing.
     """
-    recipe = BY_BITS[_bits(module)]
+    recipe = RECIPES[recipe_name(_bits(module))]
     for path, variable in nnx.iter_graph(module):
         if not isinstance(variable, nnx.Param) or recipe == UNQUANTIZED:
             continue
         name, value = weight_name(".".join(str(part) for part in path)), variable.get_value()
         if recipe.scheme(name) == Scheme.NONE or isinstance(value, QuantizedWeight):
             continue
-        variable.set_value(_stored(name, _numbers(name, value), value.dtype, recipe))
+        variable.set_value(_store(name, _known_numbers(name, value), value.dtype, recipe))
     return module
 
 
-def _numbers(name: str, value: jax.Array | jax.ShapeDtypeStruct) -> np.ndarray:
+def _known_numbers(name: str, value: jax.Array | jax.ShapeDtypeStruct) -> np.ndarray:
     """A weight's numbers; ValueError where they are not known."""
     try:
         if not isinstance(value, jax.ShapeDtypeStruct):
@@ -78,11 +79,11 @@ def _numbers(name: str, value: jax.Array | jax.ShapeDtypeStruct) -> np.ndarray:
 
 def require_bits(config: Gemma3TextConfig, matrix: Matrix) -> None:
     """Raise ValueError where a layer's matrix is not kept in the bits that the config asks for."""
-    wanted = BY_BITS[config.bits].layers
-    kept = matrix.scheme if isinstance(matrix, QuantizedWeight) else Scheme.NONE
-    if kept != wanted:
+    expected = RECIPES[recipe_name(config.bits)].layers
+    actual = matrix.scheme if isinstance(matrix, QuantizedWeight) else Scheme.NONE
+    if actual != expected:
         raise ValueError(
-            f"config.bits is {config.bits}, and the weights are kept as {kept}: load them again "
+            f"config.bits is {config.bits}, and the weights are kept as {actual}: load them again "
             f"(load_weights), or quantise them (quantize_weights), after bits is set"
         )
 
@@ -90,8 +91,8 @@ def require_bits(config: Gemma3TextConfig, matrix: Matrix) -> None:
 def weight_name(path: str) -> str:
     """The canonical name of the weight at a module's path.
 
-    The multimodal modules keep the text stack one level deeper, the text model is without the
-    level of its head.
+    The text stack is one level deeper in the multimodal modules, and one level higher in the text
+    model without a head.
     """
     path = path.removeprefix("model.")
     if path.startswith(("vision_tower.", "multi_modal_projector.", "lm_head.", "score.")):
@@ -104,13 +105,13 @@ def _bits(module: nnx.Module) -> int | None:
     return config.get_text_config().bits
 
 
-def _stored(
+def _store(
     name: str, value: np.ndarray, dtype: jnp.dtype, recipe: Recipe
 ) -> jnp.ndarray | QuantizedWeight:
     scheme = recipe.scheme(name)
     if scheme == Scheme.NONE:
         return jnp.asarray(value).astype(dtype)
-    if scheme == Scheme.INT4 and value.shape[1] % GROUP:
-        raise ValueError(f"{name}: bits=4 needs inputs in groups of {GROUP}, got {value.shape[1]}")
+    if (group := scheme.group) and value.shape[1] % group:
+        raise ValueError(f"{name}: bits=4 needs inputs in groups of {group}, got {value.shape[1]}")
     ((numbers, scale),) = quantize([value.astype(np.float32)], scheme)
     return QuantizedWeight(jnp.asarray(numbers), jnp.asarray(scale), scheme, dtype)

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ..goldens.loader import output_cases
-from ..goldens.tiny_heads import CLASSIFIERS, classifier_weights
-from .api import classifier, compiled, ids, left_padded, small_model, tiny_model
-from .small import SMALL, reference_logits, small_weights
+from ...goldens.loader import output_cases
+from ...goldens.tiny_heads import CLASSIFIERS, classifier_weights
+from ..small import SMALL, reference_logits, small_weights
+from .models import classifier, compiled, ids, left_padded, small_model, tiny_model
 
 ROWS = [[5, 9, 3, 17, 8, 40, 2, 71, 33], [6, 11, 4, 9]]
 

@@ -8,21 +8,20 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from gemma3_export.model.api import Gemma3ForConditionalGeneration, Gemma3TextModel
 from gemma3_export.model.config import (
     ConfigError,
     EasyDeLGradientCheckPointers,
     Gemma3TextConfig,
     LayerType,
 )
-from gemma3_export.model.decoder import Gemma3TextModel
-from gemma3_export.model.multimodal import Gemma3ForConditionalGeneration
 from gemma3_export.model.vision_config import Gemma3Config, SiglipVisionConfig
 from jax.sharding import PartitionSpec as P
 
-from ..goldens.tiny_vision import TINY_VISION
-from .api import compiled, ids, small_model
-from .small import small_config
-from .test_config import REFUSED
+from ...goldens.tiny_vision import TINY_VISION
+from ..small import small_config
+from ..test_config import REFUSED
+from .models import compiled, ids, small_model
 
 FIELDS = {field.name for field in dataclasses.fields(Gemma3TextConfig)}
 NULL = ("rope_scaling", "final_logit_softcapping", "attn_logit_softcapping", "layer_types")

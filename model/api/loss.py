@@ -16,7 +16,7 @@ IGNORED = -100
 
 
 class LossMetrics(NamedTuple):
-    """The second of what compute_loss gives."""
+    """The second value that compute_loss returns."""
 
     loss: Array
     """[] float32."""
@@ -28,21 +28,21 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     logits [...,V], labels [...] int.
     """
     logits = logits.astype(jnp.float32)
-    kept = labels != IGNORED
-    index = jnp.where(kept, labels, 0)[..., None]
-    chosen = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
-    loss = jax.nn.logsumexp(logits, axis=-1) - chosen
-    count = jnp.sum(kept.astype(jnp.float32))
-    return jnp.sum(jnp.where(kept, loss, 0.0)) / count
+    counts = labels != IGNORED
+    index = jnp.where(counts, labels, 0)[..., None]
+    label_logit = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
+    loss = jax.nn.logsumexp(logits, axis=-1) - label_logit
+    count = jnp.sum(counts.astype(jnp.float32))
+    return jnp.sum(jnp.where(counts, loss, 0.0)) / count
 
 
 def next_token_loss(logits: Array, labels: Array, valid: Array) -> Array:
-    """Of logits [B,T,V] and labels [B,T]: place t is held against label t + 1. [] float32.
+    """Of logits [B,T,V] and labels [B,T]: logits t are compared with label t + 1. [] float32.
 
-    Only where both are tokens by `valid` [B,T] bool: what follows padding has nothing to go by.
+    Only where both are tokens by `valid` [B,T] bool: nothing predicts the first after padding.
     """
-    wanted = jnp.where(valid[:, :-1] & valid[:, 1:], labels[:, 1:], IGNORED)
-    return cross_entropy(logits[:, :-1], wanted)
+    targets = jnp.where(valid[:, :-1] & valid[:, 1:], labels[:, 1:], IGNORED)
+    return cross_entropy(logits[:, :-1], targets)
 
 
 def classification_loss(logits: Array, labels: Array) -> Array:

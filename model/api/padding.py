@@ -1,4 +1,4 @@
-"""A user's batch, padded anywhere, as the chunk that the layers take: padding behind the tokens.
+"""A batch padded on either side, as the layers take it: padding after the tokens.
 
 The layers know a row as `length` tokens from position `start` on, then padding. A batch that is
 padded on the left is put into that form by moving each row's tokens to the front, in order, and
@@ -12,18 +12,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .config import Gemma3TextConfig
-from .observe import Observed
-from .past import TransformerCache, leading_padding
+from ..config import Gemma3TextConfig
+from ..observe import Observed
+from ..steps import take_tokens
+from .cache import TransformerCache, leading_padding
 
 Array = jax.Array
 
 
-class Batch(NamedTuple):
-    """Where the tokens of a batch stand."""
+class PaddedBatch(NamedTuple):
+    """Where the tokens of a batch are."""
 
     order: Array
-    """[B,T] int32, for each place at the front the column that comes there."""
+    """[B,T] int32, the column of each token, those that count first."""
     start: Array
     """[B] int32, tokens of each row that the cache has."""
     length: Array
@@ -33,26 +34,29 @@ class Batch(NamedTuple):
 
     def gather(self, x: Array) -> Array:
         """x [B,T,...] with each row's tokens at the front."""
-        return _take(x, self.order)
+        return take_tokens(x, self.order)
 
     def restore(self, x: Array, axis: int = 1) -> Array:
         """The inverse: x [B,...], whose `axis` has T places, back in the columns of the input."""
-        back = jnp.argsort(self.order, axis=1)
-        return jnp.moveaxis(_take(jnp.moveaxis(x, axis, 1), back), 1, axis)
+        inverse = jnp.argsort(self.order, axis=1)
+        return jnp.moveaxis(take_tokens(jnp.moveaxis(x, axis, 1), inverse), 1, axis)
 
-    def restore_observed(self, seen: Observed, within: bool) -> Observed:
-        """What was observed in the columns of the input; keys too where they are `within` it."""
-        hidden = tuple(self.restore(x) for x in seen.hidden_states)
-        attentions = tuple(self.restore(x, 2) for x in seen.attentions)
-        if within:
+    def restore_observed(self, observed: Observed, own_keys: bool) -> Observed:
+        """Observed values in the columns of the input.
+
+        With `own_keys` the keys are tokens of the call, and go back too.
+        """
+        hidden = tuple(self.restore(x) for x in observed.hidden_states)
+        attentions = tuple(self.restore(x, 2) for x in observed.attentions)
+        if own_keys:
             attentions = tuple(self.restore(x, 3) for x in attentions)
         return Observed(hidden, attentions)
 
 
-def read_batch(
+def align_batch(
     tokens: int, cache: TransformerCache, input_ids: Array | None, attention_mask: Array | None,
     position_ids: Array | None,
-) -> Batch:  # fmt: skip
+) -> PaddedBatch:  # fmt: skip
     """The batch of a call of `tokens` columns.
 
     attention_mask is of these columns [B,T], or of all there will ever be [B,more]. Raises
@@ -63,14 +67,16 @@ def read_batch(
     length = jnp.sum(valid.astype(jnp.int32), axis=1, dtype=jnp.int32)
     positions = None
     if position_ids is not None:
-        positions = _take(jnp.broadcast_to(position_ids, valid.shape).astype(jnp.int32), order)
-    return Batch(order, cache.positions, length, positions)
+        positions = take_tokens(
+            jnp.broadcast_to(position_ids, valid.shape).astype(jnp.int32), order
+        )
+    return PaddedBatch(order, cache.positions, length, positions)
 
 
 def valid_tokens(
     tokens: int, cache: TransformerCache, input_ids: Array | None, attention_mask: Array | None
 ) -> Array:
-    """[B,T] bool: which of the `tokens` columns of a call count; see read_batch.
+    """[B,T] bool: which of the `tokens` columns of a call count; see align_batch.
 
     Columns beyond the width of a mask of all columns count.
     """
@@ -96,56 +102,44 @@ def valid_tokens(
     return jnp.broadcast_to(mask, (batch, tokens))
 
 
-def beyond_limits(batch: Batch, cache: TransformerCache, config: Gemma3TextConfig) -> Array:
-    """Rows that a call would bring beyond what the cache or the config grants: [B] bool.
+def rows_over_limits(
+    batch: PaddedBatch, cache: TransformerCache, config: Gemma3TextConfig
+) -> Array:
+    """Rows that would exceed what the cache or the config allows: [B] bool.
 
     Raises ValueError where that is known: a call of more columns than the cache has positions,
     and, while nothing is traced, any row for which it is true.
     """
-    columns, most = batch.order.shape[1], cache.max_length
-    if columns > most:
+    columns, limit = batch.order.shape[1], cache.max_length
+    if columns > limit:
         raise ValueError(
-            f"a call of {columns} tokens does not fit a cache of max_length {most}: make it with "
+            f"a call of {columns} tokens does not fit a cache of max_length {limit}: make it with "
             f"a larger max_length, padding of one call included"
         )
     end = batch.start + batch.length
-    _require(end, most, "tokens in a cache of max_length", "make it with a larger max_length")
-    beyond = end > most
+    _require(end, limit, "tokens in a cache of max_length", "make it with a larger max_length")
+    over = end > limit
     if granted := config.freq_max_position_embeddings:
-        far = end
+        last = end
         if batch.positions is not None:
-            counted = jnp.arange(columns, dtype=jnp.int32)[None, :] < batch.length[:, None]
-            far = jnp.max(jnp.where(counted, batch.positions, -1), axis=1) + 1
-        _require(far, granted, "positions, and freq_max_position_embeddings grants", "raise it")
-        beyond |= far > granted
-    return beyond
+            valid = jnp.arange(columns, dtype=jnp.int32)[None, :] < batch.length[:, None]
+            last = jnp.max(jnp.where(valid, batch.positions, -1), axis=1) + 1
+        _require(last, granted, "positions, and freq_max_position_embeddings grants", "raise it")
+        over |= last > granted
+    return over
 
 
-def _require(counts: Array, most: int, what: str, remedy: str) -> None:
-    """Raise ValueError where a count [B] is known, and larger than `most`."""
-    largest = known(jnp.max(counts))
-    if largest is not None and largest > most:
+def _require(counts: Array, limit: int, what: str, remedy: str) -> None:
+    """Raise ValueError where a count [B] is known, and larger than `limit`."""
+    largest = concrete(jnp.max(counts))
+    if largest is not None and largest > limit:
         row = int(jnp.argmax(counts))
-        raise ValueError(f"row {row} would have {largest} {what} {most}: {remedy}")
+        raise ValueError(f"row {row} would have {largest} {what} {limit}: {remedy}")
 
 
-def known(array: Array) -> int | None:
+def concrete(array: Array) -> int | None:
     """A scalar as a number; None while tracing."""
     try:
         return int(array)
     except jax.errors.ConcretizationTypeError:
         return None
-
-
-def last_place(length: Array) -> Array:
-    """Where the last of `length` [B] valid tokens stands; 0 in a row without any."""
-    return jnp.maximum(length, 1) - 1
-
-
-def row_at(x: Array, place: Array) -> Array:
-    """What stands at one place of each row: x [B,T,...], place [B] -> [B,...]."""
-    return _take(x, place[:, None])[:, 0]
-
-
-def _take(x: Array, index: Array) -> Array:
-    return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)

@@ -1,34 +1,31 @@
-"""Gemma3Model and Gemma3ForConditionalGeneration: the text stack with eyes."""
+"""Gemma3Model: the text stack with a vision tower."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Sharding
 
-from .batch import known
-from .config import Gemma3TextConfig
-from .decoder import Gemma3TextModel
+from ..image_mask import SoftTokens
+from ..lowering.context import local_context
+from ..text import Gemma3TextScaledWordEmbedding
+from ..vision import Gemma3MultiModalProjector, SiglipVisionModel, soft_tokens_of
+from ..vision_config import Gemma3Config
+from .cache import TransformerCache
 from .generation import GenerationMixin
-from .head import LanguageModelHead
-from .image_mask import SoftTokens
-from .loading import quantize_weights
-from .lowering.context import here
-from .outputs import Gemma3CausalLMOutputWithPast, Gemma3ModelOutputWithPast
-from .past import TransformerCache
-from .text import Gemma3TextScaledWordEmbedding, Linear
-from .vision import Gemma3MultiModalProjector, SiglipVisionModel, soft_tokens_of
-from .vision_config import Gemma3Config
+from .outputs import Gemma3ModelOutputWithPast
+from .padding import concrete
+from .text import Gemma3TextModel
 
 Array = jax.Array
 
 
-class SeeingGeneration(GenerationMixin):
-    """Generation from prompts with images: the first call has them."""
+class ImageGenerationMixin(GenerationMixin):
+    """Generation from prompts with images, which go into the first call."""
 
     def prepare_inputs_for_generation(
         self, input_ids: Array, max_length: int, pad_token_id: int,
@@ -46,7 +43,7 @@ class SeeingGeneration(GenerationMixin):
         return inputs | {"pixel_values": pixel_values}
 
 
-class Gemma3Model(nnx.Module, SeeingGeneration):
+class Gemma3Model(nnx.Module, ImageGenerationMixin):
     """Vision tower, projector and text stack."""
 
     def __init__(
@@ -54,22 +51,18 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
         precision: Any = None, *, rngs: nnx.Rngs | None = None,
     ):  # fmt: skip
         """As Gemma3TextModel."""
-        self.config, self.dtype = config, jnp.dtype(dtype)
+        self.config, self.text_config = config, config.text_config
+        self.dtype = jnp.dtype(dtype)
         self.vision_tower = SiglipVisionModel(config.vision_config, dtype, rngs)
         self.multi_modal_projector = Gemma3MultiModalProjector(config, dtype, rngs)
         self.language_model = Gemma3TextModel(
             config.text_config, dtype, param_dtype, precision, rngs=rngs
         )
 
-    @property
-    def text_config(self) -> Gemma3TextConfig:
-        """The text stack's config."""
-        return self.config.text_config
-
     def get_image_features(self, pixel_values: Array) -> Array:
-        """Soft tokens [N,M,D] float32 of images [N,C,size,size] in -1..1, never to be scaled."""
+        """Soft tokens [N,M,D] float32 of images [N,C,size,size] in -1..1; do not scale them."""
         return soft_tokens_of(
-            self.vision_tower, self.multi_modal_projector, pixel_values, here()
+            self.vision_tower, self.multi_modal_projector, pixel_values, local_context()
         )  # fmt: skip
 
     def __call__(
@@ -88,8 +81,8 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
             images. They must be whole in this call.
 
         Raises ValueError for images without input_ids, or another number of places than they
-        fill (not while tracing, when numbers are not known), and for what images cannot be read
-        by: text in both directions, dropout in the vision tower.
+        fill (not while tracing, when numbers are not known), and for images with
+        bidirectional attention or with dropout in the vision tower.
         """
         if pixel_values is None:
             return self.language_model(
@@ -98,19 +91,19 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
             )  # fmt: skip
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("pixel_values need input_ids: they say where the images stand")
-        self._require_eyes()
+        self._require_vision()
         features = self.get_image_features(pixel_values)
         index = self._soft_index(input_ids, features.shape[0])
         soft = SoftTokens(features.reshape(-1, features.shape[-1]), index)
         if token_type_ids is None:
             token_type_ids = (index >= 0).astype(jnp.int32)
-        output = self.language_model.read(
+        output = self.language_model.read_embedded(
             self.language_model.embed(input_ids, soft), input_ids, attention_mask, position_ids,
             token_type_ids, past_key_values, output_attentions, output_hidden_states, rngs,
         )  # fmt: skip
         return output.replace(image_hidden_states=features)
 
-    def _require_eyes(self) -> None:
+    def _require_vision(self) -> None:
         rate = self.config.vision_config.attention_dropout
         if self.text_config.use_bidirectional_attention:
             raise ValueError("use_bidirectional_attention: such a model reads text alone")
@@ -121,14 +114,14 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
             )
 
     def _soft_index(self, input_ids: Array, images: int) -> Array:
-        """Which soft token of all images stands at each place, [B,T] int32; -1 for text."""
+        """The index of each soft token among those of all images, [B,T] int32; -1 for text."""
         is_soft = (input_ids == self.config.image_token_index).astype(jnp.int32)
-        wanted = images * self.config.mm_tokens_per_image
-        total = known(jnp.sum(is_soft))
-        if total is not None and total != wanted:
+        expected = images * self.config.mm_tokens_per_image
+        total = concrete(jnp.sum(is_soft))
+        if total is not None and total != expected:
             raise ValueError(
                 f"input_ids have {total} image tokens (id {self.config.image_token_index}), "
-                f"{images} images need {wanted}"
+                f"{images} images need {expected}"
             )
         count = jnp.cumsum(is_soft.reshape(-1), dtype=jnp.int32).reshape(is_soft.shape)
         return jnp.where(is_soft == 1, count - 1, -1)
@@ -148,78 +141,3 @@ class Gemma3Model(nnx.Module, SeeingGeneration):
     def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
         """The token embeddings."""
         return self.language_model.get_embedding()
-
-
-class Gemma3ForConditionalGeneration(nnx.Module, LanguageModelHead, SeeingGeneration):
-    """Gemma3Model with a language model head, tied or not."""
-
-    loss_type: ClassVar[str] = "ForCausalLM"
-    _task_type: ClassVar[str] = "image-text-to-text"
-    _model_type: ClassVar[str] = Gemma3Config.model_type
-    _supports_video: ClassVar[bool] = False
-    _uses_mrope: ClassVar[bool] = False
-
-    def __init__(
-        self, config: Gemma3Config, dtype: jnp.dtype = jnp.bfloat16, param_dtype: Any = None,
-        precision: Any = None, *, rngs: nnx.Rngs | None = None,
-    ):  # fmt: skip
-        """As Gemma3TextModel."""
-        self.config, self.dtype = config, jnp.dtype(dtype)
-        self.model = Gemma3Model(config, dtype, param_dtype, precision, rngs=rngs)
-        text = config.text_config
-        if not text.tie_word_embeddings:
-            shape, axes = (text.vocab_size, text.hidden_size), ("vocab_out", "embed")
-            self.lm_head = Linear(shape, axes, text, dtype, rngs)
-        if rngs is not None:
-            quantize_weights(self)
-
-    @property
-    def text_config(self) -> Gemma3TextConfig:
-        """The text stack's config."""
-        return self.config.text_config
-
-    def __call__(
-        self, input_ids: Array | None = None, pixel_values: Array | None = None,
-        attention_mask: Array | None = None, position_ids: Array | None = None,
-        token_type_ids: Array | None = None, past_key_values: TransformerCache | None = None,
-        inputs_embeds: Array | None = None, output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None, labels: Array | None = None,
-        rngs: nnx.Rngs | None = None,
-    ) -> Gemma3CausalLMOutputWithPast:  # fmt: skip
-        """Read tokens with images among them: as Gemma3Model, labels as in Gemma3ForCausalLM."""
-        output = self.model(
-            input_ids, pixel_values, attention_mask, position_ids, token_type_ids,
-            past_key_values, inputs_embeds, output_attentions, output_hidden_states, rngs,
-        )  # fmt: skip
-        return self.with_logits(output, labels, input_ids, attention_mask, past_key_values)
-
-    def get_image_features(self, pixel_values: Array, **kwargs: Any) -> Array:
-        """Soft tokens [N,M,D] float32 of images; see Gemma3Model.
-
-        `kwargs` are what other models' take, such as image sizes: of no use to Gemma 3.
-        """
-        return self.model.get_image_features(pixel_values)
-
-    def get_vision_tower(self) -> SiglipVisionModel:
-        """The vision tower."""
-        return self.model.vision_tower
-
-    def get_projector(self) -> Gemma3MultiModalProjector:
-        """The projector into the text stack."""
-        return self.model.multi_modal_projector
-
-    def get_language_model(self) -> Gemma3TextModel:
-        """The text stack."""
-        return self.model.language_model
-
-    def get_encoder(self) -> SiglipVisionModel:
-        """The vision tower."""
-        return self.model.get_encoder()
-
-    def get_decoder(self) -> Gemma3TextModel:
-        """The text stack."""
-        return self.model.get_decoder()
-
-    def get_embedding(self) -> Gemma3TextScaledWordEmbedding:
-        """The token embeddings."""
-        return self.model.get_embedding()

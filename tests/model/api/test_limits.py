@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gemma3_export.model.cache import init_cache
 
-from .api import compiled, ids, left_padded, small_model
-from .small import SMALL, reference_logits, small_weights
+from ..small import SMALL, reference_logits, small_weights
+from .models import compiled, ids, left_padded, small_model
 
 ROW = [5, 9, 3, 17, 8, 40, 2, 71, 33, 12, 60, 7]
 WEIGHTS = small_weights(SMALL)
