@@ -41,7 +41,8 @@ void check_stablehlo(const Plugin &plugin, const std::string &version) {
   const auto minimum = parse_version(plugin.stablehlo_minimum());
   const auto ours = parse_version(version);
   if (!ours || !minimum || *ours >= *minimum) return;
-  refuse(plugin.path() + ": expected programs of StableHLO " + plugin.stablehlo_minimum() +
+  refuse(GEMMA3_UNKNOWN_VERSION,
+         plugin.path() + ": expected programs of StableHLO " + plugin.stablehlo_minimum() +
          " or newer, got " + version + "; re-export the bundle");
 }
 
@@ -112,9 +113,17 @@ Opening::Opening(const OpenOptions &options, Json &report) {
   report["mesh"] = record->mesh.name;
   report["weights_bytes"] = bundle->weights_bytes();
   report["cache_bytes"] = cache_row_bytes(bundle->manifest());
-  const std::string path = choose_plugin(*bundle, options, record->mesh.name);
+  const PluginSource source =
+      options.pjrt_api != nullptr
+          ? PluginSource::of(options.pjrt_api)
+          : PluginSource{choose_plugin(*bundle, options, record->mesh.name), nullptr};
+  const std::string &path = source.path;
   const int64_t needed = record->mesh.devices();
-  client = std::make_unique<Client>(path, options.client_options, needed);
+  throw_if_set(options.cancel);
+  client = std::make_unique<Client>(
+      source, ClientSettings{options.client_options, needed, options.threads,
+                             (options.flags & GEMMA3_KEEP_ENVIRONMENT) != 0});
+  throw_if_set(options.cancel);
   const Plugin &plugin = client->plugin();
   report["platform"] = client->platform();
   report["plugin"] = {{"path", path},
