@@ -33,6 +33,17 @@ class Sessions(Caller):
         self.lib.gemma3_session_close(session)
         return found
 
+    def session(self) -> Any:
+        """A session of one row, with a prompt whose tokens were told in part, for `step`."""
+        self.kept = self._session(1)
+        self.prefill(self.kept, [[2, 17]], None, max_new_tokens=9)
+
+    def step(self, step: list[Any]) -> Any:
+        """One step of that session, as in `script`."""
+        name, arguments, named = step
+        callback = OnToken(lambda _user, _event: 0)
+        return self._step(self.kept, [[]], callback, name, arguments, named)
+
     def script(self, rows: int, steps: list[list[Any]], **options: Any) -> Any:
         """Steps of one session, each [name, arguments, named arguments], and what each gave.
 

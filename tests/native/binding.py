@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes as c
 import hashlib
 import json
+import resource
 import sys
 import threading
 import time
@@ -227,6 +228,18 @@ class Library(Sessions):
     def threads(self) -> Any:
         """How many threads this process has."""
         return len(list(Path("/proc/self/task").iterdir()))
+
+    def resident(self) -> Any:
+        """Bytes of memory that this process has in use."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+    def find_plugin(self, platform: str) -> Any:
+        found = c.c_void_p()
+        self.call("gemma3_find_plugin", platform.encode(), c.byref(found))
+        path = c.string_at(found).decode()
+        self.lib.gemma3_free(found)
+        return path
 
     def score(self, texts: list[list[int]], **values: Any) -> Any:
         logprobs = (c.c_float * sum(len(text) - 1 for text in texts))()
