@@ -9,135 +9,67 @@ from __future__ import annotations
 import ctypes as c
 import hashlib
 import json
+import resource
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from abi_calls import RefusedError, array, prompts_of
+from abi_sessions import Sessions
+from abi_structs import (
+    Error,
+    Log,
+    OnToken,
+    Options,
+    Prompt,
+    Request,
+    Sampling,
+    Scoring,
+    SessionOptions,
+    Sizes,
+    Texts,
+)
+
+WARNING = 2
+"""The least important level of the log that `Library` keeps, unless options say otherwise."""
 
 
-class Error(c.Structure):
-    _fields_ = [("status", c.c_int32), ("message", c.c_char * 2044)]
-
-
-Log = c.CFUNCTYPE(None, c.c_void_p, c.c_int32, c.c_char_p)
-
-
-class Options(c.Structure):
-    _fields_ = [
-        ("size", c.c_size_t), ("bundle", c.c_char_p), ("plugin", c.c_char_p), ("mesh", c.c_char_p),
-        ("platform", c.c_char_p), ("cache_dir", c.c_char_p), ("client_options", c.c_char_p),
-        ("kernels", c.c_char_p), ("log", Log), ("log_user", c.c_void_p), ("flags", c.c_uint64),
-        ("manifest_sha256", c.c_char_p), ("require_signature", c.c_char_p),
-        ("opened", c.c_void_p), ("cancel", c.c_void_p),
-    ]  # fmt: skip
-
-
-class Sampling(c.Structure):
-    _fields_ = [
-        ("temperature", c.c_float), ("top_k", c.c_int32), ("top_p", c.c_float),
-        ("min_p", c.c_float), ("seed", c.c_uint32),
-    ]  # fmt: skip
-
-
-class Prompt(c.Structure):
-    _fields_ = [
-        ("tokens", c.POINTER(c.c_int32)), ("count", c.c_size_t),
-        ("pixels", c.POINTER(c.c_float)), ("images", c.c_size_t),
-    ]  # fmt: skip
-
-
-class Request(c.Structure):
-    _fields_ = [
-        ("size", c.c_size_t), ("prompts", c.POINTER(Prompt)), ("prompt_count", c.c_size_t),
-        ("max_new_tokens", c.c_uint32), ("logprobs", c.c_uint32),
-        ("sampling", c.POINTER(Sampling)), ("sampling_count", c.c_size_t),
-        ("stop_tokens", c.POINTER(c.c_int32)), ("stop_count", c.c_size_t), ("chunk", c.c_uint32),
-        ("task", c.c_int32), ("flags", c.c_uint64), ("cancel", c.c_void_p),
-    ]  # fmt: skip
-
-
-class Token(c.Structure):
-    _fields_ = [
-        ("size", c.c_size_t), ("prompt", c.c_uint32), ("index", c.c_uint32), ("token", c.c_int32),
-        ("finish", c.c_int32), ("top_count", c.c_uint32), ("top_tokens", c.POINTER(c.c_int32)),
-        ("top_logprobs", c.POINTER(c.c_double)),
-    ]  # fmt: skip
-
-
-OnToken = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(Token))
-
-
-class SessionOptions(c.Structure):
-    _fields_ = [
-        ("size", c.c_size_t), ("rows", c.c_uint32), ("positions", c.c_uint32),
-        ("logprobs", c.c_uint32), ("flags", c.c_uint32), ("sampling", c.POINTER(Sampling)),
-        ("sampling_count", c.c_size_t), ("stop_tokens", c.POINTER(c.c_int32)),
-        ("stop_count", c.c_size_t),
-    ]  # fmt: skip
-
-
-class Row(c.Structure):
-    _fields_ = [("position", c.c_int32), ("token", c.c_int32), ("remaining", c.c_int32)]
-
-
-class RefusedError(Exception):
-    """A call of the library failed: status and message."""
-
-
-def array(values: list[int]) -> c.Array:
-    return (c.c_int32 * len(values))(*values)
-
-
-def prompts_of(texts: list[list[int]], pixels: str | None = None) -> c.Array:
-    """Prompts; the first has the images of the `.npy` file `pixels`, if there is one."""
-    found = (Prompt * len(texts))()
-    for index, text in enumerate(texts):
-        found[index] = Prompt(array(text), len(text), None, 0)
-    if pixels is not None:
-        values = np.load(pixels)
-        found[0].pixels = (c.c_float * values.size)(*values.ravel().tolist())
-        found[0].images = len(values)
-    return found
-
-
-class Library:
+class Library(Sessions):
     """The functions of one model; each takes and gives what JSON can hold."""
 
     def __init__(self, path: str) -> None:
-        self.lib = c.CDLL(path)
+        super().__init__(path)
         self.lib.gemma3_version.restype = c.c_char_p
         self.logged: list[str] = []
-        self.log = Log(lambda _user, _level, message: self.logged.append(message.decode()))
-        self.lib.gemma3_cancel_new.restype = c.c_void_p
-        self.model, self.bundle = c.c_void_p(), c.c_void_p()
-        self.cancel = c.c_void_p(self.lib.gemma3_cancel_new())
+        self.levels: list[int] = []
+        self.log = Log(self._log)
+        self.bundle = c.c_void_p()
 
-    def call(self, name: str, *arguments: Any) -> None:
-        error = Error()
-        status = getattr(self.lib, name)(*arguments, c.byref(error))
-        assert status == error.status
-        if status:
-            raise RefusedError(status, error.message.decode())
-
-    def text(self, name: str, *arguments: Any) -> Any:
-        """The JSON that a function gives by its last argument."""
-        found = c.c_void_p()
-        self.call(name, *arguments, c.byref(found))
-        value = json.loads(c.string_at(found).decode())
-        self.lib.gemma3_free(found)
-        return value
+    def _log(self, _user: Any, level: int, message: bytes) -> None:
+        self.levels.append(level)
+        self.logged.append(message.decode())
 
     def options(self, values: dict[str, Any]) -> Options:
-        """Texts as named; `opened` takes that of `open_bundle`, `cancel` the shared cancel."""
+        """Texts as named; `opened` takes that of `open_bundle`, `cancel` the shared cancel.
+
+        `pjrt_api` is a path, of a plugin that is loaded here.
+        """
         size = values.pop("size", c.sizeof(Options))
         flags, opened = values.pop("flags", 0), values.pop("opened", False)
         cancel = self.cancel if values.pop("cancel", False) else None
+        numbers = {"log_level": values.pop("log_level", WARNING)}
+        numbers["threads"] = values.pop("threads", 0)
+        if path := values.pop("pjrt_api", None):
+            get = c.CDLL(path).GetPjrtApi
+            get.restype = c.c_void_p
+            numbers["pjrt_api"] = get()
         texts = {name: value.encode() for name, value in values.items()}
         bundle = self.bundle if opened else None
-        return Options(size, log=self.log, flags=flags, opened=bundle, cancel=cancel, **texts)
+        return Options(
+            size, log=self.log, flags=flags, opened=bundle, cancel=cancel, **texts, **numbers
+        )
 
     def check(self, **values: Any) -> Any:
         report, error = c.c_void_p(), Error()
@@ -163,7 +95,7 @@ class Library:
         self.bundle = c.c_void_p()
 
     def verify_signature(self, key: str) -> Any:
-        self.call("gemma3_bundle_verify_signature", self.bundle, key.encode())
+        self.call("gemma3_bundle_verify_signature", self.bundle, key.encode(), self.cancel)
 
     def bundle_file(self, path: str) -> Any:
         """The SHA-256 of a file of the bundle that `open_bundle` opened."""
@@ -197,11 +129,19 @@ class Library:
 
     def compile(self) -> Any:
         written = c.c_uint32()
-        self.call("gemma3_compile", self.model, c.byref(written))
+        self.call("gemma3_compile", self.model, c.byref(written), self.cancel)
         return written.value
 
     def remarks(self) -> Any:
         return self.logged
+
+    def remark_levels(self) -> Any:
+        return self.levels
+
+    def sizes(self) -> Any:
+        sizes = Sizes(size=c.sizeof(Sizes))
+        self.call("gemma3_model_sizes", self.model, c.byref(sizes))
+        return {name: getattr(sizes, name) for name, *_ in Sizes._fields_}
 
     def generate(self, texts: list[list[int]], count: int, **values: Any) -> Any:
         """Of each prompt tokens, finish, and likeliest tokens; finish_at ends a row early."""
@@ -223,22 +163,99 @@ class Library:
         sampling = Sampling(**values.get("sampling", {}))
         stops, prompts = values.get("stops", []), prompts_of(texts, values.get("pixels"))
         request = Request(
-            size=c.sizeof(Request), prompts=prompts, prompt_count=len(texts),
+            size=c.sizeof(Request), prompts=prompts, prompt_size=c.sizeof(Prompt),
+            prompt_count=len(texts),
             max_new_tokens=count, logprobs=values.get("logprobs", 0),
-            sampling=c.pointer(sampling), sampling_count=1, stop_tokens=array(stops),
+            sampling=c.pointer(sampling),
+            sampling_size=c.sizeof(Sampling), sampling_count=1, stop_tokens=array(stops),
             stop_count=len(stops), chunk=values.get("chunk", 0),
             flags=1 if values.get("ignore_eos", True) else 0,
             cancel=self.cancel if values.get("cancel") else None,
         )  # fmt: skip
         callback = OnToken(on_token)
-        self.call("gemma3_generate", self.model, c.byref(request), callback, None, None)
+        self.call("gemma3_generate", self.model, c.byref(request), callback, None)
         return rows
 
-    def score(self, texts: list[list[int]]) -> Any:
+    def strided(
+        self, texts: list[list[int]], count: int, prompt_size: int, timing_size: int, beyond: int
+    ) -> Any:
+        """Tokens, and bytes of timings, with elements of other sizes than the header's.
+
+        `beyond` is the last byte of each prompt.
+        """
+        prompts = (c.c_uint8 * (prompt_size * len(texts)))()
+        known = [Prompt(array(text), len(text)) for text in texts]
+        for index, prompt in enumerate(known):
+            place = c.addressof(prompts) + index * prompt_size
+            c.memmove(place, c.byref(prompt), min(prompt_size, c.sizeof(Prompt)))
+            if beyond:
+                prompts[(index + 1) * prompt_size - 1] = beyond
+        timings = (c.c_uint8 * (timing_size * len(texts) + 8))(*[0xAA] * (timing_size * 2 + 8))
+        tokens: list[list[int]] = [[] for _ in texts]
+
+        def on_token(_user: Any, event: Any) -> int:
+            tokens[event.contents.prompt].append(event.contents.token)
+            return 0
+
+        request = Request(
+            size=c.sizeof(Request),
+            prompts=c.cast(prompts, c.POINTER(Prompt)),
+            prompt_size=prompt_size,
+            prompt_count=len(texts),
+            max_new_tokens=count,
+            flags=1,
+            timings=c.cast(timings, c.c_void_p),
+            timing_size=timing_size,
+            timing_capacity=len(texts),
+        )
+        self.call("gemma3_generate", self.model, c.byref(request), OnToken(on_token), None)
+        return {"tokens": tokens, "timings": bytes(timings).hex()}
+
+    def encode_images(self, images: int, image_numbers: int, capacity: int) -> Any:
+        """Soft tokens of grey images, the last of them and what is behind the last."""
+        pixels, soft = (c.c_float * (images * image_numbers))(), (c.c_float * (capacity + 1))()
+        soft[capacity] = 7
+        sizes = c.c_size_t(images), soft, c.c_size_t(capacity)
+        self.call("gemma3_encode_images", self.model, pixels, *sizes, self.cancel)
+        return list(soft[capacity - 1 :])
+
+    def few_sizes(self, size: int) -> Any:
+        """The first three members of gemma3_sizes, of a caller that knows `size` bytes of it."""
+        sizes = Sizes(size=size, sliding_window=-1, layers=-1)
+        self.call("gemma3_model_sizes", self.model, c.byref(sizes))
+        return [sizes.size, sizes.vocab_size, sizes.sliding_window, sizes.layers]
+
+    def threads(self) -> Any:
+        """How many threads this process has."""
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    def resident(self) -> Any:
+        """Bytes of memory that this process has in use."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+    def find_plugin(self, platform: str) -> Any:
+        found = c.c_void_p()
+        self.call("gemma3_find_plugin", platform.encode(), c.byref(found))
+        path = c.string_at(found).decode()
+        self.lib.gemma3_free(found)
+        return path
+
+    def score(self, texts: list[list[int]], **values: Any) -> Any:
         logprobs = (c.c_float * sum(len(text) - 1 for text in texts))()
         losses = (c.c_double * len(texts))()
-        prompts = prompts_of(texts)
-        self.call("gemma3_score", self.model, prompts, c.c_size_t(len(texts)), logprobs, losses)
+        scoring = Scoring(
+            size=c.sizeof(Scoring),
+            prompts=prompts_of(texts),
+            prompt_size=c.sizeof(Prompt),
+            prompt_count=len(texts),
+            logprobs=logprobs,
+            logprobs_capacity=values.get("capacity", len(logprobs)),
+            losses=losses,
+            losses_capacity=len(losses),
+            cancel=self.cancel,
+        )
+        self.call("gemma3_score", self.model, c.byref(scoring))
         return {"logprobs": list(logprobs), "losses": list(losses)}
 
     def classify(self, texts: list[list[int]], labels: int) -> Any:
@@ -249,7 +266,8 @@ class Library:
 
     def _table(self, name: str, texts: list[list[int]], width: int) -> Any:
         found = (c.c_float * (width * len(texts)))()
-        self.call(name, self.model, prompts_of(texts), c.c_size_t(len(texts)), found)
+        given = Texts(c.sizeof(Texts), prompts_of(texts), c.sizeof(Prompt), len(texts), self.cancel)
+        self.call(name, self.model, c.byref(given), found, c.c_size_t(len(found)))
         return [list(found[i * width : (i + 1) * width]) for i in range(len(texts))]
 
     def strange(self, what: str, **values: Any) -> Any:
@@ -260,88 +278,9 @@ class Library:
         else:
             room = (Request * 1024)()  # zeros behind it, whatever `size` says
             sound = {"size": c.sizeof(Request), "prompts": prompts_of([[2]]), "prompt_count": 1}
+            sound["prompt_size"] = c.sizeof(Prompt)
             room[0] = Request(**{**sound, "max_new_tokens": 1, **values})
             self.call("gemma3_check_request", self.model, room)
-
-    def turns(self, turns: list[list[int]], count: int) -> Any:
-        """One row that is given one text after another, `count` tokens being drawn after each."""
-        session = self._session(1)
-        found: list[list[int]] = []
-
-        def on_token(_user: Any, event: Any) -> int:
-            found[-1].append(event.contents.token)
-            return 0
-
-        callback = OnToken(on_token)
-        for text in turns:
-            found.append([])
-            self.call(
-                "gemma3_session_prefill", session, prompts_of([text]), c.c_size_t(1), count,
-                callback, None,
-            )  # fmt: skip
-            self.call("gemma3_session_generate", session, 0, callback, None)
-        self.lib.gemma3_session_close(session)
-        return found
-
-    def cancelling(
-        self, texts: list[list[int]], count: int, chunk: int, cancel_at: int
-    ) -> dict[str, Any]:
-        """Tokens of rows generated together by a callback that cancels at every `cancel_at`th.
-
-        Calls go on until they are not cancelled any more. `calls` are the tokens told by each.
-        """
-        session = self._session(len(texts))
-        tokens: list[list[int]] = [[] for _ in texts]
-        calls: list[int] = []
-
-        def on_token(_user: Any, event: Any) -> int:
-            assert event.contents.index == len(tokens[event.contents.prompt])
-            tokens[event.contents.prompt].append(event.contents.token)
-            calls[-1] += 1
-            return 2 if cancel_at and sum(calls) % cancel_at == 0 else 0
-
-        callback = OnToken(on_token)
-        steps = [("gemma3_session_prefill", prompts_of(texts), c.c_size_t(len(texts)), count)]
-        while steps:
-            name, *arguments = steps.pop()
-            calls.append(0)
-            try:
-                self.call(name, session, *arguments, callback, None)
-            except RefusedError as refused:
-                if refused.args != (3, "cancelled"):
-                    raise
-            if calls[-1] > 0:
-                steps.append(("gemma3_session_generate", chunk))
-        self.lib.gemma3_session_close(session)
-        return {"tokens": tokens, "calls": calls}
-
-    def cancelled_prefill(self, texts: list[list[int]], more: list[int], after: float) -> Any:
-        """Rows of a session that was given texts, then `more` for row 0, cancelled `after` s.
-
-        Then the tokens that row 1 and, begun afresh, row 0 give.
-        """
-        session, told = self._session(len(texts)), []
-        callback = OnToken(lambda _user, event: told.append(event.contents.token) or 0)
-        count = c.c_size_t(len(texts))
-        prefill = ("gemma3_session_prefill", session)
-        self.call(*prefill, prompts_of(texts), count, 3, callback, None)
-        timer = threading.Timer(after, self.lib.gemma3_session_cancel, [session])
-        timer.start()
-        began, status = time.monotonic(), 0
-        try:
-            self.call(*prefill, prompts_of([more]), c.c_size_t(1), 3, callback, None)
-        except RefusedError as refused:
-            status = refused.args[0]
-        seconds = time.monotonic() - began
-        timer.join()
-        rows = (Row * len(texts))()
-        self.call("gemma3_session_rows", session, rows, count)
-        del told[:]
-        self.call("gemma3_session_generate", session, 0, callback, None)
-        self.call(*prefill, prompts_of([texts[0]]), c.c_size_t(1), 1, callback, None)
-        self.lib.gemma3_session_close(session)
-        positions = [row.position for row in rows]
-        return {"status": status, "seconds": seconds, "positions": positions, "told": told}
 
     def timed(self, after: float | None, name: str, *arguments: Any, **values: Any) -> Any:
         """How a method ended and in how many seconds; the shared cancel is set `after` some."""
@@ -358,12 +297,6 @@ class Library:
             timer.join()
         self.set_cancel(False)
         return {"status": status, "seconds": seconds}
-
-    def _session(self, rows: int) -> c.c_void_p:
-        options = SessionOptions(size=c.sizeof(SessionOptions), rows=rows, flags=1)
-        session = c.c_void_p()
-        self.call("gemma3_session_open", self.model, c.byref(options), c.byref(session))
-        return session
 
     def environment(self, name: str) -> Any:
         """What C code of this process sees of the environment now."""

@@ -23,6 +23,10 @@ PLUGINS = {
 """The CPU plugins of the tests' environment; the first is the one found when none is named."""
 
 
+USAGE, CONTEXT_FULL, OUT_OF_MEMORY, INTEGRITY, UNKNOWN_VERSION, NOT_FOUND = 2, 4, 5, 6, 7, 8
+"""Statuses of gemma3.h."""
+
+
 @functools.cache
 def build(name: str, *options: str) -> Path:
     """The folder of a build of runtime/native with its test programs, kept between runs."""
@@ -64,10 +68,10 @@ class Replies:
     values: list[Any]
     stderr: str
 
-    def refused(self, index: int) -> str:
-        """The message of a call that must have been refused as the caller's mistake."""
-        status, message = self.values[index]["refused"]
-        assert status == 2
+    def refused(self, index: int, expected: int = USAGE) -> str:
+        """The message of a call that must have failed with this status."""
+        status, message, _ = self.values[index]["refused"]
+        assert status == expected, (status, message)
         return message
 
     def value(self, index: int) -> Any:

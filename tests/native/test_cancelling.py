@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.manifest import ProgramName
+from gemma3_export.artifacts.signing import sign
 
-from ..runtime.toy_bundle import LABELS, Toy, make_toy_bundle, reference_greedy
+from ..runtime.toy_bundle import EMBED, LABELS, Toy, make_toy_bundle, reference_greedy
+from ..signing_keys import write_key
 from .library import build, call, serve
 
 NO_CACHE, CANCELLED = 1, 3
@@ -111,3 +114,49 @@ def test_scoring_a_long_text_is_cancelled_on_the_way(library: Path, bundle: Path
     whole, cancelled = replies.value(2), replies.value(3)
     assert (whole["status"], cancelled["status"]) == (0, CANCELLED)
     assert cancelled["seconds"] < 0.05 + whole["seconds"] / 4
+
+
+CALLS = {
+    "compile": ("compile",),
+    "score": ("score", [[2, 17, 18]]),
+    "classify": ("classify", [[2, 17, 18]], len(LABELS)),
+    "embed": ("embed", [[2, 17, 18]], EMBED),
+    "prefill": ("step", call("prefill", [[2, 17, 18]], max_new_tokens=2)),
+    "generate": ("step", call("generate")),
+    "decode": ("step", call("decode")),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_each_call_takes_a_cancel_of_its_own(library: Path, tmp_path: Path, name: str) -> None:
+    """The model and the session know nothing of it: when it is cleared they go on."""
+    program = {"classify": ProgramName.CLASSIFY, "embed": ProgramName.EMBED}.get(name)
+    toy = Toy(batch=(1,), prefill=(4,), **({"programs": (program,)} if program else {}))
+    method, *arguments = CALLS[name]
+    replies = serve(
+        library,
+        call("open", bundle=str(make_toy_bundle(tmp_path / "toy", toy)), flags=NO_CACHE),
+        *([call("session")] if method == "step" else []),
+        call("set_cancel", True),
+        call(method, *arguments),
+        call("set_cancel", False),
+        call(method, *arguments),
+    )
+    assert replies.refused(-3, CANCELLED) == "cancelled"
+    assert "value" in replies.values[-1], replies.values[-1]
+
+
+def test_checking_a_signature_takes_a_cancel(library: Path, tmp_path: Path) -> None:
+    folder = make_toy_bundle(tmp_path / "toy", Toy(batch=(1,), prefill=(4,)))
+    private, public = write_key(tmp_path, "ours")
+    sign(Bundle.open(folder), private, None, ())
+    replies = serve(
+        library,
+        call("open_bundle", str(folder)),
+        call("set_cancel", True),
+        call("verify_signature", str(public)),
+        call("set_cancel", False),
+        call("verify_signature", str(public)),
+    )
+    assert replies.refused(2, CANCELLED) == "cancelled"
+    assert replies.value(4) is None

@@ -116,3 +116,24 @@ def test_refuses_images_in_the_words_of_gemma3_run(
         expected = Ended(*gemma3_run(bundle, *arguments))
         assert expected.status == 2
         assert gemma3_host(bundle, *arguments) == expected
+
+
+def test_encoded_images_fill_their_room_and_no_more(bundle: Path, native: Path) -> None:
+    open_it = call("open", bundle=str(bundle), mesh="1x1", flags=NO_CACHE)
+    sizes = serve(native / "libgemma3.so", open_it, call("sizes")).value(1)
+    image = sizes["channels"] * sizes["image_size"] ** 2
+    needed = 3 * sizes["tokens_per_image"] * sizes["soft_token_size"]
+    assert (sizes["channels"], sizes["image_positions"]) == (3, 256)
+    replies = serve(
+        native / "libgemma3.so",
+        open_it,
+        call("encode_images", 3, image, needed),
+        call("encode_images", 3, image, needed - 1),
+        call("set_cancel", True),
+        call("encode_images", 3, image, needed),
+    )
+    last, behind = replies.value(1)
+    assert (last != 0, behind) == (True, 7)
+    said = f"soft_tokens: expected room for {needed}, got {needed - 1}"
+    assert replies.values[2]["refused"] == [2, said, needed]
+    assert replies.refused(4, 3) == "cancelled"

@@ -18,7 +18,7 @@ from gemma3_export.runtime.requests.score import score
 from gemma3_export.runtime.requests.session import Session
 
 from ..runtime.toy_bundle import EMBED, LABELS, Toy, make_toy_bundle, reference_greedy
-from .library import PLUGINS, ROOT, build, call, serve
+from .library import CONTEXT_FULL, NOT_FOUND, PLUGINS, ROOT, USAGE, build, call, serve
 
 HEADER = ROOT / "runtime" / "native" / "include" / "gemma3.h"
 SEEDED = {"temperature": 0.9, "top_k": 50, "top_p": 0.95, "min_p": 0.01, "seed": 7}
@@ -177,7 +177,9 @@ def test_a_row_of_a_session_is_filled_to_its_last_place(library: Path, bundle: P
         call("turns", [prompt(20)], 45), call("turns", [prompt(20)], 46),
     )  # fmt: skip
     assert replies.value(1) == [reference_greedy(prompt(20), 45)]
-    assert "20 tokens and 46 new tokens do not fit after 0 tokens" in replies.refused(2)
+    assert "20 tokens and 46 new tokens do not fit after 0 tokens" in replies.refused(
+        2, CONTEXT_FULL
+    )
 
 
 @pytest.mark.parametrize("lengths", [(9, 3), (1, 16), (17, 1), (5, 4)])
@@ -230,8 +232,8 @@ def test_check_says_whether_a_bundle_loads_before_it_is_loaded(
     assert good["devices"] == {"kind": "cpu", "count": 8, "needed": 8}
     assert good["plugin"]["path"].endswith("xla_cpu_pjrt.so")
     assert good["plugin"]["api"] == "0.81"
-    for report in (mesh, weights, plugin):
-        assert (report["status"], report["loads"]) == (2, False)
+    for report, status in ((mesh, NOT_FOUND), (weights, USAGE), (plugin, NOT_FOUND)):
+        assert (report["status"], report["loads"]) == (status, False)
         assert report["problem"] == report["message"]
     assert "expected a mesh of the bundle (1x1, 2x4), got 3x1" in mesh["message"]
     assert "--abstract" in weights["message"]
@@ -263,4 +265,4 @@ def test_strange_requests_are_refused(library: Path, bundle: Path) -> None:
         assert replies.refused(index).startswith(said)
     assert replies.value(-3) is None
     assert replies.value(-2) is None
-    assert r"got a\nb\x1b[1m; re-export" in replies.refused(-1)
+    assert r"got a\nb\x1b[1m; re-export" in replies.refused(-1, NOT_FOUND)

@@ -14,7 +14,7 @@ from gemma3_export.artifacts.signing import sign
 
 from ..runtime.toy_bundle import Toy, make_toy_bundle, reference_greedy
 from ..signing_keys import write_key
-from .library import Replies, build, call, serve
+from .library import INTEGRITY, NOT_FOUND, USAGE, Replies, build, call, serve
 
 NO_CACHE, VERIFY, COPY_WEIGHTS = 1, 4, 8
 TEXT = [2, 17, 18, 40]
@@ -78,16 +78,16 @@ def test_a_pin_says_which_manifest_it_is(library: Path, folder: Path) -> None:
     )
     assert tokens(replies, 1) == reference_greedy(TEXT, 4)
     expected = f"{folder}/toy/manifest.json: expected SHA-256 {wrong}, got {right}; take"
-    assert replies.refused(2).startswith(expected)
+    assert replies.refused(2, INTEGRITY).startswith(expected)
     assert "expected 64 hexadecimal digits" in replies.refused(4)
     assert replies.refused(6) == "manifest_sha256: expected a text, got none"
-    assert replies.refused(9).startswith(expected)
+    assert replies.refused(9, INTEGRITY).startswith(expected)
 
 
 def test_a_pin_is_compared_before_the_manifest_is_parsed(library: Path, folder: Path) -> None:
     (folder / "toy" / "manifest.json").write_text("[" * 100)
     replies = serve(library, call("open", bundle=str(folder / "toy"), manifest_sha256="1" * 64))
-    assert "expected SHA-256 111" in replies.refused(0)
+    assert "expected SHA-256 111" in replies.refused(0, INTEGRITY)
 
 
 def test_the_option_demands_a_signature(library: Path, folder: Path) -> None:
@@ -106,12 +106,12 @@ def test_the_option_demands_a_signature(library: Path, folder: Path) -> None:
         call("check", bundle=str(folder / "toy"), require_signature=ours),
     )
     assert tokens(replies, 1) == reference_greedy(TEXT, 4)
-    assert f"not a signature of this bundle by {theirs}" in replies.refused(2)
+    assert f"not a signature of this bundle by {theirs}" in replies.refused(2, INTEGRITY)
     assert replies.refused(3) == "require_signature: expected a text, got none"
-    assert f"not a signature of this bundle by {theirs}" in replies.refused(5)
+    assert f"not a signature of this bundle by {theirs}" in replies.refused(5, INTEGRITY)
     assert replies.value(6) is None
     for index in (8, 9):
-        assert f"{WEIGHTS} is not what was signed" in replies.refused(index)
+        assert f"{WEIGHTS} is not what was signed" in replies.refused(index, INTEGRITY)
     assert f"{WEIGHTS} is not what was signed" in replies.value(10)["problem"]
 
 
@@ -139,11 +139,11 @@ def test_files_exchanged_after_the_signature_was_verified_are_not_used(
         *generating(folder),
     )
     assert tokens(replies, 6) == reference_greedy(TEXT, 4)
-    assert "tokenizer.model: contents changed" in replies.refused(7)
+    assert "tokenizer.model: contents changed" in replies.refused(7, INTEGRITY)
     weights = Bundle.open(toy).digest(WEIGHTS)
     assert replies.value(8) == weights
-    assert f"{program.name}: contents changed" in replies.refused(11)
-    assert f"{program.name}: contents changed" in replies.refused(13)
+    assert f"{program.name}: contents changed" in replies.refused(11, INTEGRITY)
+    assert f"{program.name}: contents changed" in replies.refused(13, INTEGRITY)
 
 
 def test_a_folder_exchanged_after_it_was_opened_is_not_used(library: Path, folder: Path) -> None:
@@ -197,7 +197,7 @@ def test_changed_weights_are_refused_where_digests_are_asked_for(
 ) -> None:
     shutil.copy(folder / "other", folder / "toy" / WEIGHTS)
     replies = serve(library, call("open", bundle=str(folder / "toy"), flags=NO_CACHE | flags))
-    assert f"{WEIGHTS}: contents changed: expected SHA-256" in replies.refused(0)
+    assert f"{WEIGHTS}: contents changed: expected SHA-256" in replies.refused(0, INTEGRITY)
 
 
 def test_weights_written_between_the_signature_and_the_copy_are_refused(
@@ -210,7 +210,7 @@ def test_weights_written_between_the_signature_and_the_copy_are_refused(
         call("write_over", str(folder / "other"), str(folder / "toy" / WEIGHTS)),
         call("open", opened=True, flags=NO_CACHE | COPY_WEIGHTS),
     )
-    assert f"{WEIGHTS}: contents changed: expected SHA-256" in replies.refused(3)
+    assert f"{WEIGHTS}: contents changed: expected SHA-256" in replies.refused(3, INTEGRITY)
 
 
 def test_a_pin_vouches_for_copied_weights_too(library: Path, folder: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_pin_vouches_for_copied_weights_too(library: Path, folder: Path) -> No
         library,
         *generating(folder, manifest_sha256=digest(folder), flags=NO_CACHE | COPY_WEIGHTS),
     )
-    assert f"{WEIGHTS}: contents changed: expected SHA-256" in replies.refused(0)
+    assert f"{WEIGHTS}: contents changed: expected SHA-256" in replies.refused(0, INTEGRITY)
 
 
 def test_options_of_an_older_header_are_taken_and_strange_ones_refused(
@@ -277,7 +277,7 @@ def test_links_are_followed_inside_the_bundle_only(library: Path, folder: Path, 
         assert replies.value(0) is None
         Bundle.open(toy)
         return
-    said = replies.refused(0)
+    said = replies.refused(0, NOT_FOUND if case == "nothing" else USAGE)
     assert "tokenizer/tokenizer.model" in said
     with pytest.raises(ArtifactError) as refused:
         Bundle.open(toy)

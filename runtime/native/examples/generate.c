@@ -38,12 +38,14 @@ int main(int argc, char **argv) {
 
   static int32_t tokens[MOST_TOKENS];
   gemma3_prompt prompt = {tokens, parse(argv[2], tokens)};
-  gemma3_request request = {sizeof request, &prompt, 1, (uint32_t)atoi(argv[3])};
+  gemma3_request request = {sizeof request, &prompt, sizeof prompt, 1, (uint32_t)atoi(argv[3])};
   request.flags = GEMMA3_IGNORE_EOS;
   request.chunk = 8; /* tokens of one call on the device: small, to print soon */
   gemma3_timing timing;
-  gemma3_status status =
-      gemma3_generate(model, &request, print_token, NULL, &timing, &error);
+  request.timings = &timing;
+  request.timing_size = sizeof timing;
+  request.timing_capacity = 1;
+  gemma3_status status = gemma3_generate(model, &request, print_token, NULL, &error);
   if (status) {
     fprintf(stderr, "error: %s\n", error.message);
   } else {

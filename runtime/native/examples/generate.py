@@ -11,24 +11,24 @@ IGNORE_EOS = 1
 
 
 class Error(ctypes.Structure):
-    _fields_ = [("status", c_int32), ("message", ctypes.c_char * 2044)]
+    _fields_ = [("status", c_int32), ("message", ctypes.c_char * 2036), ("needed", c_uint64)]
 
 
-# The structs may be shorter than the header's: `size` says so, and the rest has its defaults.
+# Structs may be shorter than the header's: their sizes say so, and the rest has its defaults.
 class Options(ctypes.Structure):
     _fields_ = [("size", c_size_t), ("bundle", c_char_p), ("plugin", c_char_p), ("mesh", c_char_p)]
 
 
 class Prompt(ctypes.Structure):
-    _fields_ = [("tokens", POINTER(c_int32)), ("count", c_size_t), ("pixels", c_void_p),
-                ("images", c_size_t)]  # fmt: skip
+    _fields_ = [("tokens", POINTER(c_int32)), ("count", c_size_t)]
 
 
 class Request(ctypes.Structure):
     _fields_ = [
-        ("size", c_size_t), ("prompts", POINTER(Prompt)), ("prompt_count", c_size_t),
+        ("size", c_size_t), ("prompts", POINTER(Prompt)), ("prompt_size", c_size_t),
+        ("prompt_count", c_size_t),
         ("max_new_tokens", c_uint32), ("logprobs", c_uint32), ("sampling", c_void_p),
-        ("sampling_count", c_size_t), ("stop_tokens", POINTER(c_int32)), ("stop_count", c_size_t),
+        ("sampling_size", c_size_t), ("sampling_count", c_size_t), ("stop_tokens", POINTER(c_int32)), ("stop_count", c_size_t),
         ("chunk", c_uint32), ("task", c_int32), ("flags", c_uint64),
     ]  # fmt: skip
 
@@ -56,7 +56,8 @@ def main() -> None:
     numbers = [int(part) for part in ids.split(",")]
     tokens = (c_int32 * len(numbers))(*numbers)
     prompt = Prompt(tokens, len(numbers))
-    request = Request(ctypes.sizeof(Request), ctypes.pointer(prompt), 1, int(count))
+    size = ctypes.sizeof(Prompt)
+    request = Request(ctypes.sizeof(Request), ctypes.pointer(prompt), size, 1, int(count))
     request.flags = IGNORE_EOS
     found: list[int] = []
 
@@ -65,7 +66,7 @@ def main() -> None:
         found.append(token.contents.token)
         return 0
 
-    check(gemma3.gemma3_generate(model, byref(request), take, None, None, byref(error)))
+    check(gemma3.gemma3_generate(model, byref(request), take, None, byref(error)))
     gemma3.gemma3_close(model)
     print(*found)
 

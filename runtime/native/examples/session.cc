@@ -58,7 +58,8 @@ int main(int count, char** arguments) try {
   const std::vector<int32_t> tokens = parse(arguments[2]);
   const gemma3_prompt prompt = {tokens.data(), tokens.size(), nullptr, 0};
   const auto wanted = static_cast<uint32_t>(std::atoi(arguments[3]));
-  call(gemma3_session_prefill, session.get(), &prompt, size_t{1}, wanted, print_token, nullptr);
+  const gemma3_prefill prefill = {sizeof prefill, &prompt, sizeof prompt, 1, wanted};
+  call(gemma3_session_prefill, session.get(), &prefill, print_token, nullptr);
 
   // The session as bytes: to be kept in a file, and restored in another process or on another mesh.
   uint8_t* bytes = nullptr;
@@ -68,7 +69,7 @@ int main(int count, char** arguments) try {
   gemma3_free(bytes);
   session.reset(raw);
 
-  call(gemma3_session_generate, session.get(), uint32_t{0}, print_token, nullptr);
+  call(gemma3_session_generate, session.get(), uint32_t{0}, print_token, nullptr, nullptr);
   std::printf("\n");
 } catch (const std::exception& error) {
   std::fprintf(stderr, "error: %s\n", error.what());

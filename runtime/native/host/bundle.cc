@@ -9,9 +9,24 @@
 namespace gemma3::host {
 
 void check(gemma3_status status, const gemma3_error& error) {
-  if (status == GEMMA3_OK) return;
-  if (status == GEMMA3_USAGE) throw UsageError(error.message);
-  throw std::runtime_error(error.message);
+  switch (status) {
+    case GEMMA3_OK:
+      return;
+    case GEMMA3_FAILED:
+    case GEMMA3_CANCELLED:
+    case GEMMA3_OUT_OF_MEMORY:
+      throw std::runtime_error(error.message);
+    default:
+      throw UsageError(error.message);
+  }
+}
+
+gemma3_sizes sizes_of(const gemma3_model* model) {
+  gemma3_sizes sizes{};
+  sizes.size = sizeof sizes;
+  gemma3_error error;
+  check(gemma3_model_sizes(model, &sizes, &error), error);
+  return sizes;
 }
 
 BundleHandle open_bundle(const std::string& path) {
@@ -40,8 +55,6 @@ void Bundle::read(const std::string& json) {
   bos_ = info.at("bos_token_id");
   eos_ = info.at("eos_token_ids").get<std::vector<int32_t>>();
   labels_ = info.at("labels").get<std::vector<std::string>>();
-  embedding_size_ = info.at("embedding_size");
-  sizes_ = {info.at("layers"), info.at("width"), info.at("heads")};
   score_outputs_ = info.at("score_outputs").get<std::set<std::string>>();
   for (const auto& bucket : info.at("buckets")) {
     buckets_.push_back({bucket.at("mesh"), bucket.at("platform"), bucket.at("program"),

@@ -13,7 +13,8 @@
 
 namespace gemma3::host {
 
-// Throws what a failed call says: UsageError for GEMMA3_USAGE, else std::runtime_error.
+// Throws what a failed call says: UsageError for what the user can put right, else
+// std::runtime_error.
 void check(gemma3_status status, const gemma3_error& error);
 
 // A string or bytes that the library gave.
@@ -44,10 +45,8 @@ struct BucketInfo {
   int64_t batch = 0, cache = 0;
 };
 
-// Sizes of the model; 0 where the manifest does not say.
-struct ModelSizes {
-  int64_t layers = 0, width = 0, heads = 0;
-};
+// Sizes of an open model.
+gemma3_sizes sizes_of(const gemma3_model* model);
 
 // An open bundle; closed at the end.
 using BundleHandle = std::unique_ptr<gemma3_bundle, void (*)(gemma3_bundle*)>;
@@ -70,8 +69,6 @@ class Bundle {
   const std::vector<int32_t>& eos_tokens() const { return eos_; }
   int32_t bos_token() const { return bos_; }
   int64_t vocab_size() const { return vocab_size_; }
-  int64_t embedding_size() const { return embedding_size_; }
-  const ModelSizes& sizes() const { return sizes_; }
   // What the score program gives besides log-probabilities.
   const std::set<std::string>& score_outputs() const { return score_outputs_; }
 
@@ -97,8 +94,6 @@ class Bundle {
   std::vector<int32_t> eos_;
   int32_t bos_ = 0;
   int64_t vocab_size_ = 0;
-  int64_t embedding_size_ = 0;
-  ModelSizes sizes_;
   std::set<std::string> score_outputs_;
   bool abstract_ = false;
 };

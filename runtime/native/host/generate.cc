@@ -165,6 +165,7 @@ void generate(gemma3_model* model, const Options& options, const Bundle& bundle,
   gemma3_request request{};
   request.size = sizeof request;
   request.prompts = view.data();
+  request.prompt_size = sizeof view[0];
   request.prompt_count = view.size();
   request.max_new_tokens = options.max_new_tokens
                                ? count_of(*options.max_new_tokens)
@@ -175,6 +176,7 @@ void generate(gemma3_model* model, const Options& options, const Bundle& bundle,
   }
   request.logprobs = count_of(options.logprobs.value_or(0));
   request.sampling = &sampling;
+  request.sampling_size = sizeof sampling;
   request.stop_tokens = prompts.stop_tokens.data();
   request.stop_count = prompts.stop_tokens.size();
   request.chunk = receiver.streams || !options.stop.empty() ? kStreamTokens : 0;
@@ -191,8 +193,11 @@ void generate(gemma3_model* model, const Options& options, const Bundle& bundle,
   const double loaded_at = now();
   status.say(receiver.streams ? "reading the prompt" : "generating");
   std::vector<gemma3_timing> timings(view.size());
+  request.timings = timings.data();
+  request.timing_size = sizeof timings[0];
+  request.timing_capacity = timings.size();
   const gemma3_status done =
-      gemma3_generate(model, &request, Receiver::take, &receiver, timings.data(), &error);
+      gemma3_generate(model, &request, Receiver::take, &receiver, &error);
   if (receiver.failure) std::rethrow_exception(receiver.failure);
   check(done, error);
 

@@ -22,7 +22,7 @@ const char* text_or_null(const std::optional<std::string>& text) {
 
 void log(void* user, int32_t level, const char* message) {
   auto* status = static_cast<StatusLine*>(user);
-  if (level >= GEMMA3_LOG_WARNING) {
+  if (level <= GEMMA3_LOG_WARNING) {
     status->warn(message);
   } else {
     status->say(message);
@@ -135,7 +135,7 @@ int run_compile(const Options& options, const gemma3_bundle* bundle) {
   const Model model = open_model(options, bundle, status);
   status.say("compiling all programs");
   gemma3_error error;
-  check(gemma3_compile(model.get(), nullptr, &error), error);
+  check(gemma3_compile(model.get(), nullptr, nullptr, &error), error);
   char* text = nullptr;
   check(gemma3_model_stats(model.get(), &text, &error), error);
   const auto stats = nlohmann::json::parse(given(text).get());
@@ -159,6 +159,7 @@ void prepare(gemma3_model* model, const std::vector<gemma3_prompt>& prompts, int
   gemma3_request request{};
   request.size = sizeof request;
   request.prompts = prompts.data();
+  request.prompt_size = sizeof prompts[0];
   request.prompt_count = prompts.size();
   request.task = task;
   gemma3_error error;
@@ -174,8 +175,13 @@ std::vector<std::vector<double>> rows_of(gemma3_model* model, const Prompts& pro
   prepare(model, view, task);
   const auto columns = static_cast<size_t>(width);
   std::vector<float> values(view.size() * columns);
+  gemma3_texts texts{};
+  texts.size = sizeof texts;
+  texts.prompts = view.data();
+  texts.prompt_size = sizeof view[0];
+  texts.prompt_count = view.size();
   gemma3_error error;
-  check(call(model, view.data(), view.size(), values.data(), &error), error);
+  check(call(model, &texts, values.data(), values.size(), &error), error);
   std::vector<std::vector<double>> rows;
   for (size_t i = 0; i < view.size(); ++i) {
     rows.push_back(widened(values.data() + i * columns, columns));
@@ -186,7 +192,7 @@ std::vector<std::vector<double>> rows_of(gemma3_model* model, const Prompts& pro
 void classify(gemma3_model* model, const Options& options, const Bundle& bundle,
               const Prompts& prompts, StatusLine& status) {
   status.say("classifying");
-  const auto width = static_cast<int64_t>(bundle.labels().size());
+  const int64_t width = sizes_of(model).labels;
   for (const auto& row : rows_of(model, prompts, GEMMA3_TASK_CLASSIFY, gemma3_classify, width)) {
     status.say("");
     put((options.prints_text() ? classify_table(bundle.labels(), row)
@@ -195,11 +201,11 @@ void classify(gemma3_model* model, const Options& options, const Bundle& bundle,
   }
 }
 
-void embed(gemma3_model* model, const Options& options, const Bundle& bundle,
-           const Prompts& prompts, StatusLine& status) {
+void embed(gemma3_model* model, const Options& options, const Prompts& prompts,
+           StatusLine& status) {
   status.say("embedding");
   for (const auto& row :
-       rows_of(model, prompts, GEMMA3_TASK_EMBED, gemma3_embed, bundle.embedding_size())) {
+       rows_of(model, prompts, GEMMA3_TASK_EMBED, gemma3_embed, sizes_of(model).embedding_size)) {
     status.say("");
     put((options.prints_text() ? embed_line(row) : values_json("embedding", row)) + "\n");
   }
@@ -218,8 +224,8 @@ int run(const Options& options) {
   const BundleHandle opened = open_bundle(options.bundle);
   if (options.require_signature) {
     gemma3_error error;
-    check(gemma3_bundle_verify_signature(opened.get(), options.require_signature->c_str(), &error),
-          error);
+    const char* key = options.require_signature->c_str();
+    check(gemma3_bundle_verify_signature(opened.get(), key, nullptr, &error), error);
   }
   if (options.check) return run_check(options, opened.get());
   if (options.compile) return run_compile(options, opened.get());
@@ -236,7 +242,7 @@ int run(const Options& options) {
   } else if (options.classify) {
     classify(model.get(), options, bundle, prompts, status);
   } else if (options.embed) {
-    embed(model.get(), options, bundle, prompts, status);
+    embed(model.get(), options, prompts, status);
   } else {
     generate(model.get(), options, bundle, prompts, status);
   }

@@ -12,22 +12,29 @@
 namespace gemma3::host {
 namespace {
 
-// Room for one output of every prompt, of `each(tokens)` numbers; none where it was not asked for.
+// Room for one output of all prompts, of `each(tokens)` numbers for one after another; none where it
+// was not asked for. What is written is not zeroed before.
 class Room {
  public:
   template <typename Each>
   Room(bool wanted, const std::vector<Ids>& prompts, Each each) {
-    for (size_t i = 0; wanted && i < prompts.size(); ++i) {
-      arrays_.emplace_back(new float[each(static_cast<int64_t>(prompts[i].size()))]);
-      rows_.push_back(arrays_.back().get());
+    if (!wanted) return;
+    starts_.push_back(0);
+    for (const Ids& ids : prompts) {
+      const auto tokens = static_cast<int64_t>(ids.size());
+      starts_.push_back(starts_.back() + static_cast<size_t>(each(tokens)));
     }
+    numbers_.reset(new float[size()]);
   }
-  float* const* rows() const { return rows_.empty() ? nullptr : rows_.data(); }
-  const float* of(size_t prompt) const { return rows_.empty() ? nullptr : rows_[prompt]; }
+  float* data() const { return numbers_.get(); }
+  size_t size() const { return starts_.empty() ? 0 : starts_.back(); }
+  const float* of(size_t prompt) const {
+    return starts_.empty() ? nullptr : data() + starts_[prompt];
+  }
 
  private:
-  std::vector<std::unique_ptr<float[]>> arrays_;
-  std::vector<float*> rows_;
+  std::vector<size_t> starts_;
+  std::unique_ptr<float[]> numbers_;
 };
 
 // What scoring gave, for all prompts one after another.
@@ -47,11 +54,12 @@ Scores run(gemma3_model* model, const Options& options, const Bundle& bundle,
   gemma3_request request{};
   request.size = sizeof request;
   request.prompts = view.data();
+  request.prompt_size = sizeof view[0];
   request.prompt_count = view.size();
   request.task = GEMMA3_TASK_SCORE;
   gemma3_error error;
   check(gemma3_check_request(model, &request, &error), error);  // before room is made for it
-  const ModelSizes& sizes = bundle.sizes();
+  const gemma3_sizes sizes = sizes_of(model);
   const auto states = [&sizes](int64_t tokens) {
     return (sizes.layers + 1) * tokens * sizes.width;
   };
@@ -69,14 +77,20 @@ Scores run(gemma3_model* model, const Options& options, const Bundle& bundle,
   gemma3_scoring scoring{};
   scoring.size = sizeof scoring;
   scoring.prompts = view.data();
+  scoring.prompt_size = sizeof view[0];
   scoring.prompt_count = view.size();
   scoring.labels = labels.empty() ? nullptr : label_view.data();
+  scoring.label_size = sizeof(gemma3_labels);
   scoring.label_count = labels.size();
   scoring.logprobs = scores.logprobs.data();
+  scoring.logprobs_capacity = scores.logprobs.size();
   scoring.losses = scores.losses.data();
-  scoring.hidden_states = scores.hidden_states.rows();
-  scoring.attentions = scores.attentions.rows();
-  check(gemma3_score_texts(model, &scoring, &error), error);
+  scoring.losses_capacity = scores.losses.size();
+  scoring.hidden_states = scores.hidden_states.data();
+  scoring.hidden_states_capacity = scores.hidden_states.size();
+  scoring.attentions = scores.attentions.data();
+  scoring.attentions_capacity = scores.attentions.size();
+  check(gemma3_score(model, &scoring, &error), error);
   return scores;
 }
 
@@ -90,10 +104,9 @@ std::vector<std::optional<double>> own_logprobs(const float* all, const Ids& lab
   return own;
 }
 
-void write_outputs(const Options& options, const Bundle& bundle, const Prompts& prompts,
+void write_outputs(const Options& options, const gemma3_sizes& sizes, const Prompts& prompts,
                    const std::vector<Ids>& labels, const Scores& scores) {
   NpzWriter file(*options.outputs_to);
-  const ModelSizes& sizes = bundle.sizes();
   const float* logprobs = scores.logprobs.data();
   for (size_t i = 0; i < prompts.ids.size(); ++i) {
     const auto count = static_cast<int64_t>(prompts.ids[i].size());
@@ -129,7 +142,7 @@ void score(gemma3_model* model, const Options& options, const Bundle& bundle,
   const Scores scores = run(model, options, bundle, prompts, given);
   status.say("");
   const std::vector<Ids>& labels = given.empty() ? prompts.ids : given;
-  if (options.outputs_to) write_outputs(options, bundle, prompts, labels, scores);
+  if (options.outputs_to) write_outputs(options, sizes_of(model), prompts, labels, scores);
   const float* at = scores.logprobs.data();
   for (size_t i = 0; i < labels.size(); ++i) {
     const auto own = own_logprobs(at, labels[i]);

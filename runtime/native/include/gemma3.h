@@ -11,13 +11,19 @@
  *     gemma3_model *model;
  *     if (gemma3_open(&options, &model, &error)) { puts(error.message); return 1; }
  *     gemma3_prompt prompt = {tokens, count};
- *     gemma3_request request = {sizeof request, &prompt, 1, 64};
- *     gemma3_generate(model, &request, print_token, NULL, NULL, &error);
+ *     gemma3_request request = {sizeof request, &prompt, sizeof prompt, 1, 64};
+ *     gemma3_generate(model, &request, print_token, NULL, &error);
  *     gemma3_close(model);
  *
  * Contract
- * - Structs whose first member is `size` are versioned: set it to sizeof the struct and the rest
- *   to zero before filling in. Members beyond `size`, and zero members, have their defaults.
+ * - Structs grow at their ends. One that is passed alone begins with `size`: set it to sizeof the
+ *   struct and the rest to zero before filling in. One that comes in arrays has no such member: the
+ *   size of an element stands beside the pointer (`prompt_size` beside `prompts`), and elements lie
+ *   that far apart. Members beyond a given size, and zero members, have their neutral values; what
+ *   is beyond the members that this library knows must be zero. gemma3_error alone never grows.
+ * - Beside each pointer to numbers that are written stands a capacity, in elements. One that is too
+ *   small is refused with GEMMA3_USAGE before anything is written or run, and `needed` of the error
+ *   is what it must be; gemma3_model_sizes has what such sizes are computed of.
  * - Every function that can fail returns a gemma3_status and, unless `error` is NULL, fills
  *   *error. There is no global or per-thread state to ask for. Nothing is thrown across the
  *   interface. Outputs are untouched when a call fails, but for arrays of numbers, parts of which
@@ -26,13 +32,23 @@
  *   is for one thread at a time; only gemma3_session_cancel may be called from another one. Many
  *   sessions may share a model. Handles may be closed in any order: a model lives on inside until
  *   its last session is closed.
+ * - Whatever can take long takes a gemma3_cancel, NULL for none.
  * - Nothing is printed. Remarks go to the `log` function of the options, if there is one.
  * - The environment is read during gemma3_check and gemma3_open only: PATH, VIRTUAL_ENV,
  *   CONDA_PREFIX, HOME to find a plugin, XDG_CACHE_HOME and HOME to find the user's folder, and
- *   GEMMA3_KERNELS. XLA_FLAGS is hidden from the plugin while it starts,
- *   because XLA ends the process for a flag that it does not know; the environment of the
- *   process is as before when the call returns. Do not change the environment from another thread
- *   during these calls.
+ *   GEMMA3_KERNELS. Do not change the environment from another thread during these calls.
+ * - What a call does to the process besides, and what turns it off:
+ *   - While a plugin starts, the process has another list of environment variables: without
+ *     XLA_FLAGS, because XLA ends the process for a flag that it does not know, with
+ *     TF_CPP_MIN_LOG_LEVEL where it was not set, and with PJRT_NPROC where `threads` is. It is as
+ *     before when the call returns. GEMMA3_KEEP_ENVIRONMENT: it is left alone.
+ *   - When a program was compiled or loaded, freed memory goes back to the system: malloc_trim, and
+ *     madvise on the pages of the plugin's code. GEMMA3_KEEP_MEMORY: neither.
+ *   - Compiled programs, and once the key that guards them, are written to folders of the user.
+ *     GEMMA3_NO_CACHE, GEMMA3_CACHE_READ_ONLY: nothing is, but by gemma3_compile.
+ *   - A plugin and a library of kernels stay loaded until the process ends, with what threads the
+ *     plugin keeps. `pjrt_api`, and "none" for `kernels`: nothing is loaded.
+ *   No signal handler is installed, nor is a limit, locale, umask or allocator setting changed.
  * - Strings are UTF-8 and end with a NUL. Strings and bytes that a function gives are the
  *   caller's: pass them to gemma3_free.
  */
@@ -55,7 +71,7 @@ extern "C" {
 /* ---------------------------------------------------------------- versions and errors */
 
 /* Grows when a function or struct member is added; the high half grows when one changes. */
-#define GEMMA3_ABI_VERSION 0x00010002u
+#define GEMMA3_ABI_VERSION 0x00020000u
 
 /* The version of the library, for example "0.1.0"; a constant, not to be freed. */
 GEMMA3_API const char *gemma3_version(void);
@@ -63,19 +79,28 @@ GEMMA3_API const char *gemma3_version(void);
 /* GEMMA3_ABI_VERSION of the library: its high half must be that of the header compiled against. */
 GEMMA3_API uint32_t gemma3_abi_version(void);
 
-/* What a call came to. The first three are the exit statuses of the gemma3 commands. */
+/*
+ * What a call came to. gemma3-host ends with 0 for GEMMA3_OK, 1 for GEMMA3_FAILED,
+ * GEMMA3_CANCELLED and GEMMA3_OUT_OF_MEMORY, and 2 for the others, which the user can put right.
+ */
 typedef int32_t gemma3_status;
 enum {
   GEMMA3_OK = 0,
-  GEMMA3_FAILED = 1,    /* the plugin or the system refused, or memory ran out */
+  GEMMA3_FAILED = 1,    /* the plugin or the system refused */
   GEMMA3_USAGE = 2,     /* the request or the bundle is at fault; the message has the remedy */
   GEMMA3_CANCELLED = 3, /* gemma3_session_cancel, gemma3_cancel_set, or the callback asked for it */
+  GEMMA3_CONTEXT_FULL = 4,  /* a row has no room for so many tokens */
+  GEMMA3_OUT_OF_MEMORY = 5, /* of the host or of a device */
+  GEMMA3_INTEGRITY = 6,     /* bytes have another digest, or a signature is not valid */
+  GEMMA3_UNKNOWN_VERSION = 7, /* a format, API or program of a version that is not known here */
+  GEMMA3_NOT_FOUND = 8,     /* no such bundle, file, plugin, mesh or platform */
 };
 
 /* Why a call failed: one line, cut off at the end of `message` if need be. */
 typedef struct gemma3_error {
   gemma3_status status;
-  char message[2044];
+  char message[2036];
+  uint64_t needed; /* elements that an output must have room for, where that was too small; else 0 */
 } gemma3_error;
 
 /* Frees a string or bytes that a function of this library gave; NULL is allowed. */
@@ -137,19 +162,26 @@ GEMMA3_API gemma3_status gemma3_bundle_file(const gemma3_bundle *bundle, const c
 /*
  * GEMMA3_OK when the owner of the public key in PEM file `key` (an elliptic curve: P-256, P-384 or
  * P-521) signed the bundle as it is (gemma3-bundle sign): the manifest that was opened, and every
- * file. Reads all of them. GEMMA3_USAGE, saying why, when not, for a signature with a certificate,
- * and where the library was built without OpenSSL.
+ * file. Reads all of them. GEMMA3_INTEGRITY, saying why, when not; GEMMA3_USAGE for a signature with
+ * a certificate, and where the library was built without OpenSSL.
  */
 GEMMA3_API gemma3_status gemma3_bundle_verify_signature(const gemma3_bundle *bundle,
-                                                        const char *key, gemma3_error *error);
+                                                        const char *key, gemma3_cancel *cancel,
+                                                        gemma3_error *error);
 
 /* Closes a bundle; NULL is allowed. Models that were opened with it keep what they need. */
 GEMMA3_API void gemma3_bundle_close(gemma3_bundle *bundle);
 
 /* ---------------------------------------------------------------- opening a model */
 
-/* How important a remark is. */
-enum { GEMMA3_LOG_INFO = 0, GEMMA3_LOG_WARNING = 1 };
+/* How important a remark is, the most important first. */
+enum {
+  GEMMA3_LOG_ERROR = 1,   /* something failed that no call tells of, such as the second of two
+                             programs that are compiled at once */
+  GEMMA3_LOG_WARNING = 2, /* it goes on, but not as asked for or not as fast as it could */
+  GEMMA3_LOG_INFO = 3,    /* what was opened, and which programs were compiled */
+  GEMMA3_LOG_DEBUG = 4,   /* each program that was loaded, each session's shape */
+};
 
 /* Told of remarks, from any thread, one at a time for each model. `message` is one line. */
 typedef void (*gemma3_log_fn)(void *user, int32_t level, const char *message);
@@ -163,6 +195,9 @@ enum {
                                  files, which nobody can change then; with GEMMA3_VERIFY, a
                                  signature or a pin the digest is that of the copy. Takes as much memory as
                                  the files, where mapped pages are shared and can be given back */
+  GEMMA3_KEEP_ENVIRONMENT = 16, /* leave the environment alone while the plugin starts: XLA_FLAGS and
+                                   what XLA prints are then the caller's business */
+  GEMMA3_KEEP_MEMORY = 32,    /* leave freed memory and pages of code to the allocator and system */
 };
 
 /* How to open a model. */
@@ -185,7 +220,6 @@ typedef struct gemma3_options {
   gemma3_log_fn log;          /* NULL: no remarks */
   void *log_user;
   uint64_t flags;             /* GEMMA3_NO_CACHE, ... */
-  /* Since 1.2: */
   const char *manifest_sha256; /* 64 hexadecimal digits that the bytes of manifest.json must have,
                                   compared before they are parsed; NULL: any. With GEMMA3_VERIFY they
                                   vouch for every file, without it for all but the weights */
@@ -197,6 +231,13 @@ typedef struct gemma3_options {
                                   closed before the model */
   gemma3_cancel *cancel;      /* ends opening, and every later call of the model and its sessions,
                                   while it is set; NULL: nothing does. Must outlive the model */
+  const void *pjrt_api;       /* the `const PJRT_Api *` of a plugin that is linked into the process or
+                                 that the caller loaded, in place of `plugin`; NULL: none. Flags in
+                                 XLA_FLAGS are hidden from it only where it has not read them yet */
+  int32_t log_level;          /* the least important level that `log` is told; 0: GEMMA3_LOG_INFO */
+  uint32_t threads;           /* most threads of the host that compile, and that a CPU plugin
+                                 computes with; 0: one for each core. Other plugins have no such
+                                 setting, which a warning says */
 } gemma3_options;
 
 /*
@@ -249,6 +290,28 @@ GEMMA3_API void gemma3_close(gemma3_model *model);
 GEMMA3_API gemma3_status gemma3_model_info(const gemma3_model *model, char **json,
                                            gemma3_error *error);
 
+/* Sizes of a model, to be computed with. 0: the bundle does not do that, or does not say. */
+typedef struct gemma3_sizes {
+  size_t size;
+  int64_t vocab_size;
+  int64_t sliding_window;
+  int64_t layers, width, heads; /* of hidden states and attentions */
+  int64_t labels;               /* classes of gemma3_classify */
+  int64_t embedding_size;       /* of gemma3_embed */
+  int64_t image_size, channels; /* of `pixels` */
+  int64_t tokens_per_image, soft_token_size;
+  int64_t batch;              /* most rows of a session */
+  int64_t positions;          /* most tokens of a row that is generated */
+  int64_t image_positions;    /* the same for prompts with images */
+  int64_t stepping_positions; /* the same with log-probabilities, or by gemma3_session_decode */
+  int64_t score_positions, classify_positions, embed_positions; /* most tokens of a text */
+  int64_t devices;
+} gemma3_sizes;
+
+/* Fills the members of *sizes that lie within its `size`. */
+GEMMA3_API gemma3_status gemma3_model_sizes(const gemma3_model *model, gemma3_sizes *sizes,
+                                            gemma3_error *error);
+
 /*
  * Counts and times so far, as JSON: open_s, variant: "kernels" once a program that calls C++
  * kernels was loaded, else "portable", weights: {bytes, mapped_bytes, copied_bytes},
@@ -264,7 +327,7 @@ GEMMA3_API gemma3_status gemma3_model_stats(const gemma3_model *model, char **js
  * `cache_dir`, whatever the flags say. `*written`, unless NULL, is the number of files written.
  */
 GEMMA3_API gemma3_status gemma3_compile(gemma3_model *model, uint32_t *written,
-                                        gemma3_error *error);
+                                        gemma3_cancel *cancel, gemma3_error *error);
 
 /* ---------------------------------------------------------------- requests */
 
@@ -341,25 +404,6 @@ enum {
   GEMMA3_IMAGES = 2,     /* sessions: prompts may have images */
 };
 
-/* What to generate. Prompts beyond the largest batch run one group of rows after another. */
-typedef struct gemma3_request {
-  size_t size;
-  const gemma3_prompt *prompts;
-  size_t prompt_count;
-  uint32_t max_new_tokens; /* of each prompt, at least 1 */
-  uint32_t logprobs;       /* likeliest tokens to report with each token; 0: none. More than 0
-                              takes one call of a program for each token. */
-  const gemma3_sampling *sampling; /* NULL: greedy */
-  size_t sampling_count;           /* 0 or 1: one for all prompts; else one for each */
-  const int32_t *stop_tokens;      /* besides the model's end tokens */
-  size_t stop_count;
-  uint32_t chunk; /* most tokens of a row in one call on the device; 0: as many as the program
-                     gives. Small: the callback is told earlier, and can cancel earlier. */
-  int32_t task;   /* GEMMA3_TASK_...; gemma3_prepare and gemma3_check_request look at it */
-  uint64_t flags; /* GEMMA3_IGNORE_EOS */
-  gemma3_cancel *cancel; /* looked at by gemma3_generate and gemma3_prepare; NULL: none */
-} gemma3_request;
-
 /* Work of the group of rows that a prompt ran in. */
 typedef struct gemma3_timing {
   uint64_t prefill_tokens;
@@ -369,7 +413,32 @@ typedef struct gemma3_timing {
   double first_token_at; /* of CLOCK_MONOTONIC, in seconds */
 } gemma3_timing;
 
-/* GEMMA3_OK when the model can serve the request; GEMMA3_USAGE, saying what would fit, when not. */
+/* What to generate. Prompts beyond the largest batch run one group of rows after another. */
+typedef struct gemma3_request {
+  size_t size;
+  const gemma3_prompt *prompts;
+  size_t prompt_size, prompt_count;
+  uint32_t max_new_tokens; /* of each prompt, at least 1 */
+  uint32_t logprobs;       /* likeliest tokens to report with each token; 0: none. More than 0
+                              takes one call of a program for each token. */
+  const gemma3_sampling *sampling; /* NULL: greedy */
+  size_t sampling_size;
+  size_t sampling_count;           /* 0 or 1: one for all prompts; else one for each */
+  const int32_t *stop_tokens;      /* besides the model's end tokens */
+  size_t stop_count;
+  uint32_t chunk; /* most tokens of a row in one call on the device; 0: as many as the program
+                     gives. Small: the callback is told earlier, and can cancel earlier. */
+  int32_t task;   /* GEMMA3_TASK_...; gemma3_prepare and gemma3_check_request look at it */
+  uint64_t flags; /* GEMMA3_IGNORE_EOS */
+  gemma3_cancel *cancel; /* looked at by gemma3_generate and gemma3_prepare; NULL: none */
+  gemma3_timing *timings; /* [prompt_count], filled by gemma3_generate; NULL: not asked for */
+  size_t timing_size, timing_capacity;
+} gemma3_request;
+
+/*
+ * GEMMA3_OK when the model can serve the request, else for example GEMMA3_USAGE or
+ * GEMMA3_CONTEXT_FULL, saying what would fit.
+ */
 GEMMA3_API gemma3_status gemma3_check_request(const gemma3_model *model,
                                               const gemma3_request *request, gemma3_error *error);
 
@@ -381,21 +450,12 @@ GEMMA3_API gemma3_status gemma3_prepare(gemma3_model *model, const gemma3_reques
                                         gemma3_error *error);
 
 /*
- * Generates. `on_token` is told of each token; `timings`, unless NULL, is an array of prompt_count.
- * Same tokens as gemma3-run for the same bundle, mesh and parameters.
+ * Generates. `on_token` is told of each token. Same tokens as gemma3-run for the same bundle, mesh
+ * and parameters.
  */
 GEMMA3_API gemma3_status gemma3_generate(gemma3_model *model, const gemma3_request *request,
                                          gemma3_token_fn on_token, void *user,
-                                         gemma3_timing *timings, gemma3_error *error);
-
-/*
- * Log-probabilities of given texts, each of at least 2 tokens. `logprobs` has room for the sum of
- * (count - 1): for text after text, the natural logarithm of the probability of token i + 1 given
- * tokens 0 to i. `losses`, unless NULL, [prompt_count]: the mean of the negative ones.
- */
-GEMMA3_API gemma3_status gemma3_score(gemma3_model *model, const gemma3_prompt *prompts,
-                                      size_t prompt_count, float *logprobs, double *losses,
-                                      gemma3_error *error);
+                                         gemma3_error *error);
 
 /* Labels of a text: as many as it has tokens. */
 typedef struct gemma3_labels {
@@ -405,50 +465,64 @@ typedef struct gemma3_labels {
 
 enum { GEMMA3_NO_LABEL = -100 }; /* a place that is not scored */
 
-/* What to score, and where the results go. */
+/* What to score, and where the results go: for text after text. */
 typedef struct gemma3_scoring {
   size_t size;
-  const gemma3_prompt *prompts;
-  size_t prompt_count;
+  const gemma3_prompt *prompts; /* each of at least 2 tokens */
+  size_t prompt_size, prompt_count;
   const gemma3_labels *labels; /* label i + 1 is what should follow token i; the first is not looked
                                   at, GEMMA3_NO_LABEL leaves one out. NULL: the tokens themselves */
-  size_t label_count;          /* prompt_count, or 0 */
-  float *logprobs;             /* as in gemma3_score, of labels; 0 where one is left out */
-  double *losses;              /* [prompt_count], or NULL: means over the labels that count */
-  float *const *hidden_states; /* [prompt_count] of [layers + 1,count,width], or NULL: the embeddings,
-                                  what each layer but the last gives, the last after its norm */
-  float *const *attentions;    /* [prompt_count] of [layers,heads,count,count], or NULL: what the
-                                  token of a row gives to that of a column */
-  gemma3_cancel *cancel;       /* NULL: none. Since 1.2 */
+  size_t label_size, label_count; /* label_count: prompt_count, or 0 */
+  float *logprobs; /* [count - 1] of each text: the natural logarithm of the probability of label
+                      i + 1 given tokens 0 to i; 0 where one is left out */
+  size_t logprobs_capacity;
+  double *losses; /* [prompt_count], or NULL: means of the negative ones over the labels that count */
+  size_t losses_capacity;
+  float *hidden_states; /* [layers + 1,count,width] of each text, or NULL: the embeddings, what each
+                           layer but the last gives, the last after its norm */
+  size_t hidden_states_capacity;
+  float *attentions; /* [layers,heads,count,count] of each text, or NULL: what the token of a row
+                        gives to that of a column */
+  size_t attentions_capacity;
+  gemma3_cancel *cancel; /* NULL: none */
 } gemma3_scoring;
 
 /*
- * gemma3_score with labels, hidden states and attentions, the last two of bundles that were exported
- * with them (`score_outputs`). Everything is checked before anything is compiled.
+ * Log-probabilities of given texts; hidden states and attentions of bundles that were exported with
+ * them (`score_outputs`). Everything is checked before anything is compiled.
  */
-GEMMA3_API gemma3_status gemma3_score_texts(gemma3_model *model, const gemma3_scoring *scoring,
-                                            gemma3_error *error);
+GEMMA3_API gemma3_status gemma3_score(gemma3_model *model, const gemma3_scoring *scoring,
+                                      gemma3_error *error);
+
+/* Texts that are read and not continued, by gemma3_classify and gemma3_embed. */
+typedef struct gemma3_texts {
+  size_t size;
+  const gemma3_prompt *prompts;
+  size_t prompt_size, prompt_count;
+  gemma3_cancel *cancel; /* NULL: none */
+} gemma3_texts;
 
 /*
  * Scores [prompt_count,labels] of the classes for given texts (padding at their ends is left out).
  */
-GEMMA3_API gemma3_status gemma3_classify(gemma3_model *model, const gemma3_prompt *prompts,
-                                         size_t prompt_count, float *scores, gemma3_error *error);
+GEMMA3_API gemma3_status gemma3_classify(gemma3_model *model, const gemma3_texts *texts,
+                                         float *scores, size_t capacity, gemma3_error *error);
 
 /* Vectors [prompt_count,embedding_size], of length 1, of given texts. */
-GEMMA3_API gemma3_status gemma3_embed(gemma3_model *model, const gemma3_prompt *prompts,
-                                      size_t prompt_count, float *vectors, gemma3_error *error);
+GEMMA3_API gemma3_status gemma3_embed(gemma3_model *model, const gemma3_texts *texts,
+                                      float *vectors, size_t capacity, gemma3_error *error);
 
 /* Soft tokens [images,tokens_per_image,soft_token_size] of pixels as in gemma3_prompt. */
 GEMMA3_API gemma3_status gemma3_encode_images(gemma3_model *model, const float *pixels,
-                                              size_t images, float *soft_tokens,
-                                              gemma3_error *error);
+                                              size_t images, float *soft_tokens, size_t capacity,
+                                              gemma3_cancel *cancel, gemma3_error *error);
 
 /* ---------------------------------------------------------------- sessions */
 
 /*
  * Rows that are generated together, each at its own position, with their cache on the devices.
- * Between calls a row has `position` tokens in its cache and a last token, drawn but not yet fed.
+ * Between calls a row has `position` tokens in its cache and, unless it was only fed, a last token,
+ * drawn but not yet in the cache.
  */
 typedef struct gemma3_session gemma3_session;
 
@@ -460,6 +534,7 @@ typedef struct gemma3_session_options {
   uint32_t logprobs;  /* as in gemma3_request */
   uint32_t flags;     /* GEMMA3_IGNORE_EOS, GEMMA3_IMAGES */
   const gemma3_sampling *sampling; /* as in gemma3_request */
+  size_t sampling_size;
   size_t sampling_count;           /* 0 or 1: one for all rows; else one for each */
   const int32_t *stop_tokens;
   size_t stop_count;
@@ -472,25 +547,65 @@ GEMMA3_API gemma3_status gemma3_session_open(gemma3_model *model,
 /* Closes a session; NULL is allowed. */
 GEMMA3_API void gemma3_session_close(gemma3_session *session);
 
-/*
- * Takes in prompts[r] for row r and draws its next token, of which `on_token` (NULL: nobody) is
- * told. `count` is at most `rows`. A prompt of no tokens leaves its row as it is. A row that has
- * text already goes on from there: its last token is fed first, then the prompt. `max_new_tokens`,
- * this first one included, replaces what the row was still to get. When the call fails or is
- * cancelled after it began to feed the prompts, their rows are empty; the others are as before.
- */
-GEMMA3_API gemma3_status gemma3_session_prefill(gemma3_session *session,
-                                                const gemma3_prompt *prompts, size_t count,
-                                                uint32_t max_new_tokens, gemma3_token_fn on_token,
-                                                void *user, gemma3_error *error);
+/* What a row does from a prefill on, until another prefill says otherwise. */
+typedef struct gemma3_row_options {
+  uint32_t max_new_tokens;         /* 0: that of the prefill */
+  uint32_t flags;                  /* GEMMA3_IGNORE_EOS; looked at with stop_tokens only */
+  const gemma3_sampling *sampling; /* one; NULL: as the row had */
+  size_t sampling_size;
+  const int32_t *stop_tokens; /* besides the model's end tokens; NULL: as the row had */
+  size_t stop_count;          /* may be 0, for none */
+} gemma3_row_options;
+
+/* Flags of gemma3_prefill. */
+enum {
+  GEMMA3_NO_DRAW = 1, /* put the tokens into the cache and draw none: the text goes on with the next
+                         prefill */
+};
+
+/* What to feed to the rows of a session. */
+typedef struct gemma3_prefill {
+  size_t size;
+  const gemma3_prompt *prompts; /* of rows 0, 1, ...; one of no tokens leaves its row as it is */
+  size_t prompt_size, prompt_count;
+  uint32_t max_new_tokens; /* of each row, the one that is drawn included; replaces what it was still
+                              to get. At least 1, but with GEMMA3_NO_DRAW, when none is to follow */
+  uint32_t flags;          /* GEMMA3_NO_DRAW */
+  const gemma3_row_options *rows; /* NULL, or one for each prompt; those of rows without a prompt are
+                                     not looked at */
+  size_t row_size, row_count;
+  gemma3_cancel *cancel; /* NULL: none */
+} gemma3_prefill;
 
 /*
- * One step of every row that has text: feeds `tokens[r]`, or its last token where `tokens` is NULL,
- * and draws the next, told in `next` [rows]. `logits`, unless NULL, [rows,vocab_size], is what it
- * was drawn from. Stop tokens and max_new_tokens play no part. Needs a decode program.
+ * Takes in the prompts and draws the next token of their rows, of which `on_token` (NULL: nobody) is
+ * told. A row that has text already goes on from there: its last token, where it has one, is fed
+ * first, then the prompt. When the call fails or is cancelled after it began to feed the prompts,
+ * their rows are empty; the others are as before.
  */
-GEMMA3_API gemma3_status gemma3_session_decode(gemma3_session *session, const int32_t *tokens,
-                                               int32_t *next, float *logits, gemma3_error *error);
+GEMMA3_API gemma3_status gemma3_session_prefill(gemma3_session *session,
+                                                const gemma3_prefill *prefill,
+                                                gemma3_token_fn on_token, void *user,
+                                                gemma3_error *error);
+
+/* One step of the rows of a session. */
+typedef struct gemma3_step {
+  size_t size;
+  const int32_t *tokens; /* [rows] to be fed; NULL: the last token of each row */
+  size_t token_count;    /* rows, or 0 */
+  int32_t *next;         /* [rows] that are drawn; NULL: not asked for */
+  size_t next_capacity;
+  float *logits;         /* [rows,vocab_size] they were drawn from; NULL: not asked for */
+  size_t logits_capacity;
+  gemma3_cancel *cancel; /* NULL: none */
+} gemma3_step;
+
+/*
+ * One step of every row that has text: feeds a token and draws the next. Stop tokens and
+ * max_new_tokens play no part. Needs a decode program.
+ */
+GEMMA3_API gemma3_status gemma3_session_decode(gemma3_session *session, const gemma3_step *step,
+                                               gemma3_error *error);
 
 /*
  * Goes on until every row has its max_new_tokens, met a stop token or was finished. `chunk` as in
@@ -499,7 +614,7 @@ GEMMA3_API gemma3_status gemma3_session_decode(gemma3_session *session, const in
  */
 GEMMA3_API gemma3_status gemma3_session_generate(gemma3_session *session, uint32_t chunk,
                                                  gemma3_token_fn on_token, void *user,
-                                                 gemma3_error *error);
+                                                 gemma3_cancel *cancel, gemma3_error *error);
 
 /*
  * Ends the call of the session that is running, or the next one, with GEMMA3_CANCELLED as soon as
@@ -511,16 +626,27 @@ GEMMA3_API void gemma3_session_cancel(gemma3_session *session);
 GEMMA3_API gemma3_status gemma3_session_reset(gemma3_session *session, int32_t row,
                                               gemma3_error *error);
 
+/*
+ * Cuts a row off at `position`: it has that many tokens, no last token and none still to get, and the
+ * next prefill goes on from there. 0 empties it. Local layers keep only the newest `sliding_window`
+ * keys, in rings. So a row can go back anywhere while all its text lies within the window, and by at
+ * most the last token once the rings are full; `least` of gemma3_row says how far. GEMMA3_USAGE, and
+ * the row is as it was, for anything before that or beyond the row's own position.
+ */
+GEMMA3_API gemma3_status gemma3_session_truncate(gemma3_session *session, uint32_t row,
+                                                 uint32_t position, gemma3_error *error);
+
 /* Where a row is. */
 typedef struct gemma3_row {
   int32_t position;  /* tokens in its cache; 0: empty */
-  int32_t token;     /* its last token, not yet fed; meaningless when empty */
+  int32_t token;     /* its last token, not yet fed; -1: none */
   int32_t remaining; /* tokens it is still to get */
+  int32_t least;     /* position, 0 apart, from which on gemma3_session_truncate can cut it off */
 } gemma3_row;
 
-/* Fills rows [count]; count is at most `rows` of the session. */
+/* Fills rows [count], `row_size` bytes each; count is at most `rows` of the session. */
 GEMMA3_API gemma3_status gemma3_session_rows(const gemma3_session *session, gemma3_row *rows,
-                                             size_t count, gemma3_error *error);
+                                             size_t row_size, size_t count, gemma3_error *error);
 
 /*
  * As JSON: rows, batch, cache, cache_bytes, prefill_tokens, prefill_s, decode_tokens, decode_s,
@@ -536,7 +662,10 @@ GEMMA3_API gemma3_status gemma3_session_stats(const gemma3_session *session, cha
 GEMMA3_API gemma3_status gemma3_session_save(gemma3_session *session, uint8_t **bytes,
                                              size_t *count, gemma3_error *error);
 
-/* A session from what gemma3_session_save gave; damaged bytes are refused. */
+/*
+ * A session from what gemma3_session_save gave. GEMMA3_INTEGRITY for damaged bytes,
+ * GEMMA3_UNKNOWN_VERSION for those of another version of this library.
+ */
 GEMMA3_API gemma3_status gemma3_session_restore(gemma3_model *model, const uint8_t *bytes,
                                                 size_t count, gemma3_session **session,
                                                 gemma3_error *error);

@@ -1,8 +1,7 @@
-// The C ABI, first part: versions, bundles, models and requests.
+// The C ABI, first part: versions, bundles and models.
 
 #include "handles.h"
 #include "json.h"
-#include "prompts.h"
 #include "signature.h"
 
 using gemma3::give;
@@ -21,6 +20,30 @@ std::string not_empty(const char *text, const char *name) {
   return text_or_empty(text);
 }
 
+void add_plugin(const gemma3_options &options, gemma3::OpenOptions &known) {
+  known.plugin = text_or_empty(options.plugin);
+  known.pjrt_api = static_cast<const PJRT_Api *>(options.pjrt_api);
+  if (known.pjrt_api != nullptr && !known.plugin.empty()) {
+    refuse("options: expected `plugin` or `pjrt_api`, got both");
+  }
+  known.client_options = text_or_empty(options.client_options);
+  known.kernels = text_or_empty(options.kernels);
+  known.threads = options.threads;
+  if (known.threads > INT32_MAX) {
+    refuse("threads: expected at most " + std::to_string(INT32_MAX) + ", got " +
+           std::to_string(known.threads));
+  }
+}
+
+void add_log(const gemma3_options &options, gemma3::OpenOptions &known) {
+  known.log = options.log;
+  known.log_user = options.log_user;
+  if (options.log_level != 0) known.log_level = options.log_level;
+  if (known.log_level < GEMMA3_LOG_ERROR || known.log_level > GEMMA3_LOG_DEBUG) {
+    refuse("log_level: expected one of GEMMA3_LOG_..., got " + std::to_string(known.log_level));
+  }
+}
+
 gemma3::OpenOptions options_of(const gemma3_options *given) {
   const gemma3_options options = versioned(given, "options");
   gemma3::OpenOptions known;
@@ -31,17 +54,14 @@ gemma3::OpenOptions options_of(const gemma3_options *given) {
   } else {
     known.bundle = required(options.bundle, "options.bundle") != '\0' ? options.bundle : ".";
   }
-  known.plugin = text_or_empty(options.plugin);
+  add_plugin(options, known);
+  add_log(options, known);
   known.mesh = text_or_empty(options.mesh);
   known.platform = text_or_empty(options.platform);
   known.cache_dir = text_or_empty(options.cache_dir);
-  known.client_options = text_or_empty(options.client_options);
-  known.kernels = text_or_empty(options.kernels);
-  known.log = options.log;
-  known.log_user = options.log_user;
   known.flags = options.flags;
-  constexpr uint64_t kKnown =
-      GEMMA3_NO_CACHE | GEMMA3_CACHE_READ_ONLY | GEMMA3_VERIFY | GEMMA3_COPY_WEIGHTS;
+  constexpr uint64_t kKnown = GEMMA3_NO_CACHE | GEMMA3_CACHE_READ_ONLY | GEMMA3_VERIFY |
+                              GEMMA3_COPY_WEIGHTS | GEMMA3_KEEP_ENVIRONMENT | GEMMA3_KEEP_MEMORY;
   gemma3::check_flags(known.flags, kKnown, "options.flags");
   known.manifest_sha256 = not_empty(options.manifest_sha256, "manifest_sha256");
   known.key = not_empty(options.require_signature, "require_signature");
@@ -57,12 +77,6 @@ gemma3::Json empty_report() {
     report[name] = nullptr;
   }
   return report;
-}
-
-gemma3_request request_of(const gemma3_request *given) {
-  const gemma3_request known = gemma3::versioned(given, "request");
-  gemma3::check_flags(known.flags, GEMMA3_IGNORE_EOS, "request.flags");
-  return known;
 }
 
 }  // namespace
@@ -96,10 +110,11 @@ gemma3_status gemma3_bundle_open(const char *path, gemma3_bundle **bundle, gemma
 }
 
 gemma3_status gemma3_bundle_verify_signature(const gemma3_bundle *bundle, const char *key,
-                                             gemma3_error *error) {
+                                             gemma3_cancel *cancel, gemma3_error *error) {
   return guarded(error, [&] {
     required(key, "key");
-    gemma3::verify_signature(*required(bundle, "bundle").bundle, key, true);
+    gemma3::verify_signature(*required(bundle, "bundle").bundle, key, true,
+                             gemma3::between_of(cancel));
   });
 }
 
@@ -168,6 +183,13 @@ gemma3_status gemma3_model_info(const gemma3_model *model, char **json, gemma3_e
   });
 }
 
+gemma3_status gemma3_model_sizes(const gemma3_model *model, gemma3_sizes *sizes,
+                                 gemma3_error *error) {
+  return guarded(error, [&] {
+    gemma3::fill_versioned(sizes, required(model, "model").model->sizes(), "sizes");
+  });
+}
+
 gemma3_status gemma3_model_stats(const gemma3_model *model, char **json, gemma3_error *error) {
   return guarded(error, [&] {
     required(json, "json");
@@ -175,85 +197,12 @@ gemma3_status gemma3_model_stats(const gemma3_model *model, char **json, gemma3_
   });
 }
 
-gemma3_status gemma3_compile(gemma3_model *model, uint32_t *written, gemma3_error *error) {
-  return guarded(error, [&] {
-    const uint32_t count = required(model, "model").model->compile_all();
-    if (written != nullptr) *written = count;
-  });
-}
-
-gemma3_status gemma3_check_request(const gemma3_model *model, const gemma3_request *request,
-                                   gemma3_error *error) {
-  return guarded(error, [&] {
-    const gemma3_request known = request_of(request);
-    plan_request(*required(model, "model").model, known);
-  });
-}
-
-gemma3_status gemma3_prepare(gemma3_model *model, const gemma3_request *request,
+gemma3_status gemma3_compile(gemma3_model *model, uint32_t *written, gemma3_cancel *cancel,
                              gemma3_error *error) {
   return guarded(error, [&] {
-    const gemma3_request known = request_of(request);
-    const auto &own = required(model, "model").model;
-    own->prepare(request_buckets(own, known), [&] { gemma3::throw_if_set(known.cancel); });
-  });
-}
-
-gemma3_status gemma3_generate(gemma3_model *model, const gemma3_request *request,
-                              gemma3_token_fn on_token, void *user, gemma3_timing *timings,
-                              gemma3_error *error) {
-  return guarded(error, [&] {
-    const gemma3_request known = request_of(request);
-    generate(required(model, "model").model, known, on_token, user, timings);
-  });
-}
-
-gemma3_status gemma3_score(gemma3_model *model, const gemma3_prompt *prompts, size_t prompt_count,
-                           float *logprobs, double *losses, gemma3_error *error) {
-  return guarded(error, [&] {
-    gemma3_scoring scoring = {};
-    scoring.prompts = prompts;
-    scoring.prompt_count = prompt_count;
-    scoring.logprobs = &required(logprobs, "logprobs");
-    scoring.losses = losses;
-    score(*required(model, "model").model, scoring);
-  });
-}
-
-gemma3_status gemma3_score_texts(gemma3_model *model, const gemma3_scoring *scoring,
-                                 gemma3_error *error) {
-  return guarded(error, [&] {
-    const gemma3_scoring known = versioned(scoring, "scoring");
-    required(known.logprobs, "logprobs");
-    score(*required(model, "model").model, known);
-  });
-}
-
-gemma3_status gemma3_classify(gemma3_model *model, const gemma3_prompt *prompts,
-                              size_t prompt_count, float *scores, gemma3_error *error) {
-  return guarded(error, [&] {
-    required(scores, "scores");
-    classify(*required(model, "model").model, prompts, prompt_count, scores);
-  });
-}
-
-gemma3_status gemma3_embed(gemma3_model *model, const gemma3_prompt *prompts, size_t prompt_count,
-                           float *vectors, gemma3_error *error) {
-  return guarded(error, [&] {
-    required(vectors, "vectors");
-    embed(*required(model, "model").model, prompts, prompt_count, vectors);
-  });
-}
-
-gemma3_status gemma3_encode_images(gemma3_model *model, const float *pixels, size_t images,
-                                   float *soft_tokens, gemma3_error *error) {
-  return guarded(error, [&] {
-    required(soft_tokens, "soft_tokens");
-    required(pixels, "pixels");
-    if (images < 1 || images > INT32_MAX) refuse("images: expected at least 1");
-    const std::vector<float> found = gemma3::encode_images(*required(model, "model").model, pixels,
-                                                           static_cast<int64_t>(images));
-    std::copy(found.begin(), found.end(), soft_tokens);
+    const uint32_t count =
+        required(model, "model").model->compile_all(gemma3::between_of(cancel));
+    if (written != nullptr) *written = count;
   });
 }
 

@@ -24,7 +24,7 @@ constexpr int64_t kMaxManifestBytes = int64_t{1} << 24;
 const std::string &checked_root(const std::string &root) {
   std::error_code error;
   if (fs::is_directory(root, error)) return root;
-  refuse(not_a_bundle(root));
+  refuse(GEMMA3_NOT_FOUND, not_a_bundle(root));
 }
 
 std::string joined(const std::vector<std::string> &names) {
@@ -107,7 +107,7 @@ Bundle::Bundle(const std::string &root, const std::string &pin)
     : root_(root), folder_(checked_root(root)) {
   int error = 0;
   const std::string where = (fs::path(root_) / kManifest).string();
-  if (folder_.find(kManifest, error) == nullptr && error == ENOENT) refuse(not_a_bundle(root_));
+  if (folder_.find(kManifest, error) == nullptr && error == ENOENT) refuse(GEMMA3_NOT_FOUND, not_a_bundle(root_));
   const std::shared_ptr<const File> file = folder_.open(kManifest);
   if (file->size() > kMaxManifestBytes) {
     refuse(where + ": expected at most " + std::to_string(kMaxManifestBytes) + " bytes, got " +
@@ -133,7 +133,8 @@ void Bundle::check_pin(const std::string &pin) const {
            to_text(Json(pin.substr(0, 80))));
   }
   if (digits == digest_) return;
-  refuse((fs::path(root_) / kManifest).string() + ": expected SHA-256 " + digits + ", got " +
+  refuse(GEMMA3_INTEGRITY,
+         (fs::path(root_) / kManifest).string() + ": expected SHA-256 " + digits + ", got " +
          digest_ + "; take the bundle again from whoever gave the digest");
 }
 
@@ -146,7 +147,8 @@ void Bundle::open_files() {
   for (const FileRecord &record : manifest_.files) {
     const std::shared_ptr<const File> file = folder_.open(record.path);
     if (file->size() != record.bytes) {
-      refuse(file->name() + ": expected " + std::to_string(record.bytes) + " bytes, got " +
+      refuse(GEMMA3_INTEGRITY,
+             file->name() + ": expected " + std::to_string(record.bytes) + " bytes, got " +
              std::to_string(file->size()) + "; copy the bundle again or re-export it");
     }
     if (by_file.count(record.path) > 0) kept_[record.path] = file;
@@ -160,7 +162,8 @@ const MeshRecord &Bundle::mesh(const std::string &name) const {
     if (record.mesh.name == name) return record;
     names.push_back(record.mesh.name);
   }
-  refuse(root_ + ": expected a mesh of the bundle (" + joined(names) + "), got " + name +
+  refuse(GEMMA3_NOT_FOUND,
+         root_ + ": expected a mesh of the bundle (" + joined(names) + "), got " + name +
          "; re-export with --mesh " + name);
 }
 
@@ -177,7 +180,8 @@ std::vector<const Program *> Bundle::programs_for(const std::string &mesh_name,
     }
   }
   if (chosen.empty()) {
-    refuse(root_ + ": expected a platform of mesh " + mesh_name + " (" + joined(platforms) +
+    refuse(GEMMA3_NOT_FOUND,
+           root_ + ": expected a platform of mesh " + mesh_name + " (" + joined(platforms) +
            "), got " + platform + "; re-export with --platform " + platform);
   }
   return chosen;
@@ -190,7 +194,8 @@ const FileRecord *Bundle::find_record(const std::string &path) const {
 
 const FileRecord &Bundle::record(const std::string &path) const {
   if (const FileRecord *found = find_record(path)) return *found;
-  refuse(root_ + ": expected a file of the manifest, got " + to_text(Json(path)) +
+  refuse(GEMMA3_NOT_FOUND,
+         root_ + ": expected a file of the manifest, got " + to_text(Json(path)) +
          "; gemma3-bundle inspect lists them");
 }
 
@@ -223,7 +228,8 @@ void Bundle::verify(bool weights, const Between &between) const {
 }
 
 void Bundle::refuse_digest(const FileRecord &expected, const std::string &got) const {
-  refuse((fs::path(root_) / expected.path).string() + ": contents changed: expected SHA-256 " +
+  refuse(GEMMA3_INTEGRITY,
+         (fs::path(root_) / expected.path).string() + ": contents changed: expected SHA-256 " +
          expected.sha256 + ", got " + got + "; copy the bundle again or re-export it");
 }
 

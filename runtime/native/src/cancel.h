@@ -21,6 +21,11 @@ inline void throw_if_set(const gemma3_cancel *cancel) {
   if (cancel != nullptr && cancel->requested.load()) cancelled();
 }
 
+// What ends a call while `cancel`, which may be null, is set.
+inline Between between_of(const gemma3_cancel *cancel) {
+  return [cancel] { throw_if_set(cancel); };
+}
+
 }  // namespace gemma3
 
 #endif  // GEMMA3_SRC_CANCEL_H_

@@ -81,12 +81,12 @@ class NamedValues {
 
 }  // namespace
 
-Client::Client(const std::string &plugin_path, const std::string &options, int64_t cpu_devices) {
+Client::Client(const PluginSource &source, const ClientSettings &settings) {
   PluginEnvironment environment;
-  const bool first = !Plugin::is_loaded(plugin_path);
-  if (first) ignored_flags_ = environment.hide();
-  plugin_ = std::make_unique<Plugin>(plugin_path);
-  create(options, cpu_devices);
+  const bool first = !source.is_started();
+  if (!settings.keep_environment) ignored_flags_ = environment.change(first, settings.threads);
+  plugin_ = std::make_unique<Plugin>(source);
+  create(settings.options, settings.cpu_devices);
   describe();
   if (first && on_cpu()) settle();
 }

@@ -26,12 +26,19 @@ struct Upload {
   Event done;  // the device no longer needs the memory of the host; null once it is known
 };
 
+// How to start a client of a plugin.
+struct ClientSettings {
+  std::string options;             // "name=value,..."
+  int64_t cpu_devices = 1;         // that a CPU plugin makes
+  unsigned threads = 0;            // that a CPU plugin computes with; 0: as it thinks best
+  bool keep_environment = false;   // of the process, whatever is in it
+};
+
 // A client of a plugin, with the devices it gives.
 class Client {
  public:
-  // Starts `plugin_path` with `options` ("name=value,..."). A CPU plugin makes `cpu_devices`
-  // devices. Throws Error.
-  Client(const std::string &plugin_path, const std::string &options, int64_t cpu_devices);
+  // Throws Error.
+  Client(const PluginSource &source, const ClientSettings &settings);
 
   const Plugin &plugin() const { return *plugin_; }
   // As manifests call it: cpu, cuda, tpu, or whatever else the plugin says.

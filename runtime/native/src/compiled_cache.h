@@ -21,8 +21,10 @@ using Identity = std::map<std::string, std::string>;
 // What identities of this host begin with, where those of others have names of their own.
 constexpr char kCompiledHost[] = "libgemma3";
 
-// That of programs compiled by `client`, which was started with `client_options`.
-Identity machine_identity(const Client &client, const std::string &client_options);
+// That of programs compiled by `client`, which was started with `client_options` and `threads`, 0
+// being one for each core.
+Identity machine_identity(const Client &client, const std::string &client_options,
+                          unsigned threads);
 
 // A file of a folder, as the index there records it.
 struct CompiledEntry {

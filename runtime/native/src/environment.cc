@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <mutex>
 #include <system_error>
 #include <utility>
@@ -18,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 char kQuiet[] = "TF_CPP_MIN_LOG_LEVEL=3";
+constexpr char kThreads[] = "PJRT_NPROC";
 
 // The environment belongs to the process, so what guards our change of it does too.
 std::mutex &guard() {
@@ -28,6 +30,20 @@ std::mutex &guard() {
 bool is_variable(const char *entry, const char *name) {
   const size_t length = std::strlen(name);
   return std::strncmp(entry, name, length) == 0 && entry[length] == '=';
+}
+
+// Lists of the environment and entries of them are never freed, since getenv of another thread may
+// still walk a list after we are gone. Equal ones are made once.
+char **list_of(const std::vector<char *> &entries) {
+  static auto *lists = new std::map<std::vector<char *>, std::vector<char *>>;
+  return lists->emplace(entries, entries).first->second.data();
+}
+
+char *threads_entry(unsigned threads) {
+  static auto *entries = new std::map<unsigned, std::string>;
+  std::string &entry = (*entries)[threads];
+  if (entry.empty()) entry = std::string(kThreads) + "=" + std::to_string(threads);
+  return entry.data();
 }
 
 }  // namespace
@@ -65,31 +81,31 @@ fs::path own_file() {
 
 PluginEnvironment::PluginEnvironment() { guard().lock(); }
 
-bool PluginEnvironment::hide() {
+bool PluginEnvironment::change(bool hide_flags, unsigned threads) {
+  if (!hide_flags && threads == 0) return false;
   before_ = ::environ;
   std::vector<char *> kept;
-  bool level = false, flags = false;
+  bool level = !hide_flags, flags = false;
   for (char **entry = before_; entry != nullptr && *entry != nullptr; ++entry) {
-    if (is_variable(*entry, "XLA_FLAGS")) {
+    if (hide_flags && is_variable(*entry, "XLA_FLAGS")) {
       flags = flags || std::strcmp(*entry, "XLA_FLAGS=") != 0;
       continue;
     }
+    if (threads > 0 && is_variable(*entry, kThreads)) continue;
     level = level || is_variable(*entry, "TF_CPP_MIN_LOG_LEVEL");
     kept.push_back(*entry);
   }
   if (!level) kept.push_back(kQuiet);
+  if (threads > 0) kept.push_back(threads_entry(threads));
   kept.push_back(nullptr);
-  // getenv of another thread may still walk the list after we are gone, so it is never freed; one
-  // is made for each plugin of the process, not for each model.
-  static auto *lists = new std::vector<std::vector<char *>>;
-  ::environ = lists->emplace_back(std::move(kept)).data();
-  hidden_ = true;
+  ::environ = list_of(kept);
+  changed_ = true;
   return flags;
 }
 
 PluginEnvironment::~PluginEnvironment() {
   // A variable that the plugin set for itself meanwhile goes with its list.
-  if (hidden_) ::environ = before_;
+  if (changed_) ::environ = before_;
   guard().unlock();
 }
 

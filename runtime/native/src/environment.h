@@ -22,10 +22,11 @@ std::filesystem::path own_file();
 
 // What a plugin may see of the environment while it starts; plugins start one at a time.
 //
-// XLA reads XLA_FLAGS once, and ends the process for a flag it does not know. `hide` takes the
-// variable away, and turns XLA's remarks off unless TF_CPP_MIN_LOG_LEVEL says otherwise, until the
-// object is gone. The caller's variables are not touched: for the time being the process is given
-// another list of pointers to them.
+// XLA reads XLA_FLAGS once, and ends the process for a flag it does not know. `change` can take the
+// variable away, and turn XLA's remarks off unless TF_CPP_MIN_LOG_LEVEL says otherwise. It can name
+// the threads that XLA:CPU computes with, which each client reads from PJRT_NPROC. It holds until
+// the object is gone. The caller's variables are not touched: for the time being the process is
+// given another list of pointers to them.
 class PluginEnvironment {
  public:
   PluginEnvironment();
@@ -33,12 +34,13 @@ class PluginEnvironment {
   PluginEnvironment(const PluginEnvironment &) = delete;
   PluginEnvironment &operator=(const PluginEnvironment &) = delete;
 
-  // To be called at most once. Whether there was something in XLA_FLAGS to be hidden.
-  bool hide();
+  // To be called at most once; `threads` 0 leaves their number alone. Whether there was something
+  // in XLA_FLAGS that is now hidden.
+  bool change(bool hide_flags, unsigned threads);
 
  private:
   char **before_ = nullptr;
-  bool hidden_ = false;
+  bool changed_ = false;
 };
 
 }  // namespace gemma3

@@ -24,9 +24,14 @@ constexpr size_t kPiece = size_t{1} << 20;  // read or hashed at a time
 
 }  // namespace
 
+gemma3_status status_of(int error) {
+  if (error == ENOMEM) return GEMMA3_OUT_OF_MEMORY;
+  return error == ENOENT || error == ENOTDIR ? GEMMA3_NOT_FOUND : GEMMA3_USAGE;
+}
+
 File::File(const std::filesystem::path &path) : name_(path.string()) {
   descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor_ < 0) refuse(name_ + ": cannot be read: " + std::strerror(errno));
+  if (descriptor_ < 0) refuse(status_of(errno), name_ + ": cannot be read: " + std::strerror(errno));
   if (measure()) return;
   ::close(descriptor_);
   refuse(name_ + ": expected a regular file, got something else");
@@ -78,6 +83,7 @@ Mapping::Mapping(const File &file) : data_(nullptr), size_(static_cast<size_t>(f
            std::to_string(status.st_size) + "; copy the bundle again or re-export it");
   }
   data_ = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.descriptor(), 0);
+  if (data_ == MAP_FAILED && errno == ENOMEM) throw std::bad_alloc();
   if (data_ == MAP_FAILED) fail(std::string("cannot map a weight file: ") + std::strerror(errno));
 }
 

@@ -14,6 +14,9 @@
 
 namespace gemma3 {
 
+// What kind of failure it is that a file cannot be opened with this errno.
+gemma3_status status_of(int error);
+
 // An open file, closed at the end.
 class File {
  public:

@@ -126,7 +126,8 @@ std::string find_plugin(const std::string &platform) {
   }
   const fs::path found = search(platform, site_packages());
   if (!found.empty()) return found.string();
-  refuse("no PJRT plugin for " + platform + " in the Python environments here; run: pip install " +
+  refuse(GEMMA3_NOT_FOUND,
+         "no PJRT plugin for " + platform + " in the Python environments here; run: pip install " +
          packages_of(platform) + ", or name one with --plugin");
 }
 

@@ -171,7 +171,8 @@ void Grid::require_fit(const GroupShapes &shapes, const std::string &what, int64
   if (length < most) {
     remedy = "ask for at most " + count_of(most - length, "new token") + ", or " + remedy;
   }
-  refuse(request + " does not fit: largest cache bucket is " + std::to_string(most) +
+  refuse(GEMMA3_CONTEXT_FULL,
+         request + " does not fit: largest cache bucket is " + std::to_string(most) +
          " (cache buckets of " + source_ + ": " + joined(caches) + "); " + remedy);
 }
 

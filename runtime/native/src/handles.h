@@ -14,6 +14,7 @@
 #include "error.h"
 #include "gemma3.h"
 #include "session.h"
+#include "structs.h"
 #include "tasks.h"
 
 struct gemma3_bundle {
@@ -26,18 +27,21 @@ struct gemma3_model {
 
 struct gemma3_session {
   explicit gemma3_session(std::unique_ptr<gemma3::Session> own)
-      : session(std::move(own)), teller(0, session->settings().rows) {}
+      : session(std::move(own)), teller(0, session->rows()) {}
   std::unique_ptr<gemma3::Session> session;
   gemma3::Teller teller;
 };
 
 namespace gemma3 {
 
-// Puts a message into what the caller gave for it, shortened where it does not fit, never within a
-// character. One line, whatever the names in it: control characters are written as \n or \x1b.
-inline gemma3_status set_error(gemma3_error *error, gemma3_status status, const char *message) {
+// Puts a message, and what an output needs room for, into what the caller gave for it, shortened
+// where it does not fit, never within a character. One line, whatever the names in it: control
+// characters are written as \n or \x1b.
+inline gemma3_status set_error(gemma3_error *error, gemma3_status status, const char *message,
+                               uint64_t needed = 0) {
   if (error == nullptr) return status;
   error->status = status;
+  error->needed = needed;
   constexpr char kHex[] = "0123456789abcdef";
   size_t used = 0;
   for (const char *at = message; *at != '\0'; ++at) {
@@ -69,49 +73,16 @@ gemma3_status guarded(gemma3_error *error, Body body) noexcept {
     body();
     return set_error(error, GEMMA3_OK, "");
   } catch (const Error &failure) {
-    return set_error(error, failure.status(), failure.what());
+    return set_error(error, failure.status(), failure.what(), failure.needed());
   } catch (const std::bad_alloc &) {
-    return set_error(error, GEMMA3_FAILED, "out of memory");
+    return set_error(error, GEMMA3_OUT_OF_MEMORY, "out of memory");
   } catch (const std::length_error &) {
-    return set_error(error, GEMMA3_FAILED, "out of memory");
+    return set_error(error, GEMMA3_OUT_OF_MEMORY, "out of memory");
   } catch (const std::exception &failure) {
     return set_error(error, GEMMA3_FAILED, failure.what());
   } catch (...) {
     return set_error(error, GEMMA3_FAILED, "unknown failure");
   }
-}
-
-// Refuses a null pointer for something that must be there.
-template <typename T>
-T &required(T *pointer, const char *name) {
-  if (pointer == nullptr) refuse(std::string(name) + ": expected a pointer, got NULL");
-  return *pointer;
-}
-
-// No version will be larger: what `size` says is read, so nonsense must not be believed.
-constexpr size_t kLargestStruct = 4096;
-
-// Refuses what a caller asks for that this library does not do.
-inline void check_flags(uint64_t flags, uint64_t known, const char *name) {
-  if ((flags & ~known) != 0) refuse(std::string(name) + ": has flags that this library lacks");
-}
-
-// A versioned struct of the caller as this library knows it: what the caller's lacks is zero, and
-// what it has beyond must be.
-template <typename T>
-T versioned(const T *given, const char *name) {
-  const size_t size = required(given, name).size;
-  T known = {};
-  if (size < sizeof size || size > kLargestStruct) {
-    refuse(std::string(name) + ": set `size` to the size of the struct");
-  }
-  const auto *bytes = reinterpret_cast<const uint8_t *>(given);
-  for (size_t i = sizeof known; i < size; ++i) {
-    if (bytes[i] != 0) refuse(std::string(name) + ": has members that this library lacks");
-  }
-  std::memcpy(static_cast<void *>(&known), given, std::min(size, sizeof known));
-  known.size = sizeof known;
-  return known;
 }
 
 // A copy for the caller, to be freed by gemma3_free; a NUL follows.

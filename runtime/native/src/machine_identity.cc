@@ -28,7 +28,8 @@ std::string processor() {
 
 }  // namespace
 
-Identity machine_identity(const Client &client, const std::string &client_options) {
+Identity machine_identity(const Client &client, const std::string &client_options,
+                          unsigned threads) {
   Identity identity = {{"host", kCompiledHost},
                        {"plugin_build", client.plugin().build()},
                        {"pjrt_api", client.plugin().api_version()},
@@ -39,7 +40,7 @@ Identity machine_identity(const Client &client, const std::string &client_option
   if (client.on_cpu()) {
     identity["cpu"] = sha256_hex(processor());
     // XLA:CPU cuts work into as many pieces as there are threads when it compiles.
-    identity["cores"] = std::to_string(std::thread::hardware_concurrency());
+    identity["cores"] = std::to_string(threads > 0 ? threads : std::thread::hardware_concurrency());
   }
   return identity;
 }

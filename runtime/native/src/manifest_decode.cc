@@ -361,7 +361,8 @@ Manifest parse_manifest(std::string_view text, const std::string &where) {
   if (value.is_object()) {
     const Json version = value.value("format_version", Json());
     if (!version.is_number_integer() || version < 1 || version > kFormatVersion) {
-      refuse(where + ": expected format version 1, 2, 3, got " + show(version) +
+      refuse(GEMMA3_UNKNOWN_VERSION,
+             where + ": expected format version 1, 2, 3, got " + show(version) +
              "; install the gemma3-export that wrote it, or re-export with an older one");
     }
     if (version == 1) upgrade_from_1(value);

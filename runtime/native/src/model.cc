@@ -39,8 +39,12 @@ std::unique_ptr<CompiledCache> open_cache(const OpenOptions &options, const Clie
     const fs::path named = fs::weakly_canonical(options.cache_dir, error);
     places.push_back(error ? fs::path(options.cache_dir) : named);
   }
+  // A plugin that is not told of a number of threads takes what it thinks best.
+  const unsigned threads =
+      (options.flags & GEMMA3_KEEP_ENVIRONMENT) != 0 ? 0 : options.threads;
   return std::make_unique<CompiledCache>(
-      places, user, machine_identity(client, options.client_options), use_of(options.flags));
+      places, user, machine_identity(client, options.client_options, threads),
+      use_of(options.flags));
 }
 
 // What the cache calls compiled code of a program: its bucket, for people, and what the code depends
@@ -81,10 +85,7 @@ Model::Model(const OpenOptions &options) : options_(options) {
   bundle_ = std::move(opening.bundle);
   record_ = opening.record;
   client_ = std::move(opening.client);
-  if (client_->ignored_flags()) {
-    log(GEMMA3_LOG_WARNING, "XLA_FLAGS is not passed on to the plugin: programs are compiled as "
-                            "they were lowered");
-  }
+  log_opening();
   compiled_ = open_cache(options, *client_);
   std::set<Bucket> buckets;
   for (const Program *program : opening.programs) {
@@ -106,11 +107,17 @@ Model::Model(const OpenOptions &options) : options_(options) {
                    record_->mesh.name,
                std::move(buckets));
   open_s_ = seconds() - begun;
+  log(GEMMA3_LOG_INFO, "weights of " + std::to_string(bundle_->weights_bytes()) +
+                           " bytes are in place, " + shown_seconds(open_s_) + " after the start");
 }
 
 void Model::load_kernels(const OpenOptions &options,
                          const std::vector<const Program *> &programs) {
   const KernelsFound found = take_kernels(*client_, options.kernels, programs);
+  if (!found.programs.empty()) {
+    log(GEMMA3_LOG_INFO, std::to_string(found.programs.size()) + " programs call the kernels of " +
+                             found.library);
+  }
   if (!found.problem.empty()) {
     log(GEMMA3_LOG_WARNING, found.problem + ": portable programs are used");
   }
@@ -148,8 +155,10 @@ void Model::load(Slot &here) {
           *client_, mesh(), record, client_->deserialize(*bytes), weights_of(record),
           std::vector<DevicePort>(), program_inputs(record.bucket, manifest()), true);
       if (record.variant == kKernels) with_kernels_ = true;
-      return_freed_memory(client_->plugin());
+      give_back_memory();
       loaded_count_ += 1;
+      log(GEMMA3_LOG_DEBUG, describe(record.bucket) + " (" + record.variant + ") was loaded in " +
+                                shown_seconds(seconds() - begun));
       const std::lock_guard<std::mutex> lock(stats_mutex_);
       load_s_ += seconds() - begun;
       return;
@@ -176,10 +185,16 @@ void Model::load(Slot &here) {
                                     client_->plugin().stablehlo_current() + "): " + error.what());
   }
   if (record.variant == kKernels) with_kernels_ = true;
-  return_freed_memory(client_->plugin());
+  give_back_memory();
   compiled_count_ += 1;
+  log(GEMMA3_LOG_INFO, describe(record.bucket) + " (" + record.variant + ") was compiled in " +
+                           shown_seconds(seconds() - begun));
   const std::lock_guard<std::mutex> lock(stats_mutex_);
   compile_s_ += seconds() - begun;
+}
+
+void Model::give_back_memory() const {
+  if ((options_.flags & GEMMA3_KEEP_MEMORY) == 0) return_freed_memory(client_->plugin());
 }
 
 // Keeps the machine code of a loaded program; whether a file was written.
@@ -217,13 +232,15 @@ void Model::prepare(const std::set<Bucket> &buckets, const Between &between) {
         throw_if_cancelled();
         if (between) between();
         program(bucket);
-      } catch (...) {
+      } catch (const std::exception &error) {
         const std::lock_guard<std::mutex> lock(mutex);
+        if (failure) log_second(bucket, error);
         if (!failure) failure = std::current_exception();
       }
     }
   };
-  const size_t most = std::max(1u, std::thread::hardware_concurrency());
+  const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
+  const size_t most = options_.threads > 0 ? options_.threads : cores;
   std::vector<std::thread> threads;
   try {
     while (threads.size() + 1 < std::min(most, buckets.size())) threads.emplace_back(work);
@@ -235,11 +252,12 @@ void Model::prepare(const std::set<Bucket> &buckets, const Between &between) {
   if (failure) std::rethrow_exception(failure);
 }
 
-uint32_t Model::compile_all() {
-  prepare(grid_.buckets());
+uint32_t Model::compile_all(const Between &between) {
+  prepare(grid_.buckets(), between);
   uint32_t written = 0;
   for (auto &[bucket, here] : slots_) {
     throw_if_cancelled();
+    if (between) between();
     const std::lock_guard<std::mutex> lock(here.mutex);
     written += keep(here) ? 1 : 0;
     if (!compiled_->has(entry_of(*here.record))) {
@@ -290,61 +308,9 @@ std::vector<Shards> Model::new_cache(GroupShape shape) const {
   return cache;
 }
 
-Json Model::info() const {
-  Json info = bundle_info(*bundle_);
-  info["mesh"] = mesh().name;
-  info["platform"] = client_->platform();
-  info["plugin"] = client_->plugin().path();
-  info["devices"] = {{"kind", client_->device_kind()}, {"count", mesh().devices()}};
-  return info;
-}
-
-Json Model::stats() const {
-  const std::lock_guard<std::mutex> lock(stats_mutex_);
-  const std::string remark = compiled_->remark();
-  const bool used = loaded_count_ > 0 && compiled_count_ == 0;
-  const std::string fine = loaded_count_ > 0 ? "compiled programs are used"
-                                             : "no program was compiled here before";
-  return {{"open_s", open_s_},
-          {"variant", with_kernels_ ? kKernels : kPortable},
-          {"weights",
-           {{"bytes", weights_->mapped_bytes() + weights_->copied_bytes()},
-            {"mapped_bytes", weights_->mapped_bytes()},
-            {"copied_bytes", weights_->copied_bytes()}}},
-          {"programs",
-           {{"compiled", compiled_count_.load()},
-            {"loaded", loaded_count_.load()},
-            {"written", written_count_.load()},
-            {"compile_s", compile_s_},
-            {"load_s", load_s_}}},
-          {"cache",
-           {{"fingerprint", compiled_->fingerprint()},
-            {"folder", compiled_->folder().string()},
-            {"state", used || remark.empty() ? fine : remark}}},
-          {"calls", calls_.load()},
-          {"donated_in_place", in_place_.load()}};
-}
-
 void Model::count_call(bool in_place) {
   calls_ += 1;
   in_place_ += in_place ? 1 : 0;
-}
-
-void Model::log(int32_t level, const std::string &message) {
-  if (options_.log == nullptr) return;
-  const std::lock_guard<std::mutex> lock(log_mutex_);
-  options_.log(options_.log_user, level, message.c_str());
-}
-
-// Says once why compiled programs are not used.
-void Model::log_remark() {
-  const std::string remark = compiled_->remark();
-  if (remark.empty() || compiled_->use() == CompiledCache::Use::kNone) return;
-  {
-    const std::lock_guard<std::mutex> lock(log_mutex_);
-    if (std::exchange(remarked_, true)) return;
-  }
-  log(GEMMA3_LOG_WARNING, remark);
 }
 
 void check_opening(const OpenOptions &options, Json &report) {

@@ -25,6 +25,9 @@ struct OpenOptions {
   std::string bundle, plugin, mesh, platform, cache_dir, client_options, kernels;
   std::string manifest_sha256, key;
   std::shared_ptr<const Bundle> opened;  // null: `bundle` is to be opened
+  const PJRT_Api *pjrt_api = nullptr;    // null: `plugin` is to be loaded
+  unsigned threads = 0;                  // 0: as many as there are cores
+  int32_t log_level = GEMMA3_LOG_INFO;
   const gemma3_cancel *cancel = nullptr;
   gemma3_log_fn log = nullptr;
   void *log_user = nullptr;
@@ -59,10 +62,10 @@ class Model {
 
   // The program of a bucket of the grid, compiled or loaded when first asked for. Throws Error.
   const LoadedProgram &program(const Bucket &bucket);
-  // Several at once, as many as there are cores. `between` is called on those threads.
+  // Several at once, as many as there are threads. `between` is called on those threads.
   void prepare(const std::set<Bucket> &buckets, const Between &between = {});
   // All of them, and keeps what is not kept yet; the number of files written.
-  uint32_t compile_all();
+  uint32_t compile_all(const Between &between = {});
 
   // The tensors of the cache of a group of rows, and an empty cache on the devices.
   const std::vector<Tensor> &cache_of(GroupShape shape) const;
@@ -70,7 +73,10 @@ class Model {
 
   Json info() const;
   Json stats() const;
+  gemma3_sizes sizes() const;
   void count_call(bool in_place);
+  // A remark for the log of the options. From any thread.
+  void log(int32_t level, const std::string &message) const;
   // Throws Error (GEMMA3_CANCELLED) when the cancel of the options is set.
   void throw_if_cancelled() const { throw_if_set(options_.cancel); }
 
@@ -89,7 +95,9 @@ class Model {
   std::vector<const Shards *> weights_of(const Program &program) const;
   std::vector<DevicePort> weight_ports(const Program &program) const;
   std::string entry_of(const Program &program) const;
-  void log(int32_t level, const std::string &message);
+  void log_opening() const;
+  void log_second(const Bucket &bucket, const std::exception &error) const;
+  void give_back_memory() const;
   void log_remark();
 
   OpenOptions options_;
@@ -101,7 +109,7 @@ class Model {
   std::unique_ptr<WeightStore> weights_;
   std::map<Bucket, Slot> slots_;
   Grid grid_;
-  std::mutex log_mutex_;
+  mutable std::mutex log_mutex_;
   bool remarked_ = false;
   mutable std::mutex stats_mutex_;
   double compile_s_ = 0, load_s_ = 0;
@@ -115,6 +123,8 @@ void check_opening(const OpenOptions &options, Json &report);
 
 // Seconds of a clock that only goes forward.
 double seconds();
+// For people: "1.25 s".
+std::string shown_seconds(double seconds);
 
 }  // namespace gemma3
 

@@ -42,7 +42,8 @@ void check_stablehlo(const Plugin &plugin, const std::string &version) {
   const auto minimum = parse_version(plugin.stablehlo_minimum());
   const auto ours = parse_version(version);
   if (!ours || !minimum || *ours >= *minimum) return;
-  refuse(plugin.path() + ": expected programs of StableHLO " + plugin.stablehlo_minimum() +
+  refuse(GEMMA3_UNKNOWN_VERSION,
+         plugin.path() + ": expected programs of StableHLO " + plugin.stablehlo_minimum() +
          " or newer, got " + version + "; re-export the bundle");
 }
 
@@ -116,8 +117,16 @@ Opening::Opening(const OpenOptions &options, Json &report) {
   report["mesh"] = record->mesh.name;
   report["weights_bytes"] = bundle->weights_bytes();
   report["cache_bytes"] = cache_row_bytes(bundle->manifest());
-  const std::string path = choose_plugin(*bundle, options, record->mesh.name);
-  client = std::make_unique<Client>(path, options.client_options, record->mesh.devices());
+  const PluginSource source =
+      options.pjrt_api != nullptr
+          ? PluginSource::of(options.pjrt_api)
+          : PluginSource{choose_plugin(*bundle, options, record->mesh.name), nullptr};
+  const std::string &path = source.path;
+  throw_if_set(options.cancel);
+  client = std::make_unique<Client>(
+      source, ClientSettings{options.client_options, record->mesh.devices(), options.threads,
+                             (options.flags & GEMMA3_KEEP_ENVIRONMENT) != 0});
+  throw_if_set(options.cancel);
   record = &find_mesh(*bundle, options.mesh, client->platform(),
                       static_cast<int64_t>(client->device_count()));
   report["mesh"] = record->mesh.name;

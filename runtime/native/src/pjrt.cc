@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <set>
+
 #include "environment.h"
 #include "files.h"
 #include "manifest.h"
@@ -40,20 +42,49 @@ std::string text_of(const PJRT_NamedValue &value) {
   return text;
 }
 
+// Interfaces that a plugin was started by. Guarded by PluginEnvironment, which whoever starts a
+// plugin has.
+std::set<const PJRT_Api *> &started() {
+  static auto *interfaces = new std::set<const PJRT_Api *>;
+  return *interfaces;
+}
+
 }  // namespace
 
-bool Plugin::is_loaded(const std::string &path) {
+PluginSource PluginSource::of(const PJRT_Api *api) {
+  // Of the interface itself nothing but its size and version may be read before they are checked.
+  Dl_info found{};
+  const bool named = ::dladdr(reinterpret_cast<const void *>(api), &found) != 0 &&
+                     found.dli_fname != nullptr && found.dli_fname[0] == '/';
+  return {named ? found.dli_fname : own_file().string(), api};
+}
+
+bool PluginSource::is_started() const {
+  if (api != nullptr) return started().count(api) > 0;
   void *library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
   if (library != nullptr) ::dlclose(library);  // gives back only what this asked for
   return library != nullptr;
 }
 
-Plugin::Plugin(const std::string &path) : path_(path) {
+Plugin::Plugin(const PluginSource &source) : path_(source.path), api_(source.api) {
+  if (api_ == nullptr) load();
+  if (api_->pjrt_api_version.major_version != PJRT_API_MAJOR) {
+    refuse(GEMMA3_UNKNOWN_VERSION,
+           path_ + ": expected PJRT API " + std::to_string(PJRT_API_MAJOR) + ".x, got " +
+               api_version() + "; install a plugin of that version");
+  }
+  started().insert(api_);
+  initialize();
+}
+
+void Plugin::load() {
+  const std::string path = path_;
   if (path.find('/') == std::string::npos) path_ = "./" + path;  // not through the search path
   void *library = ::dlopen(path_.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const char *reason = ::dlerror();
-    refuse(path + ": expected a PJRT plugin, got a file that cannot be loaded (" +
+    refuse(GEMMA3_NOT_FOUND,
+           path + ": expected a PJRT plugin, got a file that cannot be loaded (" +
            (reason == nullptr ? "unknown reason" : first_line(reason, std::string(reason).size())) +
            "); name another with --plugin");
   }
@@ -61,13 +92,13 @@ Plugin::Plugin(const std::string &path) : path_(path) {
   const auto get = reinterpret_cast<GetApi>(::dlsym(library, "GetPjrtApi"));
   api_ = get == nullptr ? nullptr : get();
   if (api_ == nullptr) {
-    refuse(path + ": expected a PJRT plugin, got a library without GetPjrtApi; name another with "
+    refuse(GEMMA3_NOT_FOUND,
+           path + ": expected a PJRT plugin, got a library without GetPjrtApi; name another with "
                   "--plugin");
   }
-  if (api_->pjrt_api_version.major_version != PJRT_API_MAJOR) {
-    refuse(path + ": expected PJRT API " + std::to_string(PJRT_API_MAJOR) + ".x, got " +
-           api_version() + "; install a plugin of that version");
-  }
+}
+
+void Plugin::initialize() {
   if (has(&PJRT_Api::PJRT_Plugin_Initialize)) {
     PJRT_Plugin_Initialize_Args args = {};
     args.struct_size = PJRT_Plugin_Initialize_Args_STRUCT_SIZE;
@@ -122,14 +153,20 @@ void Plugin::check(PJRT_Error *error, const char *what) const {
   message.error = error;
   api_->PJRT_Error_Message(&message);
   const std::string line = first_line(message.message, message.message_size);
+  GEMMA3_ARGS(Error_GetCode, code);
+  code.error = error;
+  const bool known = api_->PJRT_Error_GetCode(&code) == nullptr;
+  const bool memory = known && code.code == PJRT_Error_Code_RESOURCE_EXHAUSTED;
   GEMMA3_ARGS(Error_Destroy, args);
   args.error = error;
   api_->PJRT_Error_Destroy(&args);
-  fail(path_ + ": " + what + " failed: " + line);
+  throw Error(memory ? GEMMA3_OUT_OF_MEMORY : GEMMA3_FAILED,
+              path_ + ": " + what + " failed: " + line);
 }
 
 void Plugin::missing(const char *name) const {
-  refuse(path_ + ": expected a plugin with PJRT_" + name + ", got one of PJRT API " +
+  refuse(GEMMA3_UNKNOWN_VERSION,
+         path_ + ": expected a plugin with PJRT_" + name + ", got one of PJRT API " +
          api_version() + " without it; install a newer plugin");
 }
 

@@ -15,11 +15,22 @@
 
 namespace gemma3 {
 
+// Where a plugin is: a library to be loaded, or one that is in the process already.
+struct PluginSource {
+  std::string path;               // of the library, or of the file that `api` is in
+  const PJRT_Api *api = nullptr;  // null: to be asked of the library
+
+  // Of an interface that the caller has.
+  static PluginSource of(const PJRT_Api *api);
+  // Whether the plugin is in the process already, and has read its environment: as far as we know.
+  bool is_started() const;
+};
+
 // A loaded plugin. It is never unloaded: plugins keep threads and static objects of their own.
 class Plugin {
  public:
-  // Loads the library at `path` and checks its version. Throws Error.
-  explicit Plugin(const std::string &path);
+  // Loads the library, unless its interface is there, and checks its version. Throws Error.
+  explicit Plugin(const PluginSource &source);
 
   const std::string &path() const { return path_; }
   const PJRT_Api &api() const { return *api_; }
@@ -31,8 +42,6 @@ class Plugin {
   std::string build() const;
   // The first extension of a type, or null.
   const PJRT_Extension_Base *extension(PJRT_Extension_Type type) const;
-  // Whether the library at `path` is in the process already, and has read its environment.
-  static bool is_loaded(const std::string &path);
 
   // An entry of the API; throws Error when this plugin is older than it.
   template <typename Function>
@@ -51,6 +60,8 @@ class Plugin {
   void check(PJRT_Error *error, const char *what) const;
 
  private:
+  void load();
+  void initialize();
   std::string attribute(const std::string &name) const;
   [[noreturn]] void missing(const char *name) const;
 

@@ -11,6 +11,16 @@
 
 namespace gemma3 {
 
+// Calls `visit` with each member, in the order of gemma3_sampling.
+template <typename Sampling, typename Visit>
+void for_each_member(Sampling &&sampling, Visit visit) {
+  visit(sampling.temperature);
+  visit(sampling.top_k);
+  visit(sampling.top_p);
+  visit(sampling.min_p);
+  visit(sampling.seed);
+}
+
 // Refuses values out of range (runtime/requests/sampling.py).
 void check_sampling(const gemma3_sampling &sampling);
 

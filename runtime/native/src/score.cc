@@ -46,14 +46,56 @@ void check_labels(const Model &model, const gemma3_scoring &scoring) {
 
 void check_outputs(const Model &model, const gemma3_scoring &scoring) {
   const std::vector<std::string> &there = model.manifest().score_outputs;
-  const std::pair<const char *, float *const *> wanted[] = {
+  const std::pair<const char *, const float *> wanted[] = {
       {"hidden_states", scoring.hidden_states}, {"attentions", scoring.attentions}};
-  for (const auto &[name, rows] : wanted) {
-    if (rows == nullptr || std::find(there.begin(), there.end(), name) != there.end()) continue;
+  for (const auto &[name, numbers] : wanted) {
+    if (numbers == nullptr || std::find(there.begin(), there.end(), name) != there.end()) continue;
     std::string all = "logprobs";
     for (const std::string &one : there) all += ", " + one;
     refuse(std::string(name) + ": " + model.grid().source() + " has a score program that gives " +
            all + "; re-export with --outputs " + name);
+  }
+}
+
+// How many numbers the results of a text have.
+struct Sizes {
+  size_t logprobs = 0, hidden_states = 0, attentions = 0;
+
+  Sizes(const ModelRecord &model, size_t count) : logprobs(count - 1) {
+    const auto layers = static_cast<size_t>(model.num_hidden_layers);
+    hidden_states = (layers + 1) * count * static_cast<size_t>(model.hidden_size);
+    attentions = layers * static_cast<size_t>(model.num_attention_heads) * count * count;
+  }
+};
+
+// Where results go: those of one text after those of another.
+struct Places {
+  float *logprobs = nullptr, *hidden_states = nullptr, *attentions = nullptr;
+
+  void move_on(const Sizes &sizes) {
+    logprobs += sizes.logprobs;
+    if (hidden_states != nullptr) hidden_states += sizes.hidden_states;
+    if (attentions != nullptr) attentions += sizes.attentions;
+  }
+};
+
+void check_room(const Model &model, const gemma3_scoring &scoring) {
+  size_t logprobs = 0, hidden_states = 0, attentions = 0;
+  for (size_t i = 0; i < scoring.prompt_count; ++i) {
+    const Sizes sizes(model.manifest().model, scoring.prompts[i].count);
+    logprobs += sizes.logprobs;
+    hidden_states += sizes.hidden_states;
+    attentions += sizes.attentions;
+  }
+  require_room("logprobs", scoring.logprobs_capacity, logprobs);
+  if (scoring.losses != nullptr) {
+    require_room("losses", scoring.losses_capacity, scoring.prompt_count);
+  }
+  if (scoring.hidden_states != nullptr) {
+    require_room("hidden_states", scoring.hidden_states_capacity, hidden_states);
+  }
+  if (scoring.attentions != nullptr) {
+    require_room("attentions", scoring.attentions_capacity, attentions);
   }
 }
 
@@ -80,7 +122,7 @@ HostArray fetch_named(const LoadedProgram &program, const std::vector<Shards> &o
 
 // Copies rows [layers,batch,size,width] of a call to where they belong in [layers,count,width].
 void take_hidden_states(const HostArray &table, const PrefillCall &call,
-                        const std::vector<Tokens> &texts, float *const *rows) {
+                        const std::vector<Tokens> &texts, const std::vector<Places> &places) {
   const int64_t layers = table.shape()[0], batch = table.shape()[1], width = table.shape()[3];
   for (size_t row = 0; row < texts.size(); ++row) {
     const auto [start, length] = call.rows[row];
@@ -89,14 +131,14 @@ void take_hidden_states(const HostArray &table, const PrefillCall &call,
     for (int64_t layer = 0; layer < layers; ++layer) {
       const int64_t from = (layer * batch + static_cast<int64_t>(row)) * call.size;
       std::copy_n(table.data<float>() + from * width, length * width,
-                  rows[row] + (layer * count + start) * width);
+                  places[row].hidden_states + (layer * count + start) * width);
     }
   }
 }
 
 // Copies rows [layers,batch,heads,size,slots] to where they belong in [layers,heads,count,count].
 void take_attentions(const HostArray &table, const PrefillCall &call,
-                     const std::vector<Tokens> &texts, float *const *rows) {
+                     const std::vector<Tokens> &texts, const std::vector<Places> &places) {
   const Shape &shape = table.shape();
   const int64_t batch = shape[1], heads = shape[2], slots = shape[4];
   for (size_t row = 0; row < texts.size(); ++row) {
@@ -107,18 +149,16 @@ void take_attentions(const HostArray &table, const PrefillCall &call,
       const int64_t layer = at / (heads * length), head = at / length % heads, place = at % length;
       const int64_t matrix = (layer * batch + static_cast<int64_t>(row)) * heads + head;
       std::copy_n(table.data<float>() + (matrix * call.size + place) * slots, count,
-                  rows[row] + ((layer * heads + head) * count + start + place) * count);
+                  places[row].attentions + ((layer * heads + head) * count + start + place) * count);
     }
   }
 }
 
-// Scores the texts of a group; `logprobs` are those of its texts, one after another.
+// Scores the texts of a group; `places` are those of its texts.
 void score_group(Model &model, const gemma3_scoring &scoring, const Group &group,
-                 float *logprobs) {
+                 const std::vector<Places> &places) {
   const gemma3_prompt *prompts = scoring.prompts + group.first;
   const std::vector<Tokens> texts = texts_of(prompts, 0, group.count);
-  std::vector<float *> own{logprobs};
-  for (const Tokens &text : texts) own.push_back(own.back() + text.size() - 1);
   const auto take = [&](const LoadedProgram &program, const std::vector<Shards> &outputs,
                         const PrefillCall &call) {
     const HostArray table = program.fetch(outputs, 0);
@@ -127,19 +167,17 @@ void score_group(Model &model, const gemma3_scoring &scoring, const Group &group
       const auto wanted = static_cast<int64_t>(texts[row].size()) - 1;
       const int64_t here = std::clamp<int64_t>(wanted - start, 0, length);
       std::copy_n(table.data<float>() + static_cast<int64_t>(row) * call.size, here,
-                  own[row] + std::min(start, wanted));
+                  places[row].logprobs + std::min(start, wanted));
     }
     if (scoring.hidden_states != nullptr) {
-      take_hidden_states(fetch_named(program, outputs, "hidden_states"), call, texts,
-                         scoring.hidden_states + group.first);
+      take_hidden_states(fetch_named(program, outputs, "hidden_states"), call, texts, places);
     }
     if (scoring.attentions != nullptr) {
-      take_attentions(fetch_named(program, outputs, "attentions"), call, texts,
-                      scoring.attentions + group.first);
+      take_attentions(fetch_named(program, outputs, "attentions"), call, texts, places);
     }
   };
   read_texts(model, kScoring, group, prompts, texts, labels_of(scoring, group), take,
-             [&] { throw_if_set(scoring.cancel); });
+             between_of(scoring.cancel));
 }
 
 // The mean of the negative log-probabilities of the labels that count; zeros the others.
@@ -163,16 +201,21 @@ void score(Model &model, const gemma3_scoring &scoring) {
   const std::vector<Group> groups = plan_score(model, scoring.prompts, scoring.prompt_count);
   check_labels(model, scoring);
   check_outputs(model, scoring);
+  check_room(model, scoring);
   model.prepare(text_buckets(model, GEMMA3_TASK_SCORE, scoring.prompts, scoring.prompt_count),
-                [&] { throw_if_set(scoring.cancel); });
-  float *logprobs = scoring.logprobs;
+                between_of(scoring.cancel));
+  Places next{scoring.logprobs, scoring.hidden_states, scoring.attentions};
   for (const Group &group : groups) {
-    score_group(model, scoring, group, logprobs);
     const std::vector<Tokens> labels = labels_of(scoring, group);
+    std::vector<Places> places;
+    for (const Tokens &own : labels) {
+      places.push_back(next);
+      next.move_on(Sizes(model.manifest().model, own.size()));
+    }
+    score_group(model, scoring, group, places);
     for (size_t row = 0; row < labels.size(); ++row) {
-      const double loss = loss_of(labels[row], logprobs);
+      const double loss = loss_of(labels[row], places[row].logprobs);
       if (scoring.losses != nullptr) scoring.losses[group.first + row] = loss;
-      logprobs += labels[row].size() - 1;
     }
   }
 }

@@ -1,7 +1,10 @@
-// Sessions as bytes: "GEMMA3S1", the length of a JSON header, the header, the tensors of the cache
+// Sessions as bytes: "GEMMA3S2", the length of a JSON header, the header, the tensors of the cache
 // whole and row-major, and the SHA-256 of all that.
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
+#include <type_traits>
 #include <utility>
 
 #include "error.h"
@@ -13,7 +16,8 @@
 namespace gemma3 {
 namespace {
 
-constexpr std::string_view kMagic = "GEMMA3S1";
+constexpr std::string_view kMagic = "GEMMA3S2";
+constexpr size_t kVersionless = 7;  // of it, the version being its last
 constexpr size_t kDigest = 64;
 constexpr uint64_t kMaxHeaderBytes = uint64_t{1} << 24;  // real ones are some kilobytes
 constexpr char kWhere[] = "saved session";
@@ -22,9 +26,9 @@ struct Saved {
   std::string bundle;
   int64_t batch = 0, cache = 0, rows = 0, logprobs = 0;
   bool images = false, has_cache = false;
-  std::vector<std::vector<int64_t>> states;  // position, token, remaining of each row
+  std::vector<std::vector<int64_t>> states;  // position, token, remaining, written of each row
   std::vector<std::vector<double>> sampling;
-  std::vector<int64_t> stop_tokens;
+  std::vector<std::vector<int64_t>> stop_tokens;
 };
 
 Json encode(const Saved &saved) {
@@ -35,18 +39,23 @@ Json encode(const Saved &saved) {
           {"sampling", saved.sampling},   {"stop_tokens", saved.stop_tokens}};
 }
 
-[[noreturn]] void refuse_bytes(const std::string &why) {
-  refuse(std::string(kWhere) + ": " + why + "; save the session again");
+[[noreturn]] void refuse_bytes(const std::string &why, gemma3_status status = GEMMA3_USAGE) {
+  refuse(status, std::string(kWhere) + ": " + why + "; save the session again");
 }
 
 // The header and what follows it, once the digest has been compared.
 std::pair<Saved, std::string_view> split(std::string_view bytes) {
   const size_t least = kMagic.size() + 8 + kDigest;
-  if (bytes.size() < least || bytes.substr(0, kMagic.size()) != kMagic) {
+  if (bytes.size() < least || bytes.substr(0, kVersionless) != kMagic.substr(0, kVersionless)) {
     refuse_bytes("expected bytes that gemma3_session_save gave, got others");
   }
   const std::string_view body = bytes.substr(0, bytes.size() - kDigest);
-  if (sha256_hex(body) != bytes.substr(body.size())) refuse_bytes("the bytes are damaged");
+  if (sha256_hex(body) != bytes.substr(body.size())) {
+    refuse_bytes("the bytes are damaged", GEMMA3_INTEGRITY);
+  }
+  if (bytes.substr(0, kMagic.size()) != kMagic) {
+    refuse_bytes("expected version 2, got another", GEMMA3_UNKNOWN_VERSION);
+  }
   uint64_t length = 0;
   std::memcpy(&length, body.data() + kMagic.size(), 8);
   const std::string_view rest = body.substr(kMagic.size() + 8);
@@ -71,21 +80,33 @@ std::pair<Saved, std::string_view> split(std::string_view bytes) {
   return {std::move(saved), rest.substr(length)};
 }
 
-// A number of the header as a 32-bit one between bounds.
-int32_t number(const std::vector<int64_t> &values, size_t index, int64_t most) {
-  if (values.size() != 3 || values[index] < 0 || values[index] > most) {
-    refuse_bytes("expected rows within the session's room, got others");
-  }
-  return static_cast<int32_t>(values[index]);
+// Where a row is, of a session with room for `cache` positions.
+SessionRow state_from(const std::vector<int64_t> &values, int64_t cache, int64_t vocab) {
+  const auto between = [&](size_t index, int64_t least, int64_t most) {
+    return values[index] >= least && values[index] <= most;
+  };
+  const bool sound = values.size() == 4 && between(0, 0, cache) && between(1, -1, vocab - 1) &&
+                     between(2, 0, cache) && values[0] + values[2] <= cache &&
+                     between(3, values[0], cache + 1);
+  if (!sound) refuse_bytes("expected rows within the session's room, got others");
+  const auto number = [&](size_t index) { return static_cast<int32_t>(values[index]); };
+  return {number(0), number(1), number(2), number(3)};
 }
 
 gemma3_sampling sampling_from(const std::vector<double> &values) {
-  const bool whole = values.size() == 5 && values[1] >= 0 && values[1] <= INT32_MAX &&
-                     values[4] >= 0 && values[4] <= UINT32_MAX;
-  if (!whole) refuse_bytes("expected sampling parameters, got others");
-  const gemma3_sampling sampling{static_cast<float>(values[0]), static_cast<int32_t>(values[1]),
-                                 static_cast<float>(values[2]), static_cast<float>(values[3]),
-                                 static_cast<uint32_t>(values[4])};
+  gemma3_sampling sampling = {};
+  size_t at = 0;
+  const auto take = [&](auto &member) {
+    using Member = std::decay_t<decltype(member)>;
+    const double value = at < values.size() ? values[at] : -1;
+    ++at;
+    const bool fits = std::is_floating_point_v<Member> ||
+                      (value >= 0 && value <= double(std::numeric_limits<Member>::max()));
+    if (!fits) refuse_bytes("expected sampling parameters, got others");
+    member = static_cast<Member>(value);
+  };
+  for_each_member(sampling, take);
+  if (at != values.size()) refuse_bytes("expected sampling parameters, got others");
   check_sampling(sampling);
   return sampling;
 }
@@ -97,17 +118,17 @@ SessionSettings settings_from(const Model &model, const Saved &saved) {
     refuse_bytes("expected a batch and cache length of the bundle, got others");
   }
   const auto batch = static_cast<size_t>(saved.batch);
-  const bool counts = saved.rows >= 1 && saved.rows <= saved.batch &&
-                      saved.states.size() == batch && saved.sampling.size() == batch;
+  const auto rows = static_cast<size_t>(std::max<int64_t>(saved.rows, 0));
+  const bool counts = rows >= 1 && rows <= batch && saved.states.size() == batch &&
+                      saved.sampling.size() == rows && saved.stop_tokens.size() == rows;
   if (!counts || saved.logprobs < 0 || saved.logprobs > model.manifest().model.vocab_size) {
     refuse_bytes("expected as many rows as the batch, got others");
   }
-  settings.rows = static_cast<size_t>(saved.rows);
   settings.logprobs = static_cast<uint32_t>(saved.logprobs);
   settings.images = saved.images;
-  for (const auto &values : saved.sampling) settings.sampling.push_back(sampling_from(values));
-  for (int64_t token : saved.stop_tokens) {
-    settings.stop_tokens.push_back(static_cast<int32_t>(token));
+  for (size_t row = 0; row < rows; ++row) {
+    settings.rows.push_back(
+        {sampling_from(saved.sampling[row]), StopTokens(saved.stop_tokens[row])});
   }
   return settings;
 }
@@ -119,21 +140,22 @@ std::string Session::save() {
   saved.bundle = model_->bundle().digest();
   saved.batch = settings_.shape.batch;
   saved.cache = settings_.shape.cache;
-  saved.rows = static_cast<int64_t>(settings_.rows);
+  saved.rows = static_cast<int64_t>(rows());
   saved.logprobs = settings_.logprobs;
   saved.images = settings_.images;
   saved.has_cache = !cache_.empty();
   if (stats_.calls > 0 && cache_.empty()) {
     fail("the cache was lost when an earlier call failed: begin a new session");
   }
-  for (const gemma3_row &row : rows_) {
-    saved.states.push_back({row.position, row.token, row.remaining});
+  for (const SessionRow &row : rows_) {
+    saved.states.push_back({row.position, row.token, row.remaining, row.written});
   }
-  for (const gemma3_sampling &own : settings_.sampling) {
-    saved.sampling.push_back({own.temperature, static_cast<double>(own.top_k), own.top_p,
-                              own.min_p, static_cast<double>(own.seed)});
+  for (const RowSettings &row : settings_.rows) {
+    std::vector<double> &values = saved.sampling.emplace_back();
+    for_each_member(row.sampling, [&](auto member) { values.push_back(double(member)); });
+    const std::vector<int32_t> &stops = row.stops.in_order();
+    saved.stop_tokens.emplace_back(stops.begin(), stops.end());
   }
-  for (int32_t token : settings_.stop_tokens) saved.stop_tokens.push_back(token);
   const std::string header = to_text(encode(saved));
   const uint64_t length = header.size();
   std::string bytes(kMagic);
@@ -167,11 +189,8 @@ std::unique_ptr<Session> Session::restore(std::shared_ptr<Model> model, std::str
   if (!rest.empty()) refuse_bytes("expected the cache and no more, got more");
   const int64_t vocab = model->manifest().model.vocab_size;
   for (size_t row = 0; row < session->rows_.size(); ++row) {
-    const std::vector<int64_t> &state = saved.states[row];
-    session->rows_[row] = {number(state, 0, saved.cache), number(state, 1, vocab - 1),
-                           number(state, 2, saved.cache)};
-    if (session->rows_[row].position + session->rows_[row].remaining > saved.cache ||
-        (session->rows_[row].position > 0 && !saved.has_cache)) {
+    session->rows_[row] = state_from(saved.states[row], saved.cache, vocab);
+    if (session->rows_[row].position > 0 && !saved.has_cache) {
       refuse_bytes("expected rows within the session's room, got others");
     }
   }

@@ -100,18 +100,21 @@ struct Trusted {
 };
 
 Trusted read_key(const std::string &path) {
-  const auto unusable = [&path](const std::string &reason) {
-    refuse(path + ": cannot verify with it: " + reason +
+  const auto unusable = [&path](const std::string &reason, gemma3_status status = GEMMA3_USAGE) {
+    refuse(status,
+           path + ": cannot verify with it: " + reason +
            "; expected a PEM file of a public elliptic-curve key (P-256, P-384 or P-521)");
   };
   std::string pem;
+  gemma3_status status = GEMMA3_USAGE;
   try {
     const File file(path);
     if (file.size() <= kMaxKeyBytes) pem = file.read(0, static_cast<size_t>(file.size()));
-  } catch (const Error &) {
+  } catch (const Error &error) {
     pem.clear();
+    status = error.status();
   }
-  if (pem.empty()) unusable("it cannot be read");
+  if (pem.empty()) unusable("it cannot be read", status);
   if (pem.find("-----BEGIN CERTIFICATE-----") != std::string::npos) {
     refuse("require_signature: " + path + " is a certificate, and libgemma3 verifies with keys "
            "only; check the bundle with gemma3-bundle verify --certificate " + path);
@@ -208,7 +211,8 @@ SignedFile read_signature(const Bundle &bundle, const std::string &where) {
   int error = 0;
   const std::shared_ptr<const File> file = bundle.find(kSignature, error);
   if (file == nullptr || file->through_link()) {
-    refuse(where + ": expected a signature, got none; sign the bundle with gemma3-bundle sign, or "
+    refuse(GEMMA3_NOT_FOUND,
+           where + ": expected a signature, got none; sign the bundle with gemma3-bundle sign, or "
            "take it from whoever made it");
   }
   try {
@@ -234,7 +238,8 @@ void check_names(const Bundle &bundle, const SignedFile &signature, const std::s
   for (const FileRecord &record : bundle.manifest().files) needed.push_back(record.path);
   for (const std::string &name : needed) {
     if (signature.digests.count(name) > 0) continue;
-    refuse(where + ": expected a signature of every file of the bundle, got one without " + name +
+    refuse(GEMMA3_INTEGRITY,
+           where + ": expected a signature of every file of the bundle, got one without " + name +
            "; sign the bundle again with gemma3-bundle sign");
   }
 }
@@ -278,7 +283,8 @@ void verify_signature(const Bundle &bundle, const std::string &key, bool weights
   }
   check_names(bundle, signature, where);
   const auto refuse_it = [&](const std::string &reason) {
-    refuse(where + ": not a signature of this bundle by " + key + ": " + reason +
+    refuse(GEMMA3_INTEGRITY,
+           where + ": not a signature of this bundle by " + key + ": " + reason +
            "; take the bundle again from whoever made it, or check which key signed it");
   };
   if (!signature.hint.empty() && signature.hint != fingerprint(trusted.key)) {

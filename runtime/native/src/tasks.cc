@@ -19,13 +19,13 @@ int64_t longest_of(const gemma3_prompt *prompts, size_t count) {
 SessionSettings settings_of(const Model &model, const Request &request, const Group &group) {
   const std::vector<gemma3_sampling> sampling =
       sampling_of(request.sampling, request.sampling_count, request.prompt_count);
+  const StopTokens stops(model, (request.flags & GEMMA3_IGNORE_EOS) != 0, request.stop_tokens,
+                         request.stop_count);
   SessionSettings settings;
   settings.shape = group.shape;
-  settings.rows = group.count;
-  const auto first = sampling.begin() + static_cast<std::ptrdiff_t>(group.first);
-  settings.sampling.assign(first, first + static_cast<std::ptrdiff_t>(group.count));
-  settings.stop_tokens = stop_tokens_of(model, (request.flags & GEMMA3_IGNORE_EOS) != 0,
-                                        request.stop_tokens, request.stop_count);
+  for (size_t i = 0; i < group.count; ++i) {
+    settings.rows.push_back({sampling[group.first + i], stops});
+  }
   settings.logprobs = request.logprobs;
   settings.images = has_images(request.prompts + group.first, group.count);
   settings.cancel = request.cancel;
@@ -42,7 +42,7 @@ std::vector<Tokens> texts_of(const gemma3_prompt *prompts, size_t count) {
 
 std::vector<Group> plan_generate(const Model &model, const Request &request) {
   check_prompts(model, request.prompts, request.prompt_count, false);
-  stop_tokens_of(model, true, request.stop_tokens, request.stop_count);
+  StopTokens(model, true, request.stop_tokens, request.stop_count);  // refuses strange ones
   if (request.max_new_tokens < 1 || request.max_new_tokens > INT32_MAX) {
     refuse("max new tokens: expected at least 1, got " + std::to_string(request.max_new_tokens));
   }
@@ -134,7 +134,7 @@ void Teller::tell(Session &session, const Step &step, gemma3_token_fn callback, 
       event.token = tokens[i];
       const bool last = i + 1 == tokens.size() && session.row(row).remaining == 0;
       if (last) event.finish = GEMMA3_FINISH_LENGTH;
-      if (session.is_stop(tokens[i])) event.finish = GEMMA3_FINISH_STOP;
+      if (session.is_stop(row, tokens[i])) event.finish = GEMMA3_FINISH_STOP;
       if (i < step.tops[row].size()) {
         const TopTokens &top = step.tops[row][i];
         event.top_count = static_cast<uint32_t>(top.tokens.size());
@@ -158,24 +158,26 @@ uint64_t Teller::after_first() const {
 }
 
 void generate(const std::shared_ptr<Model> &model, const Request &request, gemma3_token_fn on_token,
-              void *user, gemma3_timing *timings) {
+              void *user, std::vector<gemma3_timing> &timings) {
   Request generating = request;
   generating.task = GEMMA3_TASK_GENERATE;
+  timings.resize(request.prompt_count);
   for (const Group &group : plan_request(*model, generating)) {
     throw_if_set(generating.cancel);
     Session session(model, settings_of(*model, generating, group));
     Teller teller(group.first, group.count);
-    const Step first = session.prefill(generating.prompts + group.first, group.count,
-                                       static_cast<int64_t>(generating.max_new_tokens));
+    Feed feed;
+    feed.prompts = generating.prompts + group.first;
+    feed.new_tokens.assign(group.count, static_cast<int64_t>(generating.max_new_tokens));
+    const Step first = session.prefill(feed);
     const double first_at = seconds();
     teller.tell(session, first, on_token, user);
     while (session.running()) {
       teller.tell(session, session.advance(generating.chunk), on_token, user);
     }
-    if (timings == nullptr) continue;
     const gemma3_timing timing{session.stats().prefill_tokens, teller.after_first(),
                                session.stats().prefill_s, seconds() - first_at, first_at};
-    std::fill_n(timings + group.first, group.count, timing);
+    std::fill_n(timings.begin() + static_cast<std::ptrdiff_t>(group.first), group.count, timing);
   }
 }
 

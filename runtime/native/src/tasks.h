@@ -12,7 +12,8 @@
 
 namespace gemma3 {
 
-// gemma3_request of the size the library knows, what the caller's lacks being zero.
+// gemma3_request of the size the library knows, what the caller's lacks being zero; so are the
+// elements of its arrays.
 using Request = gemma3_request;
 
 // Refuses what the model cannot serve; of a request with `task` GENERATE the groups that serve it.
@@ -37,13 +38,22 @@ class Teller {
   std::vector<uint32_t> counts_;
 };
 
+// `timings` gets one for each prompt.
 void generate(const std::shared_ptr<Model> &model, const Request &request, gemma3_token_fn on_token,
-              void *user, gemma3_timing *timings);
+              void *user, std::vector<gemma3_timing> &timings);
 
-// gemma3_scoring of the size the library knows.
+// Numbers of the caller, and how many of them there are.
+struct Floats {
+  float *data = nullptr;
+  size_t capacity = 0;
+};
+
+// gemma3_scoring of the size the library knows, with arrays of such sizes.
 void score(Model &model, const gemma3_scoring &scoring);
-void classify(Model &model, const gemma3_prompt *prompts, size_t count, float *scores);
-void embed(Model &model, const gemma3_prompt *prompts, size_t count, float *vectors);
+void classify(Model &model, const std::vector<gemma3_prompt> &prompts, Floats scores,
+              const Between &between);
+void embed(Model &model, const std::vector<gemma3_prompt> &prompts, Floats vectors,
+           const Between &between);
 
 // Shapes a session can have, and what to call it in a refusal.
 std::pair<GroupShapes, std::string> usable_shapes(const Model &model, bool logprobs, bool images);

@@ -149,7 +149,8 @@ std::vector<EmbedGroup> plan_embed(const Model &model, const gemma3_prompt *text
     if (*sizes.rbegin() >= longest) batches.insert(shape.batch);
   }
   if (batches.empty()) {
-    refuse("prompt of " + std::to_string(longest) + " tokens does not fit: longest embed bucket is " +
+    refuse(GEMMA3_CONTEXT_FULL,
+           "prompt of " + std::to_string(longest) + " tokens does not fit: longest embed bucket is " +
            std::to_string(*all.rbegin()) + " (buckets of " + model.grid().source() + ": " +
            joined(all) + "); re-export with --prefill " + joined(all, ",") + "," +
            std::to_string(round_up(longest)));
@@ -190,8 +191,12 @@ std::set<Bucket> text_buckets(const Model &model, int32_t task, const gemma3_pro
   return buckets;
 }
 
-void classify(Model &model, const gemma3_prompt *prompts, size_t count, float *scores) {
-  for (const Group &group : plan_classify(model, prompts, count)) {
+void classify(Model &model, const std::vector<gemma3_prompt> &given, Floats scores,
+              const Between &between) {
+  const gemma3_prompt *prompts = given.data();
+  const std::vector<Group> groups = plan_classify(model, prompts, given.size());
+  require_room("scores", scores.capacity, given.size() * model.manifest().model.labels.size());
+  for (const Group &group : groups) {
     const std::vector<Tokens> texts =
         unpadded(model, texts_of(prompts, group.first, group.count));
     const auto take = [&](const LoadedProgram &program, const std::vector<Shards> &outputs,
@@ -203,16 +208,21 @@ void classify(Model &model, const gemma3_prompt *prompts, size_t count, float *s
         const bool last = start + length == static_cast<int64_t>(texts[row].size());
         if (length == 0 || !last) continue;
         std::copy_n(table.data<float>() + static_cast<int64_t>(row) * labels, labels,
-                    scores + static_cast<int64_t>(group.first + row) * labels);
+                    scores.data + static_cast<int64_t>(group.first + row) * labels);
       }
     };
-    read_texts(model, kClassifying, group, prompts + group.first, texts, texts, take);
+    read_texts(model, kClassifying, group, prompts + group.first, texts, texts, take, between);
   }
 }
 
-void embed(Model &model, const gemma3_prompt *prompts, size_t count, float *vectors) {
-  for (const EmbedGroup &group : plan_embed(model, prompts, count)) {
+void embed(Model &model, const std::vector<gemma3_prompt> &prompts, Floats vectors,
+           const Between &between) {
+  const std::vector<EmbedGroup> groups = plan_embed(model, prompts.data(), prompts.size());
+  const auto size_of_one = static_cast<size_t>(model.manifest().model.embedding_size);
+  require_room("vectors", vectors.capacity, prompts.size() * size_of_one);
+  for (const EmbedGroup &group : groups) {
     model.throw_if_cancelled();
+    between();
     const auto [name, batch, size, length] = group.bucket;
     HostArrays inputs{HostArray("int32", {batch, size}), HostArray("int32", {batch})};
     for (size_t row = 0; row < group.count; ++row) {
@@ -227,7 +237,7 @@ void embed(Model &model, const gemma3_prompt *prompts, size_t count, float *vect
     model.count_call(false);
     const int64_t numbers = table.shape()[1];
     std::copy_n(table.data<float>(), static_cast<int64_t>(group.count) * numbers,
-                vectors + static_cast<int64_t>(group.first) * numbers);
+                vectors.data + static_cast<int64_t>(group.first) * numbers);
   }
 }
 

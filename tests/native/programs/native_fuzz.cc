@@ -29,10 +29,11 @@ gemma3_status run(const char *cache_dir, const char *folder, std::vector<int32_t
   gemma3_request request = {};
   request.size = sizeof request;
   request.prompts = &prompt;
+  request.prompt_size = sizeof prompt;
   request.prompt_count = 1;
   request.max_new_tokens = 6;
   request.flags = GEMMA3_IGNORE_EOS;
-  const gemma3_status status = gemma3_generate(model, &request, keep, &tokens, nullptr, &error);
+  const gemma3_status status = gemma3_generate(model, &request, keep, &tokens, &error);
   gemma3_close(model);
   return status;
 }

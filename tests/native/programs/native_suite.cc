@@ -10,95 +10,15 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "gemma3.h"
+#include "native_calls.h"
 
 namespace {
-
-#define CHECK(condition)                                                            \
-  do {                                                                              \
-    if (!(condition)) {                                                             \
-      std::printf("line %d: %s does not hold\n", __LINE__, #condition);             \
-      std::exit(1);                                                                 \
-    }                                                                               \
-  } while (false)
-
-using Tokens = std::vector<int32_t>;
-
-constexpr int32_t kPrompt[] = {2, 17, 18, 30, 31, 40, 41, 42, 43, 44};
-
-void succeed(gemma3_status status, const gemma3_error &error, int line) {
-  if (status == GEMMA3_OK) return;
-  std::printf("line %d: status %d: %s\n", line, status, error.message);
-  std::exit(1);
-}
-#define SUCCEED(call) succeed((call), error, __LINE__)
-
-struct Arguments {
-  const char *plugin, *bundle, *mesh;
-};
-
-gemma3_model *open_model(const Arguments &arguments) {
-  gemma3_error error;
-  gemma3_options options = {};
-  options.size = sizeof options;
-  options.plugin = arguments.plugin[0] == '\0' ? nullptr : arguments.plugin;
-  options.bundle = arguments.bundle;
-  options.mesh = arguments.mesh;
-  gemma3_model *model = nullptr;
-  SUCCEED(gemma3_open(&options, &model, &error));
-  return model;
-}
-
-int32_t keep(void *user, const gemma3_token *token) {
-  static_cast<Tokens *>(user)->push_back(token->token);
-  return GEMMA3_CONTINUE;
-}
-
-int32_t refuse_more(void *, const gemma3_token *) { return GEMMA3_CANCEL; }
-
-gemma3_session *open_session(gemma3_model *model, uint32_t rows, uint32_t seed) {
-  gemma3_error error;
-  const gemma3_sampling sampling = {seed == 0 ? 0.0f : 0.9f, 0, 0.95f, 0, seed};
-  gemma3_session_options options = {};
-  options.size = sizeof options;
-  options.rows = rows;
-  options.flags = GEMMA3_IGNORE_EOS;
-  options.sampling = &sampling;
-  gemma3_session *session = nullptr;
-  SUCCEED(gemma3_session_open(model, &options, &session, &error));
-  return session;
-}
-
-// Tokens of a session with a prompt of `length` tokens.
-Tokens write(gemma3_model *model, size_t length, uint32_t seed, uint32_t count) {
-  gemma3_error error;
-  gemma3_session *session = open_session(model, 1, seed);
-  const gemma3_prompt prompt = {kPrompt, length, nullptr, 0};
-  Tokens tokens;
-  SUCCEED(gemma3_session_prefill(session, &prompt, 1, count, keep, &tokens, &error));
-  SUCCEED(gemma3_session_generate(session, 3, keep, &tokens, &error));
-  gemma3_session_close(session);
-  CHECK(tokens.size() == count);
-  return tokens;
-}
-
-gemma3_request request_of(const gemma3_prompt *prompts, size_t count, uint32_t tokens) {
-  gemma3_request request = {};
-  request.size = sizeof request;
-  request.prompts = prompts;
-  request.prompt_count = count;
-  request.max_new_tokens = tokens;
-  request.flags = GEMMA3_IGNORE_EOS;
-  return request;
-}
 
 void check_requests(gemma3_model *model) {
   gemma3_error error;
@@ -108,32 +28,22 @@ void check_requests(gemma3_model *model) {
   SUCCEED(gemma3_prepare(model, &request, &error));
   Tokens tokens;
   gemma3_timing timings[2];
-  SUCCEED(gemma3_generate(model, &request, keep, &tokens, timings, &error));
+  request.timings = timings;
+  request.timing_size = sizeof *timings;
+  request.timing_capacity = 2;
+  SUCCEED(gemma3_generate(model, &request, keep, &tokens, &error));
   CHECK(tokens.size() == 24 && timings[0].prefill_tokens == 14);
-  CHECK(gemma3_generate(model, &request, refuse_more, nullptr, nullptr, &error) ==
-        GEMMA3_CANCELLED);
+  request.timings = nullptr;
+  CHECK(gemma3_generate(model, &request, refuse_more, nullptr, &error) == GEMMA3_CANCELLED);
   request.cancel = gemma3_cancel_new();
   gemma3_cancel_set(request.cancel);
-  CHECK(gemma3_generate(model, &request, keep, &tokens, nullptr, &error) == GEMMA3_CANCELLED);
+  CHECK(gemma3_generate(model, &request, keep, &tokens, &error) == GEMMA3_CANCELLED);
   gemma3_cancel_clear(request.cancel);
-  SUCCEED(gemma3_generate(model, &request, nullptr, nullptr, nullptr, &error));
+  SUCCEED(gemma3_generate(model, &request, nullptr, nullptr, &error));
   gemma3_cancel_free(request.cancel);
   request.cancel = nullptr;
   request.logprobs = 3;
-  SUCCEED(gemma3_generate(model, &request, nullptr, nullptr, nullptr, nullptr));
-  float logprobs[12];
-  double losses[2];
-  SUCCEED(gemma3_score(model, prompts, 2, logprobs, losses, &error));
-  CHECK(std::isfinite(losses[0]) && logprobs[0] < 0);
-}
-
-gemma3_scoring scoring_of(const gemma3_prompt *prompts, size_t count, float *logprobs) {
-  gemma3_scoring scoring = {};
-  scoring.size = sizeof scoring;
-  scoring.prompts = prompts;
-  scoring.prompt_count = count;
-  scoring.logprobs = logprobs;
-  return scoring;
+  SUCCEED(gemma3_generate(model, &request, nullptr, nullptr, nullptr));
 }
 
 void check_scoring(gemma3_model *model) {
@@ -141,18 +51,21 @@ void check_scoring(gemma3_model *model) {
   const gemma3_prompt prompts[] = {{kPrompt, 4, nullptr, 0}, {kPrompt, 9, nullptr, 0}};
   float plain[11], labelled[11];
   double losses[2];
-  SUCCEED(gemma3_score(model, prompts, 2, plain, nullptr, &error));
+  gemma3_scoring scoring = scoring_of(prompts, 2, plain, 11);
+  SUCCEED(gemma3_score(model, &scoring, &error));
   const int32_t first[] = {7, 17, GEMMA3_NO_LABEL, 30};
   const gemma3_labels labels[] = {{first, 4}, {kPrompt, 9}};
-  gemma3_scoring scoring = scoring_of(prompts, 2, labelled);
+  scoring = scoring_of(prompts, 2, labelled, 11);
   scoring.labels = labels;
+  scoring.label_size = sizeof *labels;
   scoring.label_count = 2;
   scoring.losses = losses;
-  SUCCEED(gemma3_score_texts(model, &scoring, &error));
+  scoring.losses_capacity = 2;
+  SUCCEED(gemma3_score(model, &scoring, &error));
   CHECK(labelled[1] == 0 && std::memcmp(plain + 2, labelled + 2, 9 * sizeof *plain) == 0);
   CHECK(std::fabs(losses[0] + (plain[0] + plain[2]) / 2) < 1e-6);
   const auto refused = [&](const char *words) {
-    CHECK(gemma3_score_texts(model, &scoring, &error) == GEMMA3_USAGE);
+    CHECK(gemma3_score(model, &scoring, &error) == GEMMA3_USAGE);
     CHECK(std::strstr(error.message, words) != nullptr);
   };
   scoring.label_count = 1;
@@ -162,13 +75,19 @@ void check_scoring(gemma3_model *model) {
   scoring.labels = wrong;
   refused("expected one for each of its 4 tokens, got 3");
   scoring.labels = nullptr;
-  float *rows[] = {plain, plain};
-  scoring.attentions = rows;
+  scoring.attentions = plain;
   refused("re-export with --outputs attentions");
   scoring.attentions = nullptr;
+  scoring.logprobs_capacity = 10;
+  refused("logprobs: expected room for 11, got 10");
+  CHECK(error.needed == 11);
+  scoring.logprobs_capacity = 11;
+  scoring.losses_capacity = 1;
+  refused("losses: expected room for 2, got 1");
+  scoring.losses_capacity = 2;
   scoring.cancel = gemma3_cancel_new();
   gemma3_cancel_set(scoring.cancel);
-  CHECK(gemma3_score_texts(model, &scoring, &error) == GEMMA3_CANCELLED);
+  CHECK(gemma3_score(model, &scoring, &error) == GEMMA3_CANCELLED);
   gemma3_cancel_free(scoring.cancel);
   scoring.logprobs = nullptr;
   refused("logprobs: expected a pointer");
@@ -179,8 +98,9 @@ void check_mistakes(gemma3_model *model) {
   const int32_t strange[] = {2, 1 << 30};
   const gemma3_prompt prompts[] = {{strange, 2, nullptr, 0}, {nullptr, 3, nullptr, 0}};
   gemma3_request request = request_of(prompts, 1, 4);
-  const auto refused = [&](gemma3_status status, const char *words) {
-    if (status == GEMMA3_USAGE && std::strstr(error.message, words) != nullptr) return;
+  const auto refused = [&](gemma3_status status, const char *words,
+                           gemma3_status expected = GEMMA3_USAGE) {
+    if (status == expected && std::strstr(error.message, words) != nullptr) return;
     std::printf("expected a refusal with: %s, got status %d: %s\n", words, status, error.message);
     std::exit(1);
   };
@@ -189,13 +109,23 @@ void check_mistakes(gemma3_model *model) {
   refused(gemma3_check_request(model, &request, &error), "expected an array of tokens");
   const gemma3_prompt good = {kPrompt, 5, nullptr, 0};
   request = request_of(&good, 1, 4000);
-  refused(gemma3_generate(model, &request, nullptr, nullptr, nullptr, &error), "does not fit");
+  refused(gemma3_generate(model, &request, nullptr, nullptr, &error), "does not fit",
+          GEMMA3_CONTEXT_FULL);
   request = request_of(&good, 1, 4);
   request.size = 0;
   refused(gemma3_check_request(model, &request, &error), "set `size`");
   request.size = sizeof request;
   refused(gemma3_check_request(nullptr, &request, &error), "got NULL");
-  refused(gemma3_embed(model, &good, 1, reinterpret_cast<float *>(&error), &error), "embed");
+  request = request_of(&good, 1, 4);
+  request.prompt_size = 0;
+  refused(gemma3_check_request(model, &request, &error), "prompt_size: expected the size of");
+  gemma3_texts texts = {};
+  texts.size = sizeof texts;
+  texts.prompts = &good;
+  texts.prompt_size = sizeof good;
+  texts.prompt_count = 1;
+  float number = 0;
+  refused(gemma3_embed(model, &texts, &number, 1, &error), "embed");
   refused(gemma3_session_restore(model, reinterpret_cast<const uint8_t *>("x"), 1, nullptr, &error),
           "NULL");
 }
@@ -205,8 +135,9 @@ void check_session(gemma3_model *model) {
   gemma3_session *session = open_session(model, 1, 0);
   const gemma3_prompt prompt = {kPrompt, 6, nullptr, 0}, more = {kPrompt + 6, 2, nullptr, 0};
   Tokens first, again;
-  SUCCEED(gemma3_session_prefill(session, &prompt, 1, 4, keep, &first, &error));
-  SUCCEED(gemma3_session_generate(session, 0, keep, &first, &error));
+  const gemma3_prefill begin = prefill_of(&prompt, 4), go_on = prefill_of(&more, 10);
+  SUCCEED(gemma3_session_prefill(session, &begin, keep, &first, &error));
+  SUCCEED(gemma3_session_generate(session, 0, keep, &first, nullptr, &error));
   uint8_t *bytes = nullptr;
   size_t count = 0;
   SUCCEED(gemma3_session_save(session, &bytes, &count, &error));
@@ -214,29 +145,40 @@ void check_session(gemma3_model *model) {
   SUCCEED(gemma3_session_restore(model, bytes, count, &copy, &error));
   first.clear();
   for (auto [own, tokens] : {std::pair{session, &first}, std::pair{copy, &again}}) {
-    SUCCEED(gemma3_session_prefill(own, &more, 1, 10, keep, tokens, &error));
-    SUCCEED(gemma3_session_generate(own, 4, keep, tokens, &error));
+    SUCCEED(gemma3_session_prefill(own, &go_on, keep, tokens, &error));
+    SUCCEED(gemma3_session_generate(own, 4, keep, tokens, nullptr, &error));
   }
   CHECK(first == again && first.size() == 10);
   for (size_t at = 0; at < count; at += 1 + count / 50) {
     bytes[at] ^= 4;
     gemma3_session *none = nullptr;
-    CHECK(gemma3_session_restore(model, bytes, count, &none, &error) == GEMMA3_USAGE);
-    CHECK(gemma3_session_restore(model, bytes, at, &none, &error) == GEMMA3_USAGE);
+    // The name of the format is looked at before the digest, and half a digest is none.
+    const gemma3_status damaged = at < 7 ? GEMMA3_USAGE : GEMMA3_INTEGRITY;
+    CHECK(gemma3_session_restore(model, bytes, count, &none, &error) == damaged);
+    const gemma3_status short_of = at < 80 ? GEMMA3_USAGE : damaged;
+    CHECK(gemma3_session_restore(model, bytes, at, &none, &error) == short_of);
     bytes[at] ^= 4;
   }
   gemma3_free(bytes);
   gemma3_session_close(copy);
   gemma3_session_cancel(session);
-  CHECK(gemma3_session_decode(session, nullptr, nullptr, nullptr, &error) == GEMMA3_CANCELLED);
+  gemma3_step step = {};
+  step.size = sizeof step;
+  CHECK(gemma3_session_decode(session, &step, &error) == GEMMA3_CANCELLED);
   int32_t next = -1;
   std::vector<float> logits(384);
-  SUCCEED(gemma3_session_decode(session, nullptr, &next, logits.data(), &error));
+  step.next = &next;
+  step.next_capacity = 1;
+  step.logits = logits.data();
+  step.logits_capacity = 383;
+  CHECK(gemma3_session_decode(session, &step, &error) == GEMMA3_USAGE && error.needed == 384);
+  step.logits_capacity = 384;
+  SUCCEED(gemma3_session_decode(session, &step, &error));
   CHECK(next >= 0 && next < 384 && std::isfinite(logits[0]));
   SUCCEED(gemma3_session_reset(session, -1, &error));
   gemma3_row row;
-  SUCCEED(gemma3_session_rows(session, &row, 1, &error));
-  CHECK(row.position == 0);
+  SUCCEED(gemma3_session_rows(session, &row, sizeof row, 1, &error));
+  CHECK(row.position == 0 && row.token == -1);
   char *stats = nullptr;
   SUCCEED(gemma3_session_stats(session, &stats, &error));
   gemma3_free(stats);
@@ -248,7 +190,8 @@ void check_trust(const Arguments &arguments, const Tokens &mapped) {
   gemma3_error error;
   gemma3_bundle *bundle = nullptr;
   SUCCEED(gemma3_bundle_open(arguments.bundle, &bundle, &error));
-  CHECK(gemma3_bundle_verify_signature(bundle, "/no/such/key", &error) == GEMMA3_USAGE);
+  CHECK(gemma3_bundle_verify_signature(bundle, "/no/such/key", nullptr, &error) ==
+        GEMMA3_NOT_FOUND);
   gemma3_options options = {};
   options.size = sizeof options;
   options.plugin = arguments.plugin[0] == '\0' ? nullptr : arguments.plugin;
@@ -266,10 +209,11 @@ void check_trust(const Arguments &arguments, const Tokens &mapped) {
   gemma3_cancel_set(options.cancel);
   const gemma3_prompt prompt = {kPrompt, 5, nullptr, 0};
   float logprobs[4];
-  CHECK(gemma3_score(model, &prompt, 1, logprobs, nullptr, &error) == GEMMA3_CANCELLED);
-  CHECK(gemma3_compile(model, nullptr, &error) == GEMMA3_CANCELLED);
+  const gemma3_scoring scoring = scoring_of(&prompt, 1, logprobs, 4);
+  CHECK(gemma3_score(model, &scoring, &error) == GEMMA3_CANCELLED);
+  CHECK(gemma3_compile(model, nullptr, nullptr, &error) == GEMMA3_CANCELLED);
   gemma3_cancel_clear(options.cancel);
-  SUCCEED(gemma3_score(model, &prompt, 1, logprobs, nullptr, &error));
+  SUCCEED(gemma3_score(model, &scoring, &error));
   gemma3_close(model);
   gemma3_cancel_free(options.cancel);
 }
@@ -298,28 +242,30 @@ void outputs(const Arguments &arguments, size_t layers, size_t width, size_t hea
   gemma3_model *model = open_model(arguments);
   const gemma3_prompt prompts[] = {{kPrompt, 10, nullptr, 0}, {kPrompt, 3, nullptr, 0}};
   std::vector<float> logprobs(11);
-  std::vector<std::vector<float>> states, weights;
-  std::vector<float *> state_rows, weight_rows;
+  size_t state_count = 0, weight_count = 0;
   for (const gemma3_prompt &prompt : prompts) {
-    states.emplace_back((layers + 1) * prompt.count * width, -1e9f);
-    weights.emplace_back(layers * heads * prompt.count * prompt.count, -1e9f);
+    state_count += (layers + 1) * prompt.count * width;
+    weight_count += layers * heads * prompt.count * prompt.count;
   }
-  for (auto &own : states) state_rows.push_back(own.data());
-  for (auto &own : weights) weight_rows.push_back(own.data());
-  gemma3_scoring scoring = scoring_of(prompts, 2, logprobs.data());
-  scoring.hidden_states = state_rows.data();
-  scoring.attentions = weight_rows.data();
-  SUCCEED(gemma3_score_texts(model, &scoring, &error));
-  for (const auto &own : states) {
-    for (float value : own) CHECK(std::fabs(value) < 1e6f);
-  }
-  for (size_t text = 0; text < 2; ++text) {
-    const size_t count = prompts[text].count;
-    for (size_t row = 0; row < layers * heads * count; ++row) {
+  std::vector<float> states(state_count, -1e9f), weights(weight_count, -1e9f);
+  gemma3_scoring scoring = scoring_of(prompts, 2, logprobs.data(), logprobs.size());
+  scoring.hidden_states = states.data();
+  scoring.hidden_states_capacity = state_count;
+  scoring.attentions = weights.data();
+  scoring.attentions_capacity = weight_count - 1;
+  CHECK(gemma3_score(model, &scoring, &error) == GEMMA3_USAGE && error.needed == weight_count);
+  CHECK(states[0] == -1e9f);
+  scoring.attentions_capacity = weight_count;
+  SUCCEED(gemma3_score(model, &scoring, &error));
+  for (float value : states) CHECK(std::fabs(value) < 1e6f);
+  const float *own = weights.data();
+  for (const gemma3_prompt &prompt : prompts) {
+    const size_t count = prompt.count;
+    for (size_t row = 0; row < layers * heads * count; ++row, own += count) {
       float sum = 0;
-      for (size_t i = 0; i < count; ++i) sum += weights[text][row * count + i];
+      for (size_t i = 0; i < count; ++i) sum += own[i];
       CHECK(std::fabs(sum - 1) < 1e-3f);
-      CHECK(row % count + 1 == count || weights[text][(row + 1) * count - 1] == 0);
+      CHECK(row % count + 1 == count || own[count - 1] == 0);
     }
   }
   gemma3_close(model);
@@ -342,8 +288,9 @@ void threads(const Arguments &arguments, size_t count) {
   std::thread canceller([&] { gemma3_session_cancel(session); });
   gemma3_error error;
   const gemma3_prompt prompt = {kPrompt, 6, nullptr, 0};
-  gemma3_session_prefill(session, &prompt, 1, 40, nullptr, nullptr, &error);
-  gemma3_session_generate(session, 1, nullptr, nullptr, &error);
+  const gemma3_prefill prefill = prefill_of(&prompt, 40);
+  gemma3_session_prefill(session, &prefill, nullptr, nullptr, &error);
+  gemma3_session_generate(session, 1, nullptr, nullptr, nullptr, &error);
   canceller.join();
   gemma3_session_close(session);
   gemma3_close(model);
