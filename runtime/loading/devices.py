@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -98,7 +100,7 @@ def find_devices(platform: str, mesh: Mesh) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
 
 
-def _devices(platform: str) -> list[jax.Device]:
+def _devices(platform: str) -> Sequence[Any]:
     try:
         return jax.devices(platform)
     except (RuntimeError, AssertionError) as error:  # the latter when it is the only one wanted
