@@ -54,6 +54,20 @@ class Bundle:
                 check_header(root / file, weights, str(root / file))
         return bundle
 
+    @classmethod
+    def open_part(cls, path: Path | str, folder: str) -> Bundle:
+        """Read the manifest of the bundle at `path` and what it records in `folder`.
+
+        The other files may be missing; who asks for one of them gets the system's error. Raises
+        ArtifactError as `open` does.
+        """
+        root = Path(path)
+        manifest = read_manifest(root)
+        for record in manifest.files:
+            if record.path.startswith(f"{folder}/"):
+                _check_size(root, record)
+        return cls(root, manifest)
+
     @functools.cached_property
     def _records(self) -> dict[str, FileRecord]:
         return {record.path: record for record in self.manifest.files}

@@ -10,6 +10,7 @@ from pathlib import Path
 from .errors import ArtifactError
 
 MANIFEST = "manifest.json"
+TOKENIZER_FOLDER = "tokenizer"
 _MOST_LINKS = 40  # as Linux has it
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import click
 import pytest
+from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.artifacts.manifest import ProgramName
-from gemma3_export.export import export
+from gemma3_export.export import arguments, export
 from gemma3_export.export.cli import command as export_command
 from gemma3_export.runtime.api.model import Model, load
 from gemma3_export.runtime.commands.bench import command as bench_command
@@ -258,6 +259,17 @@ def test_walks_have_as_many_files_as_they_say():
         assert all((ROOT / name).is_file() for name in files)
 
 
+def _shown(part: ast.expr) -> str:
+    """A part of a message as a command shows it; of what is put in, the flags of gemma3-export."""
+    if isinstance(part, ast.Constant):
+        return str(part.value)
+    name = part.value.id if isinstance(part, ast.FormattedValue) and isinstance(
+        part.value, ast.Name
+    ) else ""  # fmt: skip
+    flag = getattr(arguments, name, None)
+    return UsageError(flag).for_command if isinstance(flag, str) else "\0"
+
+
 def literals() -> list[str]:
     """What stands in string literals of the code, each whole however it is broken into lines."""
     found = [(ROOT / "Makefile").read_text()]
@@ -265,8 +277,7 @@ def literals() -> list[str]:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_bytes())):
                 if isinstance(node, ast.JoinedStr):
-                    parts = (p.value if isinstance(p, ast.Constant) else "\0" for p in node.values)
-                    found.append("".join(map(str, parts)))
+                    found.append("".join(map(_shown, node.values)))
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found.append(node.value)
     for path in (ROOT / "runtime" / "native").rglob("*.cc"):

@@ -149,8 +149,34 @@ RUN_OPTIONS = (
     *BUNDLE_OPTIONS,
     click.option(
         "--server",
-        metavar="HOST:PORT",
-        help="Let TensorFlow Serving run the SavedModel: gRPC, or REST with http://HOST:PORT.",
+        metavar="HOST:PORT|URL",
+        help="Let TensorFlow Serving run the SavedModel: gRPC, or REST with http://HOST:PORT; "
+        "grpcs:// and https:// speak TLS. Of BUNDLE manifest.json and tokenizer/ are enough.",
+    ),
+    click.option(
+        "--server-header",
+        multiple=True,
+        metavar="NAME: VALUE",
+        help="Send this header. Repeatable; a secret is better put into GEMMA3_SERVER_TOKEN, "
+        "which is sent as Authorization: Bearer.",
+    ),
+    click.option(
+        "--server-ca",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Trust the roots in this file (PEM) instead of the system's.",
+    ),
+    click.option(
+        "--server-cert",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Show this certificate (PEM) to the server.",
+    ),
+    click.option(
+        "--server-key",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Its private key; by default in the same file.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt."),
     click.option("--stats", is_flag=True, help="Print speed and memory on stderr."),
@@ -203,6 +229,10 @@ class Options:
     mesh: str | None
     platform: str | None
     server: str | None
+    server_header: tuple[str, ...]
+    server_ca: Path | None
+    server_cert: Path | None
+    server_key: Path | None
     require_signature: Path | None
     no_cache: bool
     as_json: bool
@@ -257,6 +287,7 @@ def check_flags(options: Options) -> None:
         raise UsageError("--embed and --image exclude each other: an embedding model reads text")
     _check_task(options)
     _check_score_flags(options)
+    _check_server_flags(options)
 
 
 def _check_task(options: Options) -> None:
@@ -281,6 +312,17 @@ def _check_score_flags(options: Options) -> None:
         raise UsageError(f"--outputs-to: expected a file name that ends in .npz, got {str(path)!r}")
     if not path.parent.is_dir():
         raise UsageError(f"--outputs-to: {path.parent} is not a folder; make it first")
+
+
+def _check_server_flags(options: Options) -> None:
+    for flag, given in (
+        ("--server-header", options.server_header), ("--server-ca", options.server_ca),
+        ("--server-cert", options.server_cert), ("--server-key", options.server_key),
+    ):  # fmt: skip
+        if given and options.server is None:
+            raise UsageError(f"{flag} needs --server: it says how to speak to one")
+    if options.server_key is not None and options.server_cert is None:
+        raise UsageError("--server-key needs --server-cert: it is the certificate's")
 
 
 def sampling_of(options: Options) -> SamplingParameters:

@@ -12,6 +12,7 @@ import click
 from ...artifacts.bundle import Bundle
 from ...artifacts.errors import UsageError, run_command
 from ...artifacts.examples import examples
+from ...artifacts.paths import TOKENIZER_FOLDER
 from ..loading.bundle import read_tokenizer_ahead
 from ..loading.start import import_jax, load_model, open_bundle
 from ..loading.status import StatusLine
@@ -69,7 +70,7 @@ def console() -> NoReturn:
 def run(options: Options) -> None:
     """Do what the command line says; raises UsageError for what the user can fix."""
     check_flags(options)
-    bundle = open_bundle(options.bundle, options.require_signature)
+    bundle = _open(options)
     _refuse_missing_programs(options, bundle)
     sampling = sampling_of(options)
     read_tokenizer_ahead(bundle)
@@ -98,6 +99,13 @@ def run(options: Options) -> None:
                 print_vectors(vectors.tolist(), prints_text(options))
             else:
                 _generate(options, loaded, model, prompts, sampling, status)
+
+
+def _open(options: Options) -> Bundle:
+    """The bundle; to ask a server, its manifest and tokenizer are enough."""
+    if options.server is None or options.require_signature is not None:
+        return open_bundle(options.bundle, options.require_signature)
+    return Bundle.open_part(options.bundle, TOKENIZER_FOLDER)
 
 
 def _refuse_missing_programs(options: Options, bundle: Bundle) -> None:

@@ -13,6 +13,7 @@ from ..loading.bundle import open_tokenizer
 from ..requests.sampling import SamplingParameters
 from ..serving.client import connect, parse_address
 from ..serving.remote import RemoteModel, classify_remote, embed_remote, run_remote, score_remote
+from ..serving.security import Security, read_headers
 from .encoded import read_encoded
 from .options import Options
 from .output import (
@@ -29,8 +30,20 @@ def run(options: Options, bundle: Bundle, sampling: SamplingParameters, text: bo
     """Do what the command line says with a server; `text` prints for people."""
     check_flags(options)
     assert options.server is not None
+    address = parse_address(options.server)
+    tls = {
+        "--server-ca": options.server_ca, "--server-cert": options.server_cert,
+    }  # fmt: skip
+    for flag in [flag for flag, given in tls.items() if given and not address.is_encrypted]:
+        raise UsageError(
+            f"{flag} needs TLS: expected --server grpcs://HOST:PORT or https://HOST:PORT, got "
+            f"{options.server}"
+        )
+    headers = read_headers(options.server_header, address.is_private)
+    security = Security(options.server_ca, options.server_cert, options.server_key, headers)
+    client = connect(address, security)
     encoded = read_encoded(options, bundle)
-    model = RemoteModel(bundle, connect(parse_address(options.server)))
+    model = RemoteModel(bundle, client)
     prompts = encoded.prompts
     if options.score:
         tokenizer = open_tokenizer(bundle) if bundle.manifest.tokenizer is not None else None

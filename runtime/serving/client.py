@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ...artifacts.errors import ArtifactError, UsageError
 from ...artifacts.manifest import Signature
 from ...artifacts.serving.signatures import MODEL_NAME
 from .answers import Values, check_outputs
+from .security import Security
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _SECONDS = 600.0
@@ -48,42 +50,70 @@ class Client(Protocol):
 class Address:
     """Where a model is served."""
 
-    target: str
-    """`HOST:PORT` for gRPC, `http://HOST:PORT` or https for REST."""
+    scheme: str
+    """grpc, grpcs, http or https."""
+    host: str
+    """`HOST:PORT`."""
     model: str
+
+    @property
+    def target(self) -> str:
+        """The address, for messages: `HOST:PORT` for gRPC, else with its scheme."""
+        return self.host if self.scheme == "grpc" else f"{self.scheme}://{self.host}"
 
     @property
     def is_rest(self) -> bool:
         """Whether the server is spoken to by REST."""
-        return self.target.startswith("http")
+        return self.scheme.startswith("http")
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether TLS is spoken."""
+        return self.scheme in ("grpcs", "https")
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody on the way can read along: TLS, or this machine."""
+        name = self.host.rpartition(":")[0].strip("[]")
+        return self.is_encrypted or name in ("localhost", "::1") or name.startswith("127.")
+
+
+_ADDRESS = re.compile(
+    r"(?:(grpcs?|https?)://)?((?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5}))(?:/([\w.-]+))?/?"
+)
 
 
 def parse_address(text: str) -> Address:
-    """`HOST:PORT`, `http://HOST:PORT` or `https://HOST:PORT`, then `/NAME` for another model.
+    """`HOST:PORT`, or a URL of grpc, grpcs, http or https; then `/NAME` for another model.
 
     Raises:
         UsageError: it is something else.
     """
-    found = re.fullmatch(r"((?:https?://)?(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5}))(?:/([\w.-]+))?/?",
-                         text)  # fmt: skip
-    if found is None or not 0 < int(found[2]) < 65536:
+    found = _ADDRESS.fullmatch(text)
+    if found is None or not 0 < int(found[3]) < 65536:
         raise UsageError(
-            "--server: expected HOST:PORT for gRPC or http://HOST:PORT for REST, then /NAME if "
-            f"the model is not called {MODEL_NAME}, got {text!r}"
+            "--server: expected HOST:PORT for gRPC or http://HOST:PORT for REST (grpcs:// and "
+            "https:// with TLS), then /NAME if the model is not called "
+            f"{MODEL_NAME}, got {text!r}"
         )
-    return Address(found[1], found[3] or MODEL_NAME)
+    return Address(found[1] or "grpc", found[2], found[4] or MODEL_NAME)
 
 
-def connect(address: Address) -> Client:
-    """A client of the address; the first call finds out whether a server is there."""
-    return RestClient(address) if address.is_rest else GrpcClient(address)
+def connect(address: Address, security: Security | None = None) -> Client:
+    """A client of the address; the first call finds out whether a server is there.
+
+    Raises UsageError when libraries are not installed, or a certificate cannot be read.
+    """
+    kind = RestClient if address.is_rest else GrpcClient
+    return kind(address, security or Security())
 
 
 class GrpcClient:
     """A model served by gRPC. Threads may share it."""
 
-    def __init__(self, address: Address) -> None:
-        """Raises UsageError when the libraries are not installed."""
+    def __init__(self, address: Address, security: Security) -> None:
+        """Raises UsageError when the libraries are not installed; see `Security.context`."""
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is said once, by us
         try:
             import grpc
 
@@ -96,7 +126,18 @@ class GrpcClient:
         self._messages = predict
         self._address = address
         self._error: type[Exception] = grpc.RpcError
-        self._channel = grpc.insecure_channel(address.target, options=_LIMITS)
+        self._metadata = security.headers
+        if address.is_encrypted:
+            security.context()  # refuses files that gRPC would only stumble over later
+            own = security.certificate
+            credentials = grpc.ssl_channel_credentials(
+                security.roots(),
+                None if own is None else (security.key or own).read_bytes(),
+                None if own is None else own.read_bytes(),
+            )
+            self._channel = grpc.secure_channel(address.host, credentials, options=_LIMITS)
+        else:
+            self._channel = grpc.insecure_channel(address.host, options=_LIMITS)
         self._call = self._channel.unary_unary(_PREDICT)
 
     @property
@@ -108,7 +149,7 @@ class GrpcClient:
         """See Client."""
         request = self._messages.encode_request(self._address.model, signature.name, inputs)
         try:
-            data = self._call(request, timeout=_SECONDS)
+            data = self._call(request, timeout=_SECONDS, metadata=self._metadata)
         except self._error as error:
             code, details = error.code(), error.details()  # pyright: ignore[reportAttributeAccessIssue]
             raise _refused(self._address, code.name, details or "") from error
@@ -126,8 +167,14 @@ class GrpcClient:
 class RestClient:
     """A model served by REST. Threads may share it."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, security: Security) -> None:
+        """Raises UsageError as `Security.context` does."""
         self._address = address
+        self._headers = {**dict(security.headers), "content-type": "application/json"}
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
+        if address.is_encrypted:
+            handlers.append(urllib.request.HTTPSHandler(context=security.context()))
+        self._opener = urllib.request.build_opener(*handlers)
         self._url = f"{address.target}/v1/models/{address.model}:predict"
 
     def predict(self, signature: Signature, inputs: Values) -> dict[str, np.ndarray]:
@@ -136,11 +183,9 @@ class RestClient:
             "signature_name": signature.name,
             "inputs": {name: value.tolist() for name, value in inputs.items()},
         }
-        request = urllib.request.Request(
-            self._url, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), self._headers)
         try:
-            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+            with self._opener.open(request, timeout=_SECONDS) as answer:
                 data = answer.read(_MOST_ANSWER_BYTES + 1)
         except urllib.error.HTTPError as error:
             raise _refused(self._address, f"HTTP {error.code}", _error_text(error)) from error
@@ -156,6 +201,13 @@ class RestClient:
     def target(self) -> str:
         """See Client."""
         return self._address.target
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A server that sends its callers elsewhere is refused: they would take their headers along."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 def _decode_json(address: Address, signature: Signature, data: bytes) -> dict[str, np.ndarray]:
@@ -213,7 +265,12 @@ def _refused(address: Address, code: str, details: str) -> UsageError:
     """One line of what a server said; of a failed assertion only what it says."""
     found = re.search(r"assertion failed: \[([^\]]*)\]((?:\s*\[[^\[\]{}\\]*\])*)", details)
     said = f"{found[1]}{found[2]}" if found is not None else " ".join(details.split())[:300]
-    if code == "UNAVAILABLE":
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        said = (
+            f"its certificate is not trusted ({said}); pass its root with --server-ca, or correct "
+            "the name of the host"
+        )
+    elif code == "UNAVAILABLE":
         said = f"no server answers ({said}); start one, or correct HOST:PORT"
     return UsageError(f"--server {address.target}: {code}: {said}")
 

@@ -401,7 +401,7 @@ def test_the_command_says_it_in_one_line_with_status_2(
 ):
     target, answers = http_server
     answers.append(_outputs(counts=[0], tokens=[[9]], finish_reasons=["length"]))
-    monkeypatch.setattr(cli, "open_bundle", lambda *_: bundle)
+    monkeypatch.setattr(cli, "_open", lambda _: bundle)
     flags = [str(bundle.root), "--server", target, "--json", *map(str, arguments)]
     monkeypatch.setattr(sys, "argv", ["gemma3-run", *flags])
     with pytest.raises(SystemExit) as ended:
