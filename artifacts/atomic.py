@@ -28,13 +28,13 @@ def check_free_space(path: Path, needed_bytes: int) -> None:
     Raises:
         UsageError: the file system of `path` has fewer than `needed_bytes` bytes free.
     """
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    folder = path.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise UsageError(
-            f"not enough disk space at {place}: expected {needed_bytes} bytes free, got {free}; "
+            f"not enough disk space at {folder}: expected {needed_bytes} bytes free, got {free}; "
             f"free some or write to another disk with {OUT}"
         )
 

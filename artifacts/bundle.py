@@ -118,9 +118,9 @@ class Bundle:
         programs = [program for program in self.manifest.programs if program.mesh == mesh]
         chosen = [program for program in programs if program.platform == platform]
         if not chosen:
-            there = dict.fromkeys(program.platform for program in programs)
+            platforms = dict.fromkeys(program.platform for program in programs)
             raise UsageError(
-                f"{self.root}: expected a platform of mesh {mesh} ({_list(there)}), "
+                f"{self.root}: expected a platform of mesh {mesh} ({_list(platforms)}), "
                 f"got {platform}; re-export with --platform {platform}"
             )
         chosen = [program for program in chosen if program.variant == variant]

@@ -132,10 +132,10 @@ class _Bytecode:
         reader = self._section(_PROPERTIES)
         for _ in range(reader.number()):
             properties = _Reader(reader.take(reader.number()))
-            place = 0
-            while properties and place < _TARGET_PLACE:
+            index = 0
+            while properties and index < _TARGET_PLACE:
                 properties.number()
-                place += 1
+                index += 1
             if not properties:
                 continue
             dialect, data = attributes[properties.number()]
@@ -147,14 +147,14 @@ class _Bytecode:
 
     def _read_attributes(self, dialects: list[str]) -> list[tuple[str, bytes]]:
         """The dialect of each attribute and what it is encoded in, which must not be text."""
-        places, data, found = self._section(_OFFSETS), self._section(_ATTRIBUTES), []
+        places, data, attributes = self._section(_OFFSETS), self._section(_ATTRIBUTES), []
         count = places.number()
         places.number()  # of types, which come after the attributes
-        while len(found) < count:
+        while len(attributes) < count:
             dialect = dialects[places.number()]
             for _ in range(places.number()):
                 size = places.number()
-                if not size & 1 and len(found) < count:
+                if not size & 1 and len(attributes) < count:
                     raise ValueError("bytecode with an attribute as text")
-                found.append((dialect, data.take(size >> 1)))
-        return found
+                attributes.append((dialect, data.take(size >> 1)))
+        return attributes

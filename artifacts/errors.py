@@ -62,8 +62,8 @@ def one_line(message: str) -> str:
 
     Bytes that are not UTF-8, which Python keeps as lone surrogates, are shown as bytes.
     """
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    return re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", "".join(shown))
+    characters = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    return re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", "".join(characters))
 
 
 def run_command(command: click.Command, leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:

@@ -59,8 +59,8 @@ def _folder(path: Path) -> tuple[str, str]:
             "gemma3-export --mesh 1x1 --checkpoint FOLDER"
         )
     if "snapshots" in names and {"refs", "blobs"} & names:
-        found = sorted(_names(path / "snapshots"))
-        snapshot = path / "snapshots" / (found[0] if len(found) == 1 else "REVISION")
+        snapshots = sorted(_names(path / "snapshots"))
+        snapshot = path / "snapshots" / (snapshots[0] if len(snapshots) == 1 else "REVISION")
         return "a download of the Hugging Face hub", _export(snapshot)
     if names & set(_ORBAX):
         return "an Orbax checkpoint", (

@@ -37,15 +37,15 @@ def resolve_inside(root: Path, path: str) -> Path:
     """
     try:
         real = root.resolve(strict=True)
-        found = _walk(real, path)
-        mode = found.lstat().st_mode if found is not None else 0
+        target = _walk(real, path)
+        mode = target.lstat().st_mode if target is not None else 0
     except (OSError, RuntimeError) as error:  # RuntimeError: links that form a loop
         reason = error.strerror if isinstance(error, OSError) else "links form a loop"
         raise ArtifactError(
             f"{root}: expected file {path} of the bundle, got: {reason}; "
             "copy the bundle again or re-export it"
         ) from error
-    if found is None:
+    if target is None:
         raise ArtifactError(
             f"{root}: expected {path} inside the bundle, got a link out of it; "
             "copy the file itself into the bundle"
@@ -55,7 +55,7 @@ def resolve_inside(root: Path, path: str) -> Path:
             f"{root}: expected {path} to be a regular file, got something else; "
             "copy the bundle again or re-export it"
         )
-    return found
+    return target
 
 
 def _walk(root: Path, path: str) -> Path | None:

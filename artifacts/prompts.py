@@ -59,9 +59,9 @@ def refuse_chat(before: str) -> None:
 
 
 def _listed(names: Mapping[str, str]) -> str:
-    shown = ", ".join(sorted(names)[:NAMES_LISTED]) or "none"
+    choices = ", ".join(sorted(names)[:NAMES_LISTED]) or "none"
     more = len(names) - NAMES_LISTED
-    return f"{shown}, and {more} more" if more > 0 else shown
+    return f"{choices}, and {more} more" if more > 0 else choices
 
 
 def format_prompts(prompts: TaskPrompts) -> bytes:

@@ -50,9 +50,9 @@ def check_tokenizer_model(content: bytes) -> None:
 
 def repeated_piece(content: bytes) -> str | None:
     """Which piece of a checked file is there twice: words as in TokenizerModelError."""
-    seen: dict[bytes, int] = {}
+    numbers: dict[bytes, int] = {}
     for number, text in enumerate(_read(content)[0].texts()):
-        other = seen.setdefault(text, number)
+        other = numbers.setdefault(text, number)
         if other != number:
             return f"has a piece {number} that is piece {other} again"
     return None
@@ -132,8 +132,8 @@ class _PlainPieces:
             return at
         run = int(np.searchsorted(self._ends, first))
         last = int(self._ends[run]) if run < len(self._ends) else len(self._at) - 1
-        found = slice(first, last + 1)
-        pieces.add_many(self._at[found], self._tail[found], self._next[found], self._kind[found])
+        span = slice(first, last + 1)
+        pieces.add_many(self._at[span], self._tail[span], self._next[span], self._kind[span])
         return int(self._next[last])
 
 
@@ -176,12 +176,12 @@ class _Pieces:
         texts = self._texts.tobytes()
         try:
             texts.decode()
-            found = texts.find(b"\0")
+            offset = texts.find(b"\0")
         except UnicodeDecodeError as error:
             nul = texts.find(b"\0", 0, error.start)
-            found = nul if nul >= 0 else error.start
-        if found >= 0:
-            number = int(np.searchsorted(self._begin, found, side="right")) - 1
+            offset = nul if nul >= 0 else error.start
+        if offset >= 0:
+            number = int(np.searchsorted(self._begin, offset, side="right")) - 1
             raise TokenizerModelError(f"has a piece {number} that is not UTF-8 without NUL")
 
     def texts(self, kind: int | None = None) -> Iterator[bytes]:

@@ -158,10 +158,10 @@ class BundleWriter:
             file.flush()
             os.fsync(file.fileno())
         try:
-            written = Bundle.open(self.root).manifest
+            on_disk = Bundle.open(self.root).manifest
         except ArtifactError as error:
             raise AssertionError(f"this bundle would be refused: {error}") from error
-        assert written == manifest
+        assert on_disk == manifest
         put_in_place(self.root, self.out)
         return manifest
 

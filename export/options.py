@@ -248,12 +248,12 @@ def _bad_mesh(text: str, expected: str) -> UsageError:
     return UsageError(f"{MESH}: expected {expected}, got {text!r}")
 
 
-def with_one_device(meshes: tuple[Mesh, ...], wanted: str | None) -> tuple[Mesh, ...]:
+def with_one_device(meshes: tuple[Mesh, ...], name: str | None) -> tuple[Mesh, ...]:
     """The meshes and, unless they have one, a mesh of one device for the SavedModel.
 
-    Raises UsageError when `wanted` is of more than one device.
+    Raises UsageError when `name` is of more than one device.
     """
-    mesh = parse_mesh(wanted or "1x1")
+    mesh = parse_mesh(name or "1x1")
     if mesh.devices != 1:
         raise UsageError(
             f"--savedmodel-mesh: expected one device, such as 1x1, got {mesh.name}: TensorFlow "
@@ -262,7 +262,7 @@ def with_one_device(meshes: tuple[Mesh, ...], wanted: str | None) -> tuple[Mesh,
         )
     known = (
         mesh.name in {known.name for known in meshes}
-        if wanted
+        if name
         else any(known.devices == 1 for known in meshes)
     )
     return meshes if known else (*meshes, mesh)
@@ -276,14 +276,14 @@ def parse_sizes(flag: str, text: str) -> tuple[int, ...]:
     return check_sizes(flag, [int(part) for part in parts], repr(text))
 
 
-def check_sizes(flag: str, sizes: Sequence[int], shown: str | None = None) -> tuple[int, ...]:
+def check_sizes(flag: str, sizes: Sequence[int], text: str | None = None) -> tuple[int, ...]:
     """Sizes of buckets, sorted and without duplicates.
 
     Raises:
-        UsageError: one is out of range, or there is none; `shown` is how it writes what was given.
+        UsageError: one is out of range, or there is none; `text` is how the flag was written.
     """
     if not sizes or not all(1 <= size <= MAX_BUCKET for size in sizes):
-        raise _bad_sizes(flag, shown or ",".join(map(str, sizes)) or "none")
+        raise _bad_sizes(flag, text or ",".join(map(str, sizes)) or "none")
     return tuple(sorted(set(sizes)))
 
 

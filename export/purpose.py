@@ -173,11 +173,11 @@ def _labels(checkpoint: Checkpoint) -> tuple[str, ...]:
         raise _refusal(
             checkpoint, "id2label", "an object with keys 0, 1, ... for its classes", names
         )
-    found = tuple(names[key] for key in keys)
-    for name in found:
+    labels = tuple(names[key] for key in keys)
+    for name in labels:
         if not isinstance(name, str) or not name.isprintable():
             raise _refusal(checkpoint, "id2label", "names of printable text", name)
-    return found
+    return labels
 
 
 def _refusal(checkpoint: Checkpoint, field: str, expected: str, got: Any) -> ArtifactError:

@@ -41,12 +41,12 @@ def for_version(module: bytes, version: str) -> bytes:
     from jax.extend.mlir import ir
     from jax.extend.mlir.dialects import stablehlo
 
-    said: list[str] = []
+    messages: list[str] = []
     context = ir.Context()
     _register(context)
 
     def keep(diagnostic: ir.Diagnostic) -> bool:
-        said.append(str(diagnostic.message))
+        messages.append(str(diagnostic.message))
         return True  # handled: MLIR would print the whole program
 
     handler: Any = context.attach_diagnostic_handler(keep)
@@ -56,7 +56,7 @@ def for_version(module: bytes, version: str) -> bytes:
             # Shardings are of another dialect, which is left as it is.
             return stablehlo.serialize_portable_artifact(parsed, version, True)
     except ValueError as error:
-        reason = " ".join((said or [str(error)])[0].split())[:160]
+        reason = " ".join((messages or [str(error)])[0].split())[:160]
         raise UsageError(
             f"--stablehlo-version {version}: a program cannot be written for it ({reason}); name "
             "a newer version, or leave the option out"

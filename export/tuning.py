@@ -103,9 +103,9 @@ def check_tuning(options: ExportOptions) -> None:
             f"{', '.join(mesh.name for mesh in options.meshes)}; add {MESH} 1x1"
         )
     if options.tune.is_dir() or not options.tune.absolute().parent.is_dir():
-        got = "a folder" if options.tune.is_dir() else "one in a folder that is not there"
+        problem = "a folder" if options.tune.is_dir() else "one in a folder that is not there"
         raise UsageError(
-            f"--tune {options.tune}: expected a file to write, got {got}; name another"
+            f"--tune {options.tune}: expected a file to write, got {problem}; name another"
         )
     for name in options.platforms:
         _device(name)
@@ -180,15 +180,15 @@ def race(calls: Mapping[str, Call], shipped: str) -> Times:
         jax.block_until_ready(run())  # compiles, and touches the memory
     first = {name: seconds[0] for name, seconds in interleaved(calls, 1, 2).items()}
     best = min(first.values())
-    kept = {
+    candidates = {
         name: run
         for name, run in calls.items()
         if name == shipped or first[name] < _HOPELESS * best
     }
     count = min(math.ceil(_SAMPLE_SECONDS / best), _MOST_CALLS)
-    fitting = _CASE_SECONDS / (count * sum(first[name] for name in kept))
+    fitting = _CASE_SECONDS / (count * sum(first[name] for name in candidates))
     rounds = int(min(max(fitting, _FEWEST_ROUNDS), _MOST_ROUNDS))
-    times = interleaved(kept, rounds, count)
+    times = interleaved(candidates, rounds, count)
     return {name: times.get(name, [first[name]]) for name in calls}
 
 
@@ -294,11 +294,11 @@ def _attention_choice(case: AttentionCase) -> AttentionChoice:
 
 def attention_forms(case: AttentionCase) -> dict[str, Blocks | None]:
     """By name the forms to measure: the shipped one, and others that differ for this case."""
-    wanted = [SHIPPED.blocks(case), *(_STEPS if case.tokens == 1 else _CHUNKS)]
+    choices = [SHIPPED.blocks(case), *(_STEPS if case.tokens == 1 else _CHUNKS)]
     if scores_bytes(case) <= LARGE_SCORES:
-        wanted.append(None)
+        choices.append(None)
     forms: dict[tuple[int, int] | None, Blocks | None] = {}
-    for blocks in wanted:
+    for blocks in choices:
         # Blocks beyond the chunk or the cache are cut to it.
         size = blocks and (min(blocks.queries, case.tokens), min(blocks.keys, case.slots))
         forms.setdefault(size, blocks)

@@ -56,15 +56,15 @@ def read_added_tokens(
     try:
         decoded = [_token({**entry, "id": int(number)}) for number, entry in decoder.items()]
         if document is None:
-            found = {token.number: token for token in decoded}
+            tokens = {token.number: token for token in decoded}
             where = plain
             for content, number in numbers.items():
                 entry = {"id": number, "content": content, "special": _is_named(content, settings)}
-                found.setdefault(number, _token(entry))
+                tokens.setdefault(number, _token(entry))
         else:
             where = folder / "tokenizer.json"
             listed = document.get("added_tokens") or []
-            found = {token.number: token for token in map(_token, listed)}
+            tokens = {token.number: token for token in map(_token, listed)}
     except UnsupportedTokenizerError as error:
         raise ArtifactError(f"{where}: {error}; {_SAVE_AGAIN}") from error
     except ArtifactError:  # says what is wrong already
@@ -73,8 +73,8 @@ def read_added_tokens(
         raise ArtifactError(
             f"{where}: added tokens are damaged ({error}); {_SAVE_AGAIN}"
         ) from error
-    _check_agreement(folder, found, decoded, numbers)
-    return [found[number] for number in sorted(found)]
+    _check_agreement(folder, tokens, decoded, numbers)
+    return [tokens[number] for number in sorted(tokens)]
 
 
 def _token(entry: Mapping[str, Any]) -> AddedToken:
@@ -118,25 +118,25 @@ def with_named_tokens(content: bytes, settings: Mapping[str, Any]) -> bytes:
 
 def _check_agreement(
     folder: Path,
-    found: Mapping[int, AddedToken],
+    tokens: Mapping[int, AddedToken],
     decoded: Iterable[AddedToken],
     numbers: Mapping[str, int],
 ) -> None:
-    by_content = {token.content: token for token in found.values()}
+    by_content = {token.content: token for token in tokens.values()}
     decoded = list(decoded)
     for token in decoded:
-        other = found.get(token.number)
+        other = tokens.get(token.number)
         if other is None or (other.content, other.special) != (token.content, token.special):
             raise _disagreement(folder / "tokenizer_config.json", token.content, token.number)
     if decoded:
         # transformers drops and renumbers what added_tokens_decoder leaves out.
-        for number in sorted(found.keys() - {token.number for token in decoded}):
-            raise _disagreement(folder / "tokenizer_config.json", found[number].content, number)
+        for number in sorted(tokens.keys() - {token.number for token in decoded}):
+            raise _disagreement(folder / "tokenizer_config.json", tokens[number].content, number)
     for content, number in numbers.items():
         other = by_content.get(content)
         if other is None or other.number != number:
             raise _disagreement(folder / "added_tokens.json", content, number)
-    if len(by_content) != len(found):
+    if len(by_content) != len(tokens):
         raise ArtifactError(f"{folder}: an added token has two ids; {_SAVE_AGAIN}")
 
 

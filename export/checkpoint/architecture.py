@@ -68,8 +68,8 @@ def _check_model_type(path: Path, config: dict[str, Any]) -> None:
 
 
 def _relative(model_type: Any) -> str:
-    found = [name for name in _OTHERS if str(model_type).startswith(name)]
-    return f" ({_OTHERS[max(found, key=len)]})" if found else ""
+    kinds = [name for name in _OTHERS if str(model_type).startswith(name)]
+    return f" ({_OTHERS[max(kinds, key=len)]})" if kinds else ""
 
 
 def _check_classes(path: Path, classes: Any) -> None:

@@ -55,7 +55,7 @@ def is_finite(values: np.ndarray) -> bool:
 
 def _refusal(source: TensorSource, dtype: str) -> ArtifactError:
     """What is wrong with a tensor that is not finite in `dtype`; reads all of it again."""
-    stored, rounded, first, seen = 0, 0, None, 0
+    stored, rounded, first, total = 0, 0, None, 0
     step = max(1, _CHUNK // max(1, source.row_elements))
     narrow = blocks(source, dtype, step * max(1, source.row_elements) * 4)
     for start, block in zip(range(0, source.rows, step), narrow, strict=True):
@@ -64,8 +64,8 @@ def _refusal(source: TensorSource, dtype: str) -> ArtifactError:
         stored += int((~np.isfinite(raw.astype(np.float64))).sum())
         rounded += int(bad.sum())
         if first is None and bad.any():
-            first = seen + int(np.argmax(bad.reshape(-1)))
-        seen += block.size
+            first = total + int(np.argmax(bad.reshape(-1)))
+        total += block.size
     assert first is not None, source.name
     index = ",".join(map(str, np.unravel_index(first, source.shape)))
     if stored:
@@ -75,7 +75,7 @@ def _refusal(source: TensorSource, dtype: str) -> ArtifactError:
         count, what = rounded, f"too large for {dtype}"
         remedy = f"export with {DTYPE} float32" if dtype == "bfloat16" else "save it rescaled"
     return ArtifactError(
-        f"{source.path}: tensor {source.name} has numbers {what} ({count} of {seen}, the first at "
+        f"{source.path}: tensor {source.name} has numbers {what} ({count} of {total}, the first at "
         f"[{index}]); expected finite ones; {remedy} "
         f"({ALLOW_NONFINITE} exports it as it is, where it is not quantised)"
     )

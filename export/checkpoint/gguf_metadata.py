@@ -49,14 +49,14 @@ class Metadata:
 
     def one_of(self, *keys: str) -> float | None:
         """The number that several keys are names of; None where none is given."""
-        first, found = "", None
+        first, first_value = "", None
         for key in keys:
             value = self.number(key)
-            if None not in (value, found) and value != found:
-                raise self.wrong(key, value, f"{found}, as in {self.prefix}{first}")
-            if found is None:
-                first, found = key, value
-        return found
+            if None not in (value, first_value) and value != first_value:
+                raise self.wrong(key, value, f"{first_value}, as in {self.prefix}{first}")
+            if first_value is None:
+                first, first_value = key, value
+        return first_value
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""

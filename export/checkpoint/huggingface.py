@@ -73,17 +73,21 @@ def _with_bos(
 
     transformers takes the tokenizer's for a prompt and does not look at the config's.
     """
-    text, found = config.get("text_config") or config, tokenizer.bos_id
-    said = text.get("bos_token_id")
-    if not tokenizer.add_bos or found is None or found == (_BOS if said is None else said):
+    text, bos_id = config.get("text_config") or config, tokenizer.bos_id
+    config_bos_id = text.get("bos_token_id")
+    if (
+        not tokenizer.add_bos
+        or bos_id is None
+        or bos_id == (_BOS if config_bos_id is None else config_bos_id)
+    ):
         return config, ()
-    changed = config | {"bos_token_id": found}
+    changed = config | {"bos_token_id": bos_id}
     if config.get("text_config"):
-        changed["text_config"] = text | {"bos_token_id": found}
-    where = "the defaults" if said is None else CONFIG
+        changed["text_config"] = text | {"bos_token_id": bos_id}
+    where = "the defaults" if config_bos_id is None else CONFIG
     note = (
-        f"texts begin with id {found}, as the tokenizer has it and as in transformers, not with "
-        f"the bos_token_id of {where}, {_BOS if said is None else said}"
+        f"texts begin with id {bos_id}, as the tokenizer has it and as in transformers, not with "
+        f"the bos_token_id of {where}, {_BOS if config_bos_id is None else config_bos_id}"
     )
     return changed, (note,)
 

@@ -96,9 +96,9 @@ def read_embedder(folder: Path, hidden_size: int, assumed: bool) -> Embedder:
             pooling, include_prompt = _read_pooling(module.folder / _CONFIG, hidden_size)
         elif module.kind == _DENSE:
             number = len([layer for layer in layers if isinstance(layer, DenseLayer)])
-            layer, found = _read_dense(module.folder)
+            layer, weights = _read_dense(module.folder)
             layers.append(layer)
-            tensors |= {f"dense.{number}.{name}": source for name, source in found.items()}
+            tensors |= {f"dense.{number}.{name}": source for name, source in weights.items()}
         elif module.kind == _NORMALIZE:
             _check_normalize(module.folder / _CONFIG)
             layers.append(Normalize())
@@ -157,8 +157,8 @@ def _listed_module(path: Path, entry: Any) -> _Module:
     if not isinstance(entry, dict):
         _refuse(path, "", "a list of objects", repr(entry))
     _check_keys(path, entry, _ENTRY)
-    kind, place = entry.get("type"), entry.get("path")
-    if not isinstance(kind, str) or not isinstance(place, str):
+    kind, folder_name = entry.get("type"), entry.get("path")
+    if not isinstance(kind, str) or not isinstance(folder_name, str):
         _refuse(path, "", "modules with a type and a path", repr(entry))
     name = kind.rpartition(".")[2]
     known = (_TRANSFORMER, _POOLING, _DENSE, _NORMALIZE, _DROPOUT)
@@ -166,9 +166,14 @@ def _listed_module(path: Path, entry: Any) -> _Module:
         _refuse(path, "type", f"{', '.join(known)} of sentence_transformers", kind)
     if entry.get("kwargs"):
         _refuse(path, f"kwargs of {name}", "none", repr(entry["kwargs"]))
-    relative = PurePosixPath(place)
-    if relative.is_absolute() or ".." in relative.parts or "\\" in place or "\0" in place:
-        _refuse(path, f"path of {name}", "a folder inside the model's", place)
+    relative = PurePosixPath(folder_name)
+    if (
+        relative.is_absolute()
+        or ".." in relative.parts
+        or "\\" in folder_name
+        or "\0" in folder_name
+    ):
+        _refuse(path, f"path of {name}", "a folder inside the model's", folder_name)
     return _Module(name, path.parent / relative)
 
 
@@ -263,7 +268,7 @@ def _check_keys(path: Path, config: Mapping[str, Any], known: set[str]) -> None:
 
 def _refuse(path: Path, key: str, expected: str, got: str) -> NoReturn:
     place = f"{path}: {key}: " if key else f"{path}: "
-    shown = " ".join(got.split())[:120]
+    text = " ".join(got.split())[:120]
     raise ArtifactError(
-        f"{place}expected {expected}, got {shown}; export a model whose vectors are made that way"
+        f"{place}expected {expected}, got {text}; export a model whose vectors are made that way"
     )

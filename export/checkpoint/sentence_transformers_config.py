@@ -90,9 +90,9 @@ def check_transformer(folder: Path) -> tuple[str, ...]:
     for key in sorted(config.keys() - _TRANSFORMER_KEYS):
         _refuse(path, key, f"only {', '.join(sorted(_TRANSFORMER_KEYS))}", config[key])
     # With a modality "message" texts would be put through a chat template.
-    wanted = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-    if config.get("modality_config", wanted) not in (None, wanted):
-        _refuse(path, "modality_config", repr(wanted), config["modality_config"])
+    default = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+    if config.get("modality_config", default) not in (None, default):
+        _refuse(path, "modality_config", repr(default), config["modality_config"])
     longest = config.get("max_seq_length")
     if longest is None:
         return ()
@@ -101,5 +101,5 @@ def check_transformer(folder: Path) -> tuple[str, ...]:
 
 
 def _refuse(path: Path, key: str, expected: str, got: object) -> None:
-    shown = " ".join(repr(got).split())[:120]
-    raise ArtifactError(f"{path}: {key}: expected {expected}, got {shown}; {_REMEDY}")
+    text = " ".join(repr(got).split())[:120]
+    raise ArtifactError(f"{path}: {key}: expected {expected}, got {text}; {_REMEDY}")

@@ -61,16 +61,16 @@ def _merged(folder: Path, weight_map: dict[str, str]) -> Stored:
                 f"{folder}: shard {shard[:80]} is missing, though {INDEX} names it; "
                 "download it into the folder"
             )
-        found = read_safetensors(folder / shard)
-        twice += [name for name in found if name in tensors]
-        tensors |= found
+        shard_tensors = read_safetensors(folder / shard)
+        twice += [name for name in shard_tensors if name in tensors]
+        tensors |= shard_tensors
     only_named = [name for name in weight_map if name not in tensors]
     only_there = [name for name in tensors if name not in weight_map]
-    said = (
+    remarks = (
         (only_named, "names tensors that no shard has; they are taken as absent"),
         (only_there, "leaves out tensors that the shards have; they are read"),
         (twice, "is of shards that share tensors; those of the last shard are read"),
     )
     return tensors, tuple(
-        f"{INDEX} {what}, as in transformers: {brief(names)}" for names, what in said if names
+        f"{INDEX} {what}, as in transformers: {brief(names)}" for names, what in remarks if names
     )

@@ -76,15 +76,15 @@ class TensorSource:
             ArtifactError: the file ends before these rows (it changed since it was opened).
         """
         assert 0 <= start <= stop <= self.rows, (self.name, start, stop, self.shape)
-        wanted = (stop - start) * self.row_bytes
+        size = (stop - start) * self.row_bytes
         try:
             offset = self.offset + start * self.row_bytes
-            raw = np.fromfile(self.path, dtype=np.uint8, count=wanted, offset=offset)
+            raw = np.fromfile(self.path, dtype=np.uint8, count=size, offset=offset)
         except OSError as error:
             raise ArtifactError(f"{self.path}: cannot read tensor {self.name}: {error}") from error
-        if raw.size != wanted:
+        if raw.size != size:
             raise ArtifactError(
-                f"{self.path}: file ended inside tensor {self.name}: expected {wanted} bytes, "
+                f"{self.path}: file ended inside tensor {self.name}: expected {size} bytes, "
                 f"got {raw.size}; it changed while it was being read, run again"
             )
         if self.dtype in PLAIN_DTYPES:

@@ -165,29 +165,29 @@ def _as_document_says(
         )
     notes = tuple(
         f"{_SETTINGS} says {key} {str(settings[key]).lower()}, and tokenizer.json "
-        f"{'puts' if done else 'does not put'} {name} {place} a text: the latter is done, as in "
+        f"{'puts' if default else 'does not put'} {name} {place} a text: the latter is done, as in "
         "transformers"
-        for key, done, name, place in (
+        for key, default, name, place in (
             ("add_bos_token", bool(before), bos, "before"),
             ("add_eos_token", bool(after), eos, "after"),
         )
-        if isinstance(settings.get(key), bool) and settings[key] is not done
+        if isinstance(settings.get(key), bool) and settings[key] is not default
     )
     return FolderTokenizer(model, bool(before), bool(after), ids.get(bos), ids.get(eos), notes)
 
 
 def _id(processor: Mapping[str, Any], document: Mapping[str, Any], name: str) -> int:
     """The id that a post processor puts for a token: its own word, else the vocabulary's."""
-    own = processor.get("special_tokens", {}).get(name)
-    if own is None:
+    special_token = processor.get("special_tokens", {}).get(name)
+    if special_token is None:
         listed = document.get("added_tokens") or []
         added = {token["content"]: token["id"] for token in listed}
-        found = [added[name] if name in added else document["model"]["vocab"][name]]
+        token_ids = [added[name] if name in added else document["model"]["vocab"][name]]
     else:
-        found = own["ids"]
-    if len(found) != 1 or not is_token_id(found[0]):
-        raise ValueError(f"{name!r} stands for the ids {found}")
-    return found[0]
+        token_ids = special_token["ids"]
+    if len(token_ids) != 1 or not is_token_id(token_ids[0]):
+        raise ValueError(f"{name!r} stands for the ids {token_ids}")
+    return token_ids[0]
 
 
 def _post_processors(processor: Any) -> list[dict[str, Any]]:

@@ -182,7 +182,7 @@ def check_order(
         if (piece := processor.id_to_piece(number)) not in whole
         and not any(check(number) for check in skipped)
     }
-    last, made = math.inf, set()
+    last, products = math.inf, set()
     for merge in merges:
         left, right = _pair(merge)
         piece = left + right
@@ -191,7 +191,7 @@ def check_order(
         if scores[piece] > last:
             raise UnsupportedTokenizerError(f"it merges {piece!r} later than its score says")
         last = scores[piece]
-        made.add(piece)
-    for piece in scores.keys() - made:
+        products.add(piece)
+    for piece in scores.keys() - products:
         if any(piece[:cut] in scores and piece[cut:] in scores for cut in range(1, len(piece))):
             raise UnsupportedTokenizerError(f"no merge makes {piece!r}")

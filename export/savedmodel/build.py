@@ -142,8 +142,8 @@ def _serving_config(program: Program, signature: Signature) -> ServingConfig:
         return tuple(values[name] for name in inputs), tuple(values[name] for name in cache)
 
     def behind(results):
-        made, kept = results
-        return dict(zip([*outputs, *cache], [*made, *kept], strict=True))
+        made, updated = results
+        return dict(zip([*outputs, *cache], [*made, *updated], strict=True))
 
     return ServingConfig(
         signature.name, input_signature=[_specs(signature)], tf_preprocessor=before,
@@ -152,12 +152,12 @@ def _serving_config(program: Program, signature: Signature) -> ServingConfig:
 
 
 def _whole_calls(calls: Calls, by_name: dict[str, Signature]) -> dict[str, Callable]:
-    found = {
+    functions = {
         str(name): _function_of(by_name[name], lambda values, make=make: make(calls, values))
         for name, make in _SIGNATURES.items()
         if name in by_name
     }
-    return {**found, str(SignatureName.DEFAULT): found[_default_of(found)]}
+    return {**functions, str(SignatureName.DEFAULT): functions[_default_of(functions)]}
 
 
 def _function_of(signature: Signature, make: Callable[[Tensors], Tensors]) -> Callable:

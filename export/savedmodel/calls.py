@@ -233,16 +233,18 @@ def chunk(values: tf.Tensor, start: tf.Tensor, length: tf.Tensor, size: int) -> 
     last = tf.maximum(tf.shape(values)[1] - 1, 0)
     at = tf.minimum(start[:, None] + tf.range(size), last)
     inside = tf.sequence_mask(length, size)
-    found = tf.gather(values, at, batch_dims=1)
-    return tf.ensure_shape(tf.where(inside, found, tf.zeros_like(found)), [None, size])
+    chunk_values = tf.gather(values, at, batch_dims=1)
+    return tf.ensure_shape(
+        tf.where(inside, chunk_values, tf.zeros_like(chunk_values)), [None, size]
+    )
 
 
 def place(buffer: tf.Tensor, start: tf.Tensor, count: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """buffer [B,W] with the first `count` [B] of values [B,T] written from place `start` [B] on."""
     offset = tf.range(tf.shape(buffer)[1]) - start[:, None]  # [B,W]
-    written = (offset >= 0) & (offset < count[:, None])
+    is_new = (offset >= 0) & (offset < count[:, None])
     source = tf.clip_by_value(offset, 0, tf.shape(values)[1] - 1)
-    return tf.where(written, tf.gather(values, source, batch_dims=1), buffer)
+    return tf.where(is_new, tf.gather(values, source, batch_dims=1), buffer)
 
 
 def pad_rows(value: tf.Tensor, batch: int, fill: float = 0) -> tf.Tensor:

@@ -84,7 +84,7 @@ def check_texts(values: Tensors, vocab_size: int, most_rows: int, least: int = 1
 
 def check_fit(texts: Texts, new_tokens: tf.Tensor | int, cache: int) -> Texts:
     """The texts, refused when one and its new tokens do not fit into the longest cache."""
-    room = cache - texts.lengths
+    free = cache - texts.lengths
     fits = require(
         tf.reduce_all(texts.lengths <= cache), "lengths",
         f"at most {cache} (the largest cache bucket)", texts.lengths,
@@ -93,7 +93,7 @@ def check_fit(texts: Texts, new_tokens: tf.Tensor | int, cache: int) -> Texts:
     if not isinstance(new_tokens, int):
         asserts.append(
             require(
-                tf.reduce_all(new_tokens <= room), "max_new_tokens",
+                tf.reduce_all(new_tokens <= free), "max_new_tokens",
                 f"at most {cache} (the largest cache bucket) less the length of the row",
                 new_tokens,
             )
@@ -117,8 +117,8 @@ def check_limits(values: Tensors, rows: tf.Tensor, vocab_size: int) -> tuple[tf.
                 f"ids from 0 to {vocab_size - 1}, or -1 for none", stop),
     ]  # fmt: skip
     checked = after(asserts, {"limit": limit, "stop": stop})
-    room = tf.maximum(STOP_TOKENS - tf.shape(checked["stop"])[1], 0)
-    stop = tf.pad(checked["stop"], [[0, 0], [0, room]], constant_values=-1)
+    padding = tf.maximum(STOP_TOKENS - tf.shape(checked["stop"])[1], 0)
+    stop = tf.pad(checked["stop"], [[0, 0], [0, padding]], constant_values=-1)
     return checked["limit"], tf.ensure_shape(stop, [None, STOP_TOKENS])
 
 

@@ -133,8 +133,8 @@ def _inputs_of(batch: int, texts: Texts, soft: Soft, sampling: Flat) -> InputsAt
     def inputs_at(start: tf.Tensor, length: tf.Tensor, size: int) -> Flat:
         index = tf.where(tf.sequence_mask(length, size), chunk(soft.index, start, length, size), -1)
         values = tf.gather(soft.values, tf.maximum(tf.reshape(index, [-1]), 0))
-        room = tf.reshape(tf.range(batch * size), [batch, size])
-        where = tf.where(index >= 0, room, -1)
+        order = tf.reshape(tf.range(batch * size), [batch, size])
+        where = tf.where(index >= 0, order, -1)
         return chunk(texts.tokens, start, length, size), start, length, values, where, *sampling
 
     return inputs_at
@@ -153,8 +153,8 @@ def _cut(begins: tf.Tensor, index: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
 
 def _has_soft(index: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
     """Whether any row has a soft token from its `start` [B] to its `end` [B]."""
-    place = tf.range(tf.shape(index)[1])
-    inside = (place >= start[:, None]) & (place < end[:, None])
+    column = tf.range(tf.shape(index)[1])
+    inside = (column >= start[:, None]) & (column < end[:, None])
     return tf.reduce_any(inside & (index >= 0))
 
 

@@ -180,16 +180,16 @@ class Slots(tf.Module):
 
         result = self._locked(claim)
         in_use, mine, idle, fits = tf.unstack(result[:4] == 1)
-        place, row = tf.cast(slot, tf.int64), result[4:]
+        number, row = tf.cast(slot, tf.int64), result[4:]
         # One after the other, so that the first reason is the one that is told.
         with tf.control_dependencies(
-            [require(in_use, "slot", "one in use, this one is free", place)]
+            [require(in_use, "slot", "one in use, this one is free", number)]
         ):
             mine = tf.identity(mine)
-        foreign = require(mine, "owner", "the owner of the slot, another has it", place)
+        foreign = require(mine, "owner", "the owner of the slot, another has it", number)
         with tf.control_dependencies([foreign]):
             idle = tf.identity(idle)
-        waiting = require(idle, "slot", "one that is idle, this one is busy", place)
+        waiting = require(idle, "slot", "one that is idle, this one is busy", number)
         with tf.control_dependencies([waiting]):
             fits = tf.identity(fits)
         room = require(fits, "max_new_tokens", f"at most {self._shape.cache} less the positions "

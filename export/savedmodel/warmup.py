@@ -98,5 +98,5 @@ def _length(programs: tuple[Program, ...], bucket: Bucket) -> int:
     largest = max(b.tokens for b in beside if b.cache == bucket.cache)
     shorter = max((b.cache for b in beside if b.cache < bucket.cache), default=0)
     whole = -(-max(shorter + 1 - _NEW_TOKENS - bucket.tokens, 0) // largest) * largest
-    room = bucket.cache - _NEW_TOKENS if bucket.cache else bucket.tokens
-    return max(min(whole + bucket.tokens, room), 1)
+    longest = bucket.cache - _NEW_TOKENS if bucket.cache else bucket.tokens
+    return max(min(whole + bucket.tokens, longest), 1)

@@ -86,11 +86,11 @@ def write_saved_model(writer: BundleWriter, manifest: Manifest, slots: int) -> S
     record = SavedModelRecord(VERSION_FOLDER, 1, slots, signatures(manifest, slots))
     return_freed_memory()  # the builder needs it more
     with writer.draft(manifest) as root:
-        done = run_builder(root, slots)
-    if done.returncode != 0:
+        process = run_builder(root, slots)
+    if process.returncode != 0:
         raise RuntimeError(
-            f"writing the SavedModel failed with status {done.returncode}:\n"
-            + done.stderr.decode(errors="replace")[-4000:]
+            f"writing the SavedModel failed with status {process.returncode}:\n"
+            + process.stderr.decode(errors="replace")[-4000:]
         )
     for path in sorted((writer.root / FOLDER).rglob("*")):
         if path.is_file():

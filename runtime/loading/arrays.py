@@ -15,15 +15,15 @@ from ...artifacts.store import numpy_dtype
 ALIGNMENT = 64
 
 
-def place(mapped: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """The global array of `mapped`, each device holding its shard.
+def to_devices(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """`array` as a global JAX array, each device holding its shard.
 
     A shard is cut from the mapping and handed straight to its device: no whole tensor is ever
     built. On CPU a shard that lies in one piece stays the mapped file itself (pages shared with
     every process that runs the bundle); one that does not, such as a slice of columns, is copied
     once and shared by the devices that replicate it.
     """
-    whole = np.asarray(mapped)
+    whole = np.asarray(array)
     copies: dict[str, np.ndarray] = {}
 
     def shard(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -46,10 +46,10 @@ def zeros(shape: tuple[int, ...], dtype: str, sharding: NamedSharding) -> jax.Ar
     """
     shard = sharding.shard_shape(shape)
     count, item = math.prod(shard), numpy_dtype(dtype).itemsize
-    room = np.zeros(count * item + 2 * ALIGNMENT, np.uint8)
+    buffer = np.zeros(count * item + 2 * ALIGNMENT, np.uint8)
     # Misaligned, or XLA:CPU may borrow this memory, and what is borrowed cannot be donated.
-    start = -room.ctypes.data % ALIGNMENT + item
-    source = room[start : start + count * item].view(numpy_dtype(dtype)).reshape(shard)
+    start = -buffer.ctypes.data % ALIGNMENT + item
+    source = buffer[start : start + count * item].view(numpy_dtype(dtype)).reshape(shard)
     devices = sorted(sharding.addressable_devices, key=lambda device: device.id)
     copies = [jax.device_put(source, device) for device in devices]
     return jax.make_array_from_single_device_arrays(shape, sharding, copies)

@@ -71,8 +71,8 @@ class Grid:
 
     def generating(self) -> frozenset[Shape]:
         """Shapes that can take in a prompt and go on from it."""
-        following = self.shapes(ProgramName.GENERATE) | self.shapes(ProgramName.DECODE)
-        return self.shapes(ProgramName.PREFILL) & following
+        decoding = self.shapes(ProgramName.GENERATE) | self.shapes(ProgramName.DECODE)
+        return self.shapes(ProgramName.PREFILL) & decoding
 
     def stepping(self) -> frozenset[Shape]:
         """Shapes that can generate one token at a time, with the logits of each."""
@@ -108,49 +108,49 @@ class Grid:
 
         `needed` must not exceed `longest(shapes)`: ask `require_fit` first.
         """
-        roomy = [shape for shape in shapes if shape.cache >= needed]
+        usable = [shape for shape in shapes if shape.cache >= needed]
         groups: list[Group] = []
         first = 0
-        for count, batch in split_rows(rows, {shape.batch for shape in roomy}):
-            cache = min(shape.cache for shape in roomy if shape.batch == batch)
+        for count, batch in split_rows(rows, {shape.batch for shape in usable}):
+            cache = min(shape.cache for shape in usable if shape.batch == batch)
             groups.append(Group(first, count, Shape(batch, cache)))
             first += count
         return groups
 
-    def longest(self, shapes: frozenset[Shape], what: str) -> int:
+    def longest(self, shapes: frozenset[Shape], task: str) -> int:
         """The most positions a row can have in any of `shapes`.
 
-        Raises ArtifactError when there are none: the bundle lacks the programs to do `what`.
+        Raises ArtifactError when there are none: the bundle lacks the programs for `task`.
         """
         if not shapes:
             there = {bucket.program for bucket in self.buckets}
             raise ArtifactError(
-                f"cannot {what}: {self.source} has only these programs: "
-                f"{', '.join(sorted(there)) or 'none'}; {_remedy(what, there)}"
+                f"cannot {task}: {self.source} has only these programs: "
+                f"{', '.join(sorted(there)) or 'none'}; {_remedy(task, there)}"
             )
         return max(shape.cache for shape in shapes)
 
     def require_fit(
-        self, shapes: frozenset[Shape], what: str, lengths: Sequence[int], new_tokens: int
+        self, shapes: frozenset[Shape], task: str, lengths: Sequence[int], new_tokens: int
     ) -> None:
-        """Refuse to do `what` when a row of `lengths` plus `new_tokens` fits no cache bucket.
+        """Refuse `task` when a row of `lengths` plus `new_tokens` fits no cache bucket.
 
         Raises UsageError naming the longest prompt, the cache buckets there are and what fits.
         """
-        most = self.longest(shapes, what)
+        largest = self.longest(shapes, task)
         longest = max(lengths)
         needed = longest + new_tokens
-        if needed <= most:
+        if needed <= largest:
             return
         caches = ", ".join(str(cache) for cache in sorted({shape.cache for shape in shapes}))
         request = f"prompt of {_count(longest, 'token')}"
         remedy = f"re-export with --cache {_round_up(needed)}"
         if new_tokens:
             request += f" and {_count(new_tokens, 'new token')}"
-        if longest < most:
-            remedy = f"ask for at most {_count(most - longest, 'new token')}, or {remedy}"
+        if longest < largest:
+            remedy = f"ask for at most {_count(largest - longest, 'new token')}, or {remedy}"
         raise UsageError(
-            f"{request} does not fit: largest cache bucket is {most} "
+            f"{request} does not fit: largest cache bucket is {largest} "
             f"(cache buckets of {self.source}: {caches}); {remedy}"
         )
 

@@ -60,11 +60,11 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer:
     path, bos = bundle.path(record.path), bundle.manifest.model.bos_token_id
     with _READING:
         content = bundle.read(record.path)
-        known = (path, bos, bundle.digest(record.path))
-        if _LAST_READ.get(known) is None:
-            _LAST_READ.clear()
-            _LAST_READ[known] = Tokenizer(content, path, bos)
-        return _LAST_READ[known]
+        key = (path, bos, bundle.digest(record.path))
+        if _LAST_TOKENIZER.get(key) is None:
+            _LAST_TOKENIZER.clear()
+            _LAST_TOKENIZER[key] = Tokenizer(content, path, bos)
+        return _LAST_TOKENIZER[key]
 
 
 def read_tokenizer_ahead(bundle: Bundle) -> None:
@@ -78,5 +78,5 @@ def read_tokenizer_ahead(bundle: Bundle) -> None:
 
 
 _READING = threading.Lock()
-_LAST_READ: dict[tuple[Path, int, str], Tokenizer] = {}
+_LAST_TOKENIZER: dict[tuple[Path, int, str], Tokenizer] = {}
 """By path, bos token and digest; kept, for a command asks for it twice."""

@@ -44,8 +44,8 @@ def ensure_devices(mesh: Mesh) -> None:
 
     For libraries, whose process is somebody else's: what its owner asked for is not taken back.
     """
-    asked = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
-    if asked >= mesh.devices or _flags_set_device_count():
+    count = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    if count >= mesh.devices or _flags_set_device_count():
         return
     with contextlib.suppress(RuntimeError):  # the backends have started: find_devices says it
         jax.config.update("jax_num_cpu_devices", mesh.devices)
@@ -63,13 +63,13 @@ def default_platform(platforms: tuple[str, ...], source: str) -> str:
         raise UsageError(
             f"JAX cannot start here: {reason}; pass {_PLATFORM} {platforms[0]}"
         ) from error
-    here = next((name for name, kind in _DEVICE_PLATFORM.items() if kind == backend), backend)
-    if here not in platforms:
+    platform = next((name for name, kind in _DEVICE_PLATFORM.items() if kind == backend), backend)
+    if platform not in platforms:
         raise UsageError(
-            f"{source} has programs for {', '.join(platforms)}, but JAX runs on {here} here; "
-            f"pass {_PLATFORM} {platforms[0]}, or re-export with --platform {here}"
+            f"{source} has programs for {', '.join(platforms)}, but JAX runs on {platform} here; "
+            f"pass {_PLATFORM} {platforms[0]}, or re-export with --platform {platform}"
         )
-    return here
+    return platform
 
 
 def default_mesh(bundle: Bundle, platform: str | None) -> MeshRecord:

@@ -18,7 +18,7 @@ from ...artifacts.manifest import KERNELS, PORTABLE, Bucket, MeshRecord, Program
 from ...artifacts.paths import MANIFEST
 from ...artifacts.store import map_weight
 from ..text.tokenizer import Tokenizer
-from .arrays import place, zeros
+from .arrays import to_devices, zeros
 from .buckets import Grid, Shape
 from .bundle import open_tokenizer, refuse_abstract
 from .compiled import identity
@@ -27,9 +27,9 @@ from .programs import (
     Arrays,
     LoadedProgram,
     compile_program,
-    keep_program,
     restore_program,
     sharding_of,
+    store_program,
 )
 from .variants import choose_variants
 
@@ -65,10 +65,10 @@ class LoadedModel:
         source = f"{bundle.root / MANIFEST}, mesh {record.mesh.name}"
         self.grid = Grid(source, frozenset(self._programs))
         self._weights: dict[str, jax.Array] = {}
-        self._placing = threading.Lock()
+        self._weights_lock = threading.Lock()
         for program in programs:
             if program.bucket.program is not ProgramName.ENCODE_IMAGE:
-                self._place_weights(program.weights)
+                self._load_weights(program.weights)
         self._store = (
             CompiledStore.open(bundle.root, identity(self.mesh)) if keep_compiled else None
         )
@@ -114,8 +114,8 @@ class LoadedModel:
     @property
     def variant(self) -> str:
         """`kernels` once a program that calls C++ kernels was loaded, else `portable`."""
-        loaded = {program.record.variant for program in list(self._compiled.values())}
-        return KERNELS if KERNELS in loaded else PORTABLE
+        variants = {program.record.variant for program in list(self._compiled.values())}
+        return KERNELS if KERNELS in variants else PORTABLE
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -126,7 +126,7 @@ class LoadedModel:
         """The compiled program of a bucket of `grid`."""
         with self._locks[bucket]:
             if bucket not in self._compiled:
-                self._compiled[bucket] = self._make(self._programs[bucket])
+                self._compiled[bucket] = self._load_program(self._programs[bucket])
             return self._compiled[bucket]
 
     def prepare(self, bucket: Bucket) -> Future[LoadedProgram]:
@@ -162,24 +162,26 @@ class LoadedModel:
         )
         return tuple(zeros(t.shape, t.dtype, sharding_of(self.mesh, t.spec)) for t in tensors)
 
-    def _make(self, record: Program) -> LoadedProgram:
+    def _load_program(self, record: Program) -> LoadedProgram:
         """Load a program as it was compiled before, or compile it and store it meanwhile."""
-        weights = self._place_weights(record.weights)
+        weights = self._load_weights(record.weights)
         if self._store is None:
             return compile_program(self.bundle, record, self.mesh, weights)
-        found = restore_program(self.bundle, record, self.mesh, weights, self._store)
-        if found is not None:
-            return found
+        restored = restore_program(self.bundle, record, self.mesh, weights, self._store)
+        if restored is not None:
+            return restored
         compiled = compile_program(self.bundle, record, self.mesh, weights)
-        self._pool.submit(keep_program, self.bundle, compiled, self._store)
+        self._pool.submit(store_program, self.bundle, compiled, self._store)
         return compiled
 
-    def _place_weights(self, name: str) -> Arrays:
+    def _load_weights(self, name: str) -> Arrays:
         """The weights of a set, in order, on their devices; each is placed once."""
-        wanted = self.bundle.weight_set(name)
-        with self._placing:
-            for weight in wanted:
+        weights = self.bundle.weight_set(name)
+        with self._weights_lock:
+            for weight in weights:
                 if weight.name not in self._weights:
                     sharding = sharding_of(self.mesh, self.record.weight_specs[weight.name])
-                    self._weights[weight.name] = place(map_weight(self.bundle, weight), sharding)
-            return tuple(self._weights[weight.name] for weight in wanted)
+                    self._weights[weight.name] = to_devices(
+                        map_weight(self.bundle, weight), sharding
+                    )
+            return tuple(self._weights[weight.name] for weight in weights)

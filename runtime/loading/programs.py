@@ -22,7 +22,7 @@ from .compiled import entry_name, from_bytes, to_bytes
 Arrays = tuple[jax.Array, ...]
 Inputs = Mapping[str, np.ndarray]
 """Arrays by the names of a program's inputs."""
-Described = jax.Array | jax.ShapeDtypeStruct
+ArrayOrStruct = jax.Array | jax.ShapeDtypeStruct
 """An array, or what is known of it."""
 
 _CACHE_ARGUMENT = 2  # of (weights, inputs, cache)
@@ -71,7 +71,7 @@ def sharding_of(mesh: jax.sharding.Mesh, spec: Spec) -> NamedSharding:
 def restore_program(
     bundle: Bundle, record: Program, mesh: jax.sharding.Mesh, weights: Arrays, store: CompiledStore
 ) -> LoadedProgram | None:
-    """The program as an earlier `keep_program` stored it; None when it is to be compiled."""
+    """The program as an earlier `store_program` stored it; None when it is to be compiled."""
     name = entry_name(bundle, record)
     data = store.read(name)
     if data is None:
@@ -84,7 +84,7 @@ def restore_program(
     return LoadedProgram(record, weights, compiled)
 
 
-def keep_program(bundle: Bundle, program: LoadedProgram, store: CompiledStore) -> None:
+def store_program(bundle: Bundle, program: LoadedProgram, store: CompiledStore) -> None:
     """Store a compiled program for the next start, where this user can."""
     data = to_bytes(program.compiled)
     if data is not None:
@@ -103,7 +103,7 @@ def compile_program(
 
 
 def compile_unbound(
-    bundle: Bundle, record: Program, mesh: jax.sharding.Mesh, weights: Sequence[Described]
+    bundle: Bundle, record: Program, mesh: jax.sharding.Mesh, weights: Sequence[ArrayOrStruct]
 ) -> jax.stages.Compiled:
     """`compile_program` without its weights, of which shapes, dtypes and shardings are enough."""
     exported = _read(bundle, record)
@@ -156,7 +156,7 @@ def _check_calls(bundle: Bundle, record: Program, exported: export.Exported) -> 
     """
     try:
         others = calls_of(exported.mlir_module_serialized) - set(record.custom_calls)
-        got = others and f"one that calls {_shown(others)}"
+        got = others and f"one that calls {_printable(others)}"
     except ValueError as error:
         got = str(error)
     if got:
@@ -167,33 +167,33 @@ def _check_calls(bundle: Bundle, record: Program, exported: export.Exported) -> 
         )
 
 
-def _shown(names: set[str]) -> str:
+def _printable(names: set[str]) -> str:
     """For people: what is no plain character is shown as `?`."""
     short = ", ".join(name[:64] for name in sorted(names))[:300]
     return "".join(c if " " <= c <= "~" else "?" for c in short)
 
 
 def _check_signature(
-    bundle: Bundle, record: Program, exported: export.Exported, weights: Sequence[Described]
+    bundle: Bundle, record: Program, exported: export.Exported, weights: Sequence[ArrayOrStruct]
 ) -> None:
     """Refuse a program file that takes other arguments than its manifest entry says."""
     expected = [(w.shape, w.dtype.name) for w in weights]
     expected += [(tensor.shape, tensor.dtype) for tensor in (*record.inputs, *record.cache)]
-    found = [(tuple(aval.shape), aval.dtype.name) for aval in exported.in_avals]
+    actual = [(tuple(aval.shape), aval.dtype.name) for aval in exported.in_avals]
     where = f"program {bundle.path(record.jaxexport)}"
     if record.platform not in exported.platforms or exported.nr_devices != _devices(bundle, record):
         raise ArtifactError(
             f"{where} is for {exported.nr_devices} devices of {', '.join(exported.platforms)}; "
             f"its manifest entry says {record.mesh} on {record.platform}: export the bundle again"
         )
-    if found != expected:
+    if actual != expected:
         first = next(
-            (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b),
-            min(len(found), len(expected)),
+            (i for i, (a, b) in enumerate(zip(actual, expected, strict=False)) if a != b),
+            min(len(actual), len(expected)),
         )
         raise ArtifactError(
             f"{where} does not match its manifest entry: argument {first} of {len(expected)} is "
-            f"{_at(found, first)}, expected {_at(expected, first)}: export the bundle again"
+            f"{_at(actual, first)}, expected {_at(expected, first)}: export the bundle again"
         )
 
 

@@ -91,14 +91,14 @@ def compile_ahead(model: LoadedModel, buckets: Iterable[Bucket], status: StatusL
     Those that go on from a prompt are not waited for: the prompt is read meanwhile.
     """
     later = {b for b in buckets if b.program in (ProgramName.GENERATE, ProgramName.DECODE)}
-    waiting = {
+    jobs = {
         model.prepare(bucket): f"{bucket.program} of {bucket.tokens}"
         for bucket in sorted(set(buckets) - later)
     }
     for bucket in sorted(later):
         model.prepare(bucket)
-    status.say(f"compiling {', '.join(waiting.values())}")
-    for job in as_completed(list(waiting)):
+    status.say(f"compiling {', '.join(jobs.values())}")
+    for job in as_completed(list(jobs)):
         job.result()
-        del waiting[job]
-        status.say(f"compiling {', '.join(waiting.values())}" if waiting else "")
+        del jobs[job]
+        status.say(f"compiling {', '.join(jobs.values())}" if jobs else "")

@@ -27,16 +27,16 @@ def choose_variants(bundle: Bundle, mesh: str, platform: str) -> tuple[Program, 
     Logs a warning when there are such programs and not all can be taken. Raises UsageError when
     GEMMA3_KERNELS names no library of kernels.
     """
-    chosen = {program.bucket: program for program in bundle.programs_for(mesh, platform)}
-    calling = kernel_programs(bundle, mesh, platform)
-    if not calling or kernels_declined():
-        return tuple(chosen.values())
-    for program in calling:
+    programs = {program.bucket: program for program in bundle.programs_for(mesh, platform)}
+    with_kernels = kernel_programs(bundle, mesh, platform)
+    if not with_kernels or kernels_declined():
+        return tuple(programs.values())
+    for program in with_kernels:
         if all(map(register_kernel, program.custom_calls)):
-            chosen[program.bucket] = program
-    if problem := kernel_problem(targets_of(calling)):
+            programs[program.bucket] = program
+    if problem := kernel_problem(targets_of(with_kernels)):
         _LOG.warning("%s: %s", problem, INSTEAD)
-    return tuple(chosen.values())
+    return tuple(programs.values())
 
 
 def kernel_programs(bundle: Bundle, mesh: str, platform: str) -> list[Program]:

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from ..loading.model import LoadedModel
 
 
-class Reader(NamedTuple):
-    """A program that takes in chunks of texts, and its like for chunks with images in them."""
+class ProgramPair(NamedTuple):
+    """A program for chunks of text, and the one for chunks with images in them."""
 
     text: ProgramName
     images: ProgramName
 
 
-PREFILL = Reader(ProgramName.PREFILL, ProgramName.PREFILL_IMAGES)
-SCORE = Reader(ProgramName.SCORE, ProgramName.SCORE_IMAGES)
-CLASSIFY = Reader(ProgramName.CLASSIFY, ProgramName.CLASSIFY_IMAGES)
+PREFILL = ProgramPair(ProgramName.PREFILL, ProgramName.PREFILL_IMAGES)
+SCORE = ProgramPair(ProgramName.SCORE, ProgramName.SCORE_IMAGES)
+CLASSIFY = ProgramPair(ProgramName.CLASSIFY, ProgramName.CLASSIFY_IMAGES)
 
 
 @dataclass(frozen=True)
@@ -44,31 +44,31 @@ class Call:
 
 
 def plan_calls(
-    model: LoadedModel, shape: Shape, prompts: Prompts, images: Images, reader: Reader
+    model: LoadedModel, shape: Shape, prompts: Prompts, images: Images, programs: ProgramPair
 ) -> list[Call]:
     """The calls of `shape` that take in the prompts, in order.
 
-    A chunk without images goes through the reader's program for texts, which does less.
+    A chunk without images goes through the program for texts, which does less.
     Raises UsageError when an image does not fit the largest chunk.
     """
-    sizes = model.grid.tokens(reader.text, shape)
+    sizes = model.grid.tokens(programs.text, shape)
     if not has_images(images):
-        return _plan_text([(0, len(prompt)) for prompt in prompts], sizes, reader.text)
+        return _plan_text([(0, len(prompt)) for prompt in prompts], sizes, programs.text)
     vision = model.bundle.manifest.vision
     assert vision is not None
     soft, calls = vision.soft_token_id, []
-    for planned in plan_prefill_with_images(
-        prompts, soft, model.grid.tokens(reader.images, shape)
+    for chunk in plan_prefill_with_images(
+        prompts, soft, model.grid.tokens(programs.images, shape)
     ):  # fmt: skip
-        size, needed = planned.size, max(length for _, length in planned.rows)
+        size, needed = chunk.size, max(length for _, length in chunk.rows)
         has_soft = any(
             soft in prompt[start : start + length]
-            for prompt, (start, length) in zip(prompts, planned.rows, strict=True)
+            for prompt, (start, length) in zip(prompts, chunk.rows, strict=True)
         )
         if not has_soft and sizes and needed <= max(sizes):
-            calls += _plan_text(planned.rows, sizes, reader.text)
+            calls += _plan_text(chunk.rows, sizes, programs.text)
         else:
-            calls.append(Call(reader.images, size, planned.rows))
+            calls.append(Call(programs.images, size, chunk.rows))
     return calls
 
 
@@ -76,23 +76,24 @@ def _plan_text(
     rows: Sequence[tuple[int, int]], sizes: Sequence[int], program: ProgramName
 ) -> list[Call]:
     """The calls that take in what `rows` say, each as (start, length)."""
-    calls, done = [], 0
+    calls, offset = [], 0
     for size in plan_prefill(max(length for _, length in rows), sizes):
         parts = tuple(
-            (start + min(done, length), min(max(length - done, 0), size)) for start, length in rows
+            (start + min(offset, length), min(max(length - offset, 0), size))
+            for start, length in rows
         )
         calls.append(Call(program, size, parts))
-        done += size
+        offset += size
     return calls
 
 
-def reading_buckets(
-    model: LoadedModel, shape: Shape, prompts: Prompts, images: Images, reader: Reader
+def call_buckets(
+    model: LoadedModel, shape: Shape, prompts: Prompts, images: Images, programs: ProgramPair
 ) -> set[Bucket]:
     """The programs that take in prompts with these images."""
-    calls = plan_calls(model, shape, prompts, images, reader)
-    found = {Bucket(call.program, shape.batch, call.size, shape.cache) for call in calls}
-    return found | encode_buckets(model, sum(map(len, images)))
+    calls = plan_calls(model, shape, prompts, images, programs)
+    buckets = {Bucket(call.program, shape.batch, call.size, shape.cache) for call in calls}
+    return buckets | encode_buckets(model, sum(map(len, images)))
 
 
 def chunk_inputs(

@@ -10,7 +10,7 @@ import numpy as np
 from ...artifacts.manifest import Bucket, ProgramName
 from ..images.encode import Images, check_images, encode_prompts, has_images
 from ..loading.buckets import Group
-from .chunks import CLASSIFY, chunk_inputs, plan_calls, reading_buckets
+from .chunks import CLASSIFY, call_buckets, chunk_inputs, plan_calls
 from .request import check_prompts
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def plan_classify(model: LoadedModel, texts: Texts, images: Images) -> list[Grou
     """The groups that serve the texts; raises UsageError when the model cannot serve them."""
     check_prompts(model, texts)
     check_images(model, texts, images)
-    shapes, what = model.grid.classifying(), "classify"
+    shapes, task = model.grid.classifying(), "classify"
     if has_images(images):
-        shapes, what = shapes & model.grid.shapes(ProgramName.CLASSIFY_IMAGES), "classify images"
+        shapes, task = shapes & model.grid.shapes(ProgramName.CLASSIFY_IMAGES), "classify images"
     lengths = [len(text) for text in texts]
-    model.grid.require_fit(shapes, what, lengths, new_tokens=0)
+    model.grid.require_fit(shapes, task, lengths, new_tokens=0)
     groups = model.grid.groups(shapes, len(texts), max(lengths))
     for group in groups:
         rows = _rows(model, texts, group)
@@ -49,11 +49,11 @@ def classify_buckets(
     model: LoadedModel, texts: Texts, images: Images, groups: Sequence[Group]
 ) -> set[Bucket]:
     """The programs that serving the groups takes: what to compile ahead."""
-    found: set[Bucket] = set()
+    buckets: set[Bucket] = set()
     for group in groups:
         rows = _rows(model, texts, group)
-        found |= reading_buckets(model, group.shape, rows, _of(images, group), CLASSIFY)
-    return found
+        buckets |= call_buckets(model, group.shape, rows, _of(images, group), CLASSIFY)
+    return buckets
 
 
 def run_classify(
@@ -78,8 +78,8 @@ def _rows(model: LoadedModel, texts: Texts, group: Group) -> list[Sequence[int]]
     pad = model.bundle.manifest.model.pad_token_id
     rows = []
     for text in texts[group.first : group.first + group.count]:
-        places = [place for place, token in enumerate(text, 1) if token != pad]
-        rows.append(text[: max(places, default=1)])
+        ends = [end for end, token in enumerate(text, 1) if token != pad]
+        rows.append(text[: max(ends, default=1)])
     return rows
 
 
@@ -89,12 +89,12 @@ def _classify_group(
     batch, length = group.shape.batch, group.shape.cache
     soft = encode_prompts(model, rows, images) if has_images(images) else None
     cache = model.new_cache(group.shape)
-    found: list[list[float]] = [[] for _ in rows]
+    results: list[list[float]] = [[] for _ in rows]
     for call in plan_calls(model, group.shape, rows, images, CLASSIFY):
         program = model.program(Bucket(call.program, batch, call.size, length))
         outputs, cache = program(chunk_inputs(call, rows, batch, soft), cache)
         scores = np.asarray(outputs[0])  # [B,C]
         for number, (start, count) in enumerate(call.rows):
             if count and start + count == len(rows[number]):
-                found[number] = [float(score) for score in scores[number]]
-    return found
+                results[number] = [float(score) for score in scores[number]]
+    return results

@@ -41,19 +41,20 @@ def plan_embed(model: LoadedModel, texts: Sequence[Sequence[int]]) -> list[Embed
     shapes = model.grid.embedding()
     model.grid.longest(shapes, "embed")  # refused where there are none
     sizes = {shape: model.grid.tokens(ProgramName.EMBED, shape) for shape in shapes}
-    longest, most = max(len(text) for text in texts), max(max(found) for found in sizes.values())
-    if longest > most:
-        listed = ", ".join(map(str, sorted({size for found in sizes.values() for size in found})))
+    longest = max(len(text) for text in texts)
+    all_sizes = sorted({size for shape_sizes in sizes.values() for size in shape_sizes})
+    if longest > all_sizes[-1]:
+        choices = ",".join(map(str, all_sizes))
         raise UsageError(
-            f"prompt of {longest} tokens does not fit: longest embed bucket is {most} (buckets of "
-            f"{model.grid.source}: {listed}); re-export with --prefill {listed.replace(' ', '')},"
-            f"{1 << (longest - 1).bit_length()}"
+            f"prompt of {longest} tokens does not fit: longest embed bucket is {all_sizes[-1]} "
+            f"(buckets of {model.grid.source}: {choices.replace(',', ', ')}); re-export with "
+            f"--prefill {choices},{1 << (longest - 1).bit_length()}"
         )
-    roomy = {shape.batch: shape for shape in shapes if max(sizes[shape]) >= longest}
+    usable = {shape.batch: shape for shape in shapes if max(sizes[shape]) >= longest}
     groups, first = [], 0
-    for count, batch in split_rows(len(texts), roomy.keys()):
-        here = max(len(text) for text in texts[first : first + count])
-        size = pick(here, sizes[roomy[batch]])
+    for count, batch in split_rows(len(texts), usable.keys()):
+        group_longest = max(len(text) for text in texts[first : first + count])
+        size = pick(group_longest, sizes[usable[batch]])
         groups.append(EmbedGroup(first, count, Bucket(ProgramName.EMBED, batch, size, 0)))
         first += count
     return groups
@@ -63,7 +64,7 @@ def run_embed(
     model: LoadedModel, texts: Sequence[Sequence[int]], groups: Sequence[EmbedGroup]
 ) -> list[list[float]]:
     """Vectors of texts that `plan_embed` has put into groups."""
-    found: list[list[float]] = []
+    vectors: list[list[float]] = []
     for group in groups:
         bucket = group.bucket
         tokens = np.zeros((bucket.batch, bucket.tokens), np.int32)
@@ -72,5 +73,5 @@ def run_embed(
             tokens[row, : len(text)] = text
             lengths[row] = len(text)
         outputs, _ = model.program(bucket)({"tokens": tokens, "length": lengths}, ())
-        found += np.asarray(outputs[0])[: group.count].tolist()
-    return found
+        vectors += np.asarray(outputs[0])[: group.count].tolist()
+    return vectors

@@ -11,7 +11,7 @@ from ..images.encode import Images, check_images, has_images
 from ..loading.buckets import Group, Shape, pick
 from ..loading.model import LoadedModel
 from ..text.stream import TextStream
-from .chunks import PREFILL, plan_calls, reading_buckets
+from .chunks import PREFILL, call_buckets, plan_calls
 from .request import (
     STREAM_TOKENS,
     Completion,
@@ -52,8 +52,8 @@ def most_new_tokens(
     model: LoadedModel, prompts: Sequence[Sequence[int]], logprobs: int, images: Images = ()
 ) -> int:
     """How many tokens can follow the longest prompt; 0 or less when it does not fit."""
-    shapes, what = _usable_shapes(model, logprobs, images)
-    return model.grid.longest(shapes, what) - max(map(len, prompts))
+    shapes, task = _usable_shapes(model, logprobs, images)
+    return model.grid.longest(shapes, task) - max(map(len, prompts))
 
 
 def plan_request(model: LoadedModel, request: Request) -> list[Group]:
@@ -66,9 +66,9 @@ def plan_request(model: LoadedModel, request: Request) -> list[Group]:
     check_sampling_taken(request.samplings, model.sampling_inputs, model.grid.source)
     stop_tokens_of(request, model.bundle)  # refuses texts that nothing can be found for
     check_images(model, request.prompts, request.images)
-    shapes, what = _usable_shapes(model, request.logprobs, request.images)
+    shapes, task = _usable_shapes(model, request.logprobs, request.images)
     lengths = [len(prompt) for prompt in request.prompts]
-    model.grid.require_fit(shapes, what, lengths, request.max_new_tokens)
+    model.grid.require_fit(shapes, task, lengths, request.max_new_tokens)
     groups = model.grid.groups(shapes, len(lengths), max(lengths) + request.max_new_tokens)
     for group in groups:
         prompts, images = _prompts_of(request, group), _images_of(request, group)
@@ -82,7 +82,7 @@ def buckets_of(model: LoadedModel, request: Request, groups: Sequence[Group]) ->
     for group in groups:
         batch, cache = group.shape.batch, group.shape.cache
         prompts, images = _prompts_of(request, group), _images_of(request, group)
-        buckets |= reading_buckets(model, group.shape, prompts, images, PREFILL)
+        buckets |= call_buckets(model, group.shape, prompts, images, PREFILL)
         sizes = model.grid.tokens(ProgramName.GENERATE, group.shape)
         if request.max_new_tokens == 1:
             continue
@@ -127,7 +127,7 @@ class _Row:
         self.logprobs: list[TopTokens] = []
 
     @property
-    def met_stop_text(self) -> bool:
+    def has_stop_text(self) -> bool:
         return self.stream is not None and self.stream.stopped
 
     def take(self, tokens: list[int], logprobs: list[TopTokens]) -> str:
@@ -138,7 +138,7 @@ class _Row:
             self.logprobs += logprobs[index : index + 1]
             if self.stream is not None and token not in self.stop_tokens:
                 shown += self.stream.push(token)
-            if self.met_stop_text:
+            if self.has_stop_text:
                 break
         return shown
 
@@ -147,7 +147,7 @@ class _Row:
         return self.stream.close() if self.stream is not None else ""
 
     def completion(self, wants_logprobs: bool, timing: Timing) -> Completion:
-        stopped = self.met_stop_text or self.tokens[-1] in self.stop_tokens
+        stopped = self.has_stop_text or self.tokens[-1] in self.stop_tokens
         return Completion(
             tokens=self.tokens,
             text=self.stream.text if self.stream is not None else "",
@@ -168,12 +168,12 @@ def _run_group(
     def take(step: Step) -> Iterator[tuple[int, str]]:
         for index, row in enumerate(rows):
             text = row.take(step.tokens[index], step.logprobs[index])
-            if row.met_stop_text:
+            if row.has_stop_text:
                 session.finish(index)
             if text:
                 yield group.first + index, text
 
-    started = time.monotonic()
+    start = time.monotonic()
     sampling = request.samplings[group.first : group.first + group.count]
     session = Session(model, group.shape, sampling, stop_tokens, request.logprobs)
     first = session.prefill(prompts, request.max_new_tokens, _images_of(request, group))
@@ -186,7 +186,7 @@ def _run_group(
             yield group.first + index, text
     timing = Timing(
         prefill_tokens=sum(map(len, prompts)),
-        prefill_s=first_at - started,
+        prefill_s=first_at - start,
         decode_tokens=sum(len(row.tokens) - 1 for row in rows),
         decode_s=time.monotonic() - first_at,
         first_token_at=first_at,
@@ -207,9 +207,9 @@ def _usable_shapes(
     model: LoadedModel, logprobs: int, images: Images
 ) -> tuple[frozenset[Shape], str]:
     """Shapes a request can run in, and what to call that in a refusal."""
-    shapes, what = model.grid.generating(), "generate"
+    shapes, task = model.grid.generating(), "generate"
     if logprobs:
-        shapes, what = model.grid.stepping(), "generate with log-probabilities"
+        shapes, task = model.grid.stepping(), "generate with log-probabilities"
     if has_images(images):
-        return shapes & model.grid.shapes(ProgramName.PREFILL_IMAGES), f"{what} from images"
-    return shapes, what
+        return shapes & model.grid.shapes(ProgramName.PREFILL_IMAGES), f"{task} from images"
+    return shapes, task

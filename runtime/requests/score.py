@@ -13,7 +13,7 @@ from ...artifacts.errors import UsageError
 from ...artifacts.manifest import Bucket, ProgramName
 from ..images.encode import Images, check_images, encode_prompts, has_images
 from ..loading.buckets import Group
-from .chunks import SCORE, chunk_inputs, plan_calls, reading_buckets
+from .chunks import SCORE, call_buckets, chunk_inputs, plan_calls
 from .request import check_prompts
 
 if TYPE_CHECKING:
@@ -83,11 +83,11 @@ def plan_score(model: LoadedModel, request: ScoreRequest) -> list[Group]:
     _check_labels(model, request)
     _check_outputs(model, request)
     check_images(model, texts, request.images)
-    shapes, what = model.grid.scoring(), "score"
+    shapes, task = model.grid.scoring(), "score"
     if has_images(request.images):
-        shapes, what = shapes & model.grid.shapes(ProgramName.SCORE_IMAGES), "score images"
+        shapes, task = shapes & model.grid.shapes(ProgramName.SCORE_IMAGES), "score images"
     lengths = [len(text) for text in texts]
-    model.grid.require_fit(shapes, what, lengths, new_tokens=0)
+    model.grid.require_fit(shapes, task, lengths, new_tokens=0)
     groups = model.grid.groups(shapes, len(texts), max(lengths))
     for group in groups:
         part = request.of(group)
@@ -123,12 +123,12 @@ def _check_labels(model: LoadedModel, request: ScoreRequest) -> None:
 
 
 def _check_outputs(model: LoadedModel, request: ScoreRequest) -> None:
-    there = model.bundle.manifest.score_outputs
+    available = model.bundle.manifest.score_outputs
     for name in request.outputs:
-        if name not in there:
+        if name not in available:
             raise UsageError(
                 f"{name}: {model.grid.source} has a score program that gives "
-                f"{', '.join(('logprobs', *there))}; re-export with --outputs {name}"
+                f"{', '.join(('logprobs', *available))}; re-export with --outputs {name}"
             )
 
 
@@ -136,11 +136,11 @@ def score_buckets(
     model: LoadedModel, request: ScoreRequest, groups: Sequence[Group]
 ) -> set[Bucket]:
     """The programs that serving the groups takes: what to compile ahead."""
-    found: set[Bucket] = set()
+    buckets: set[Bucket] = set()
     for group in groups:
         part = request.of(group)
-        found |= reading_buckets(model, group.shape, part.texts, part.images, SCORE)
-    return found
+        buckets |= call_buckets(model, group.shape, part.texts, part.images, SCORE)
+    return buckets
 
 
 def run_score(model: LoadedModel, request: ScoreRequest, groups: Sequence[Group]) -> list[Score]:
@@ -191,18 +191,18 @@ class _Row:
         self._logprobs.append(logprobs[row, :count].astype(np.float64))
         for name, array in extras.items():
             # A copy: a view would keep the arrays of the whole batch and cache.
-            mine = array[:, row, :count] if name == HIDDEN_STATES else array[
+            values = array[:, row, :count] if name == HIDDEN_STATES else array[
                 :, row, :, :count, : self.length
             ]  # fmt: skip
-            self._extras[name].append(mine.copy())
+            self._extras[name].append(values.copy())
 
     def score(self) -> Score:
-        wanted = np.asarray(self.next_labels[:-1]) != IGNORED_LABEL
+        is_scored = np.asarray(self.next_labels[:-1]) != IGNORED_LABEL
         logprobs = np.concatenate(self._logprobs)[:-1]
         hidden, attentions = (self._extras[name] for name in (HIDDEN_STATES, ATTENTIONS))
         return Score(
-            [float(value) if kept else None for value, kept in zip(logprobs, wanted, strict=True)],
-            float(-logprobs[wanted].mean()),
+            [float(x) if scored else None for x, scored in zip(logprobs, is_scored, strict=True)],
+            float(-logprobs[is_scored].mean()),
             np.concatenate(hidden, axis=1) if hidden else None,
             np.concatenate(attentions, axis=2) if attentions else None,
         )

@@ -12,7 +12,7 @@ from gemma3_export.runtime.images.encode import encode_images
 from gemma3_export.runtime.images.files import load_images, pixels_of
 from gemma3_export.runtime.images.prompt import encode_prompt, image_tokens
 from gemma3_export.runtime.loading import model as model_module
-from gemma3_export.runtime.loading.arrays import place
+from gemma3_export.runtime.loading.arrays import to_devices
 from gemma3_export.runtime.loading.buckets import Shape
 from gemma3_export.runtime.loading.model import LoadedModel
 from gemma3_export.runtime.requests.chunks import PREFILL, plan_calls
@@ -120,7 +120,9 @@ def test_weights_of_the_vision_side_are_placed_with_the_first_image(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ):
     placed = []
-    monkeypatch.setattr(model_module, "place", lambda *given: placed.append(None) or place(*given))
+    monkeypatch.setattr(
+        model_module, "to_devices", lambda *given: placed.append(None) or to_devices(*given)
+    )
     model = LoadedModel.load(bundle, "1x1")
     sets = model.bundle.manifest.weight_sets
     assert len(placed) == len(sets["text"])

@@ -97,7 +97,7 @@ def test_the_bytes_that_were_checked_are_what_is_read(toy: Path, monkeypatch: py
     from gemma3_export.artifacts.bundle import Bundle
     from gemma3_export.runtime.loading import bundle as opening
 
-    monkeypatch.setattr(opening, "_LAST_READ", {})
+    monkeypatch.setattr(opening, "_LAST_TOKENIZER", {})
     bundle = Bundle.open(toy)
     read = Bundle.read
 

@@ -7,7 +7,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from gemma3_export.runtime.loading.arrays import ALIGNMENT, place
+from gemma3_export.runtime.loading.arrays import ALIGNMENT, to_devices
 from jax.sharding import NamedSharding, PartitionSpec
 
 P = PartitionSpec
@@ -32,20 +32,20 @@ def offsets(array: jax.Array, mapped: np.ndarray) -> list[int]:
 
 
 def test_replicas_are_the_mapping_itself(mapped: np.ndarray):
-    placed = place(mapped, sharding())
+    placed = to_devices(mapped, sharding())
     assert offsets(placed, mapped) == [0] * 8
     np.testing.assert_array_equal(placed, mapped)
 
 
 def test_shards_of_rows_are_parts_of_the_mapping(mapped: np.ndarray):
-    placed = place(mapped, sharding("model"))
+    placed = to_devices(mapped, sharding("model"))
     quarter = mapped.nbytes // 4
     assert offsets(placed, mapped) == [0, quarter, 2 * quarter, 3 * quarter] * 2
     np.testing.assert_array_equal(placed, mapped)
 
 
 def test_shards_of_columns_are_copied_once_for_all_replicas(mapped: np.ndarray):
-    placed = place(mapped, sharding(None, "model"))
+    placed = to_devices(mapped, sharding(None, "model"))
     starts = offsets(placed, mapped)
     assert starts[:4] == starts[4:]
     assert len(set(starts)) == 4
@@ -56,15 +56,15 @@ def test_shards_of_columns_are_copied_once_for_all_replicas(mapped: np.ndarray):
 def test_a_tensor_at_an_unaligned_offset_is_copied_and_right(mapped: np.ndarray):
     unaligned = mapped.reshape(-1)[1:]
     assert unaligned.ctypes.data % ALIGNMENT
-    np.testing.assert_array_equal(place(unaligned, sharding()), unaligned)
+    np.testing.assert_array_equal(to_devices(unaligned, sharding()), unaligned)
 
 
 def test_no_more_than_the_copied_shards_is_allocated(mapped: np.ndarray):
     tracemalloc.start()
-    kept = [place(mapped, sharding()), place(mapped, sharding("model"))]
+    kept = [to_devices(mapped, sharding()), to_devices(mapped, sharding("model"))]
     whole, _ = tracemalloc.get_traced_memory()
     tracemalloc.reset_peak()
-    kept.append(place(mapped, sharding(None, "model")))
+    kept.append(to_devices(mapped, sharding(None, "model")))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert whole < mapped.nbytes / 2
