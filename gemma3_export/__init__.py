@@ -14,7 +14,6 @@ ValueError of one line that speaks of arguments; a file that is missing or damag
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
     from .runtime.requests.score import Score
     from .runtime.requests.session import Session, Step
 
-__version__ = importlib.metadata.version("gemma3-export")
+    __version__: str
+
 __all__ = [
     "ArtifactError", "Completion", "ExportResult", "Model", "SamplingParameters", "Score",
     "Session", "Step", "UsageError", "__version__", "export", "load",
@@ -56,6 +56,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name == "export":  # the package of that name, which can be called
         return importlib.import_module(".export", __name__)
+    if name == "__version__":  # finding it takes as long as starting Python
+        return importlib.import_module("importlib.metadata").version("gemma3-export")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

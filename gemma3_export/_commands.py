@@ -30,6 +30,11 @@ def bench() -> NoReturn:
     _start("runtime.commands.bench", "main")
 
 
+def host() -> NoReturn:
+    """Entry point of `gemma3-host`."""
+    _start("native", "host")
+
+
 def _start(module: str, name: str) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -273,7 +273,7 @@ def _shown(part: ast.expr) -> str:
 def literals() -> list[str]:
     """What stands in string literals of the code, each whole however it is broken into lines."""
     found = [(ROOT / "Makefile").read_text()]
-    for package in ("artifacts", "export", "model", "runtime"):
+    for package in ("artifacts", "export", "gemma3_export", "model", "runtime"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_bytes())):
                 if isinstance(node, ast.JoinedStr):

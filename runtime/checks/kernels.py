@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...artifacts.bundle import Bundle
-from ...artifacts.kernels import ENVIRONMENT, find_library, kernel_problem, kernels_declined
+from ...artifacts.kernels import (
+    ENVIRONMENT,
+    find_library,
+    kernel_problem,
+    kernels_declined,
+    library_version,
+)
 from ..loading.variants import INSTEAD, kernel_programs, targets_of
 from .preflight import Check, Status
 
@@ -23,4 +29,8 @@ def check_kernels(bundle: Bundle, meshes: Iterable[str], platforms: Iterable[str
         return Check("kernels", Status.OK, f"{ENVIRONMENT} is none: {INSTEAD}")
     if problem := kernel_problem(targets_of(calling)):
         return Check("kernels", Status.WARNING, f"{problem}: {INSTEAD}")
-    return Check("kernels", Status.OK, f"{len(calling)} programs call those of {find_library()}")
+    library = find_library()
+    assert library is not None  # or there were a problem
+    version = library_version(library) or "unknown"
+    detail = f"{len(calling)} programs call those of {library}, version {version}"
+    return Check("kernels", Status.OK, detail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import json
@@ -9,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +33,12 @@ USAGE, CONTEXT_FULL, OUT_OF_MEMORY, INTEGRITY, UNKNOWN_VERSION, NOT_FOUND = 2, 4
 def build(name: str, *options: str) -> Path:
     """The folder of a build of runtime/native with its test programs, kept between runs."""
     target = ROOT / "build" / "native" / name
-    target.mkdir(parents=True, exist_ok=True)
     configure = [
         BIN / "cmake", "-S", ROOT / "runtime" / "native", "-B", target, "-G", "Ninja",
         f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}", f"-DPython3_EXECUTABLE={sys.executable}",
         "-DGEMMA3_TESTS=ON", *_compiler_cache(), *options,
     ]  # fmt: skip
-    with (target / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(target):
         variables = {"CCACHE_BASEDIR": str(ROOT), **os.environ}
         for command in (configure, [BIN / "cmake", "--build", target]):
             done = subprocess.run(
@@ -46,6 +46,15 @@ def build(name: str, *options: str) -> Path:
             )
             assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return target
+
+
+@contextlib.contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Nobody else builds in this folder meanwhile."""
+    target.mkdir(parents=True, exist_ok=True)
+    with (target / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _compiler_cache() -> list[str]:

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from gemma3_export.artifacts.kernels import TARGETS
 
+import gemma3_export as g3
+
 from ..goldens.tiny import write_checkpoint
 from ..parity.bundles import make_bundle
 from .conftest import Ended, Host
@@ -29,7 +31,7 @@ VARIABLE = "GEMMA3_KERNELS"
 INSTEAD = "portable programs are used"
 ABSENT = (
     "the bundle has programs with C++ kernels and there is no libgemma3_kernels.so here (run make "
-    f"native, or set GEMMA3_KERNELS to its path or to none): {INSTEAD}"
+    f"native, install a platform wheel, or set GEMMA3_KERNELS to its path or to none): {INSTEAD}"
 )
 
 
@@ -385,7 +387,12 @@ def test_check_and_verify_say_what_becomes_of_programs_with_kernels(
     problem = "the bundle calls gemma3_of_next_year, a kernel of another version"
     for where, value, row, status in (
         (bundle, "none", f"GEMMA3_KERNELS is none: {INSTEAD}", "ok"),
-        (bundle, str(kernels), f"4 programs call those of {kernels}", "ok"),
+        (
+            bundle,
+            str(kernels),
+            f"4 programs call those of {kernels}, version {g3.__version__}",
+            "ok",
+        ),
         (other, str(kernels), f"{problem} (export it again with this one): {INSTEAD}", "warning"),
     ):
         (report,) = gemma3_host(where, "--check", "--json", GEMMA3_KERNELS=value).values

@@ -1,7 +1,8 @@
 /*
  * Tokens from a bundle in C.
  *
- *     cc generate.c -I build/native/include -L build/native/lib -lgemma3 -o generate
+ *     cc generate.c -I build/native/include -L build/native/lib -lgemma3 \
+ *       -Wl,-rpath,$PWD/build/native/lib -o generate
  *     ./generate bundle 2,17,18 16
  */
 #include <gemma3.h>

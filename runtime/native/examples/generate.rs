@@ -1,6 +1,6 @@
 // Tokens from a bundle in Rust, without crates.
 //
-//     rustc -O generate.rs -L build/native/lib -l gemma3
+//     rustc -O generate.rs -L build/native/lib -l gemma3 -C link-arg=-Wl,-rpath,$PWD/build/native/lib
 //     ./generate bundle 2,17,18 16
 use std::ffi::{CStr, CString};
 use std::os::raw::{c_char, c_void};

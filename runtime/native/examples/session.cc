@@ -1,6 +1,7 @@
 // A conversation's state in C++: a session is filled, saved, restored and goes on.
 //
-//     c++ -std=c++17 session.cc -I build/native/include -L build/native/lib -lgemma3 -o session
+//     c++ -std=c++17 session.cc -I build/native/include -L build/native/lib -lgemma3
+//       -Wl,-rpath,$PWD/build/native/lib -o session
 //     ./session bundle 2,17,18 16
 #include <gemma3.h>
 

@@ -68,13 +68,18 @@ fs::path prefix_of_python() {
   return {};
 }
 
-// Environments above the folder of this library: build/native/lib in a checkout, or lib in one.
+// Environments above the folder of this library: build/native/lib in a checkout, lib in one, or what
+// a wheel put into its lib/python3.x/site-packages.
 void add_own_prefixes(std::vector<fs::path> &prefixes) {
   fs::path folder = own_file().parent_path();
   for (int up = 0; up < 4 && folder.has_relative_path(); ++up) {
     folder = folder.parent_path();
     prefixes.push_back(folder / ".venv");
     if (is_there(folder / "pyvenv.cfg")) prefixes.push_back(folder);
+    const std::string name = folder.filename().string();
+    if (name == "site-packages" || name == "dist-packages") {
+      prefixes.push_back(folder.parent_path().parent_path().parent_path());
+    }
   }
 }
 

@@ -146,8 +146,8 @@ KernelsFound take_kernels(const Client &client, const std::string &named,
   found.library = choice.empty() ? built_with_us() : absolute(choice);
   if (found.library.empty()) {
     found.problem = std::string("the bundle has programs with C++ kernels and there is no ") +
-                    kLibrary + " here (run make native, or set " + kVariable +
-                    " to its path or to none)";
+                    kLibrary + " here (run make native, install a platform wheel, or set " +
+                    kVariable + " to its path or to none)";
     return found;
   }
   std::set<std::string> wanted, registered;
