@@ -23,7 +23,7 @@
  *   is beyond the members that this library knows must be zero. gemma3_error alone never grows.
  * - Beside each pointer to numbers that are written stands a capacity, in elements. One that is too
  *   small is refused with GEMMA3_USAGE before anything is written or run, and `needed` of the error
- *   is what it must be; gemma3_model_sizes has what such sizes are computed of.
+ *   is what it must be; gemma3_model_sizes has what such counts are computed from.
  * - Every function that can fail returns a gemma3_status and, unless `error` is NULL, fills
  *   *error. There is no global or per-thread state to ask for. Nothing is thrown across the
  *   interface. Outputs are untouched when a call fails, but for arrays of numbers, parts of which
@@ -32,7 +32,8 @@
  *   is for one thread at a time; only gemma3_session_cancel may be called from another one. Many
  *   sessions may share a model. Handles may be closed in any order: a model lives on inside until
  *   its last session is closed.
- * - Whatever can take long takes a gemma3_cancel, NULL for none.
+ * - Whatever can take long takes a gemma3_cancel, NULL for none; but gemma3_session_save and
+ *   gemma3_session_restore do not.
  * - Nothing is printed. Remarks go to the `log` function of the options, if there is one.
  * - The environment is read during gemma3_check and gemma3_open only: PATH, VIRTUAL_ENV,
  *   CONDA_PREFIX, HOME to find a plugin, XDG_CACHE_HOME and HOME to find the user's folder, and
@@ -140,7 +141,7 @@ GEMMA3_API gemma3_status gemma3_bundle_open(const char *path, gemma3_bundle **bu
  *   format_version, abstract, architecture, name, dtype, parameters, vocab_size, sliding_window,
  *   max_position_embeddings, bos_token_id, pad_token_id, eos_token_ids, labels, embedding_size,
  *   layers, width, heads: of the model where it says so, else 0,
- *   score_outputs: what gemma3_score_texts can give, "hidden_states" and "attentions" or none,
+ *   score_outputs: what gemma3_score can give, "hidden_states" and "attentions" or none,
  *   platforms: [name], meshes: [{name, devices, axes: [{name, size}]}],
  *   buckets: [{mesh, platform, program, batch, tokens, cache, variant}],
  *   tokenizer: null or {path, kind, add_bos, add_eos, chat_template, prompts}, where prompts is
