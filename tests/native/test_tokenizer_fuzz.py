@@ -31,7 +31,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [os.environ.get("CXX", "c++"), "-std=c++17", "-O1", "-g1", "-Wall", "-Wextra", "-Werror",
          "-fsanitize=address,undefined", "-fno-omit-frame-pointer", f"-I{FOLDER}",
-         f"-I{FOLDER.parent / 'include'}", source, *(FOLDER / name for name in SOURCES),
+         f"-I{FOLDER.parent / 'include'}", f"-I{FOLDER.parent / 'src'}", source, *(FOLDER / name for name in SOURCES),
          "-o", path],
         check=True,
     )  # fmt: skip
