@@ -6,7 +6,8 @@ namespace gemma3::images {
 namespace {
 
 [[noreturn]] void refuse_any(const std::string& name) {
-  throw UsageError(name + ": this libgemma3 was built without libpng and libjpeg and reads no "
+  throw UsageError(name +
+                   ": this libgemma3 was built without libpng and libjpeg and reads no "
                    "pictures; pass normalised pixels, or build again with libpng-dev and "
                    "libjpeg-dev");
 }

@@ -43,7 +43,7 @@ enum {
                                the model. Without it they stay text, as in gemma3-run --prompt */
   GEMMA3_WHOLE_TEXT = 4,    /* the text is to be classified or embedded: the end token follows it
                                where the bundle says so (add_eos) */
-  GEMMA3_SHOW_SPECIAL = 8,  /* control tokens give their piece, where they give nothing without it */
+  GEMMA3_SHOW_SPECIAL = 8, /* control tokens give their piece, where they give nothing without it */
   GEMMA3_PAN_AND_SCAN = 16, /* long pictures are followed by crops of them */
 };
 
@@ -54,8 +54,7 @@ typedef struct gemma3_tokenizer gemma3_tokenizer;
 
 /* The tokenizer of a bundle: bytes that have the digest of the manifest, or none. */
 GEMMA3_API gemma3_status gemma3_bundle_tokenizer(const gemma3_bundle *bundle,
-                                                 gemma3_tokenizer **tokenizer,
-                                                 gemma3_error *error);
+                                                 gemma3_tokenizer **tokenizer, gemma3_error *error);
 
 /* The same of the bundle that a model was opened from. */
 GEMMA3_API gemma3_status gemma3_model_tokenizer(const gemma3_model *model,

@@ -72,8 +72,8 @@ Images read_pictures(const gemma3::images::Form &form, const gemma3_pictures &gi
   }
   required(given.pictures, "pictures.pictures");
   Images result;
-  for (const gemma3_picture &one : gemma3::elements(given.pictures, given.picture_size,
-                                                    given.picture_count, "picture_size")) {
+  for (const gemma3_picture &one :
+       gemma3::elements(given.pictures, given.picture_size, given.picture_count, "picture_size")) {
     const std::string name = "picture " + std::to_string(result.crops.size() + 1);
     if (one.count > 0) required(one.bytes, name.c_str());
     const auto picture = process(gemma3::images::read_picture({one.bytes, one.count}, name), form,
@@ -101,12 +101,16 @@ extern "C" {
 
 gemma3_status gemma3_bundle_vision(const gemma3_bundle *bundle, gemma3_vision *vision,
                                    gemma3_error *error) {
-  return guarded(error, [&] { gemma3::fill_versioned(vision, vision_of(*required(bundle, "bundle").bundle), "vision"); });
+  return guarded(error, [&] {
+    gemma3::fill_versioned(vision, vision_of(*required(bundle, "bundle").bundle), "vision");
+  });
 }
 
 gemma3_status gemma3_model_vision(const gemma3_model *model, gemma3_vision *vision,
                                   gemma3_error *error) {
-  return guarded(error, [&] { gemma3::fill_versioned(vision, vision_of(required(model, "model").model->bundle()), "vision"); });
+  return guarded(error, [&] {
+    gemma3::fill_versioned(vision, vision_of(required(model, "model").model->bundle()), "vision");
+  });
 }
 
 gemma3_status gemma3_read_pictures(const gemma3_vision *vision, const gemma3_pictures *pictures,

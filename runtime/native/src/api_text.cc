@@ -79,22 +79,22 @@ std::string_view text_of(const char *text, size_t length, const std::string &nam
 gemma3_tokenizer *tokenizer_of(const gemma3::Bundle &bundle) {
   const gemma3::Manifest &manifest = bundle.manifest();
   if (!manifest.tokenizer) {
-    refuse(bundle.root() + "/manifest.json names no tokenizer: work with token ids, or export from "
+    refuse(bundle.root() +
+           "/manifest.json names no tokenizer: work with token ids, or export from "
            "a checkpoint that has a tokenizer");
   }
   const gemma3::TokenizerRecord &record = *manifest.tokenizer;
   auto result = std::make_unique<gemma3_tokenizer>();
-  result->tokenizer = std::make_shared<const Tokenizer>(
-      bundle.read(record.path), bundle.root() + "/" + record.path,
-      static_cast<int32_t>(manifest.model.bos_token_id));
+  result->tokenizer =
+      std::make_shared<const Tokenizer>(bundle.read(record.path), bundle.root() + "/" + record.path,
+                                        static_cast<int32_t>(manifest.model.bos_token_id));
   result->add_bos = record.add_bos;
   const std::vector<int64_t> &ends = manifest.model.eos_token_ids;
   if (record.add_eos && !ends.empty()) result->end_token = static_cast<int32_t>(ends[0]);
   if (const auto &vision = manifest.vision) {
-    result->images = ImageTokens{static_cast<int32_t>(vision->begin_token_id),
-                                 static_cast<int32_t>(vision->soft_token_id),
-                                 static_cast<int32_t>(vision->end_token_id),
-                                 static_cast<size_t>(vision->tokens_per_image)};
+    result->images = ImageTokens{
+        static_cast<int32_t>(vision->begin_token_id), static_cast<int32_t>(vision->soft_token_id),
+        static_cast<int32_t>(vision->end_token_id), static_cast<size_t>(vision->tokens_per_image)};
   }
   return result.release();
 }
@@ -213,8 +213,8 @@ std::vector<int> crops_of(const gemma3_chat &chat, const std::optional<ImageToke
 Ids chat_prompt(const gemma3_tokenizer &own, const gemma3_chat &chat) {
   check_array(chat.messages, chat.message_count, kMostMessages, "messages");
   std::vector<gemma3::text::Message> messages;
-  for (const gemma3_message &one : gemma3::elements(chat.messages, chat.message_size,
-                                                    chat.message_count, "message_size")) {
+  for (const gemma3_message &one :
+       gemma3::elements(chat.messages, chat.message_size, chat.message_count, "message_size")) {
     const std::string name = "message " + std::to_string(messages.size() + 1);
     messages.push_back({text_of(one.role, GEMMA3_TO_NUL, name + ": role"),
                         text_of(one.content, GEMMA3_TO_NUL, name + ": content")});
@@ -268,8 +268,8 @@ gemma3_status gemma3_tokenizer_size(const gemma3_tokenizer *tokenizer, size_t *p
   });
 }
 
-gemma3_status gemma3_tokenizer_piece(const gemma3_tokenizer *tokenizer, int32_t token,
-                                     char **piece, int32_t *kind, gemma3_error *error) {
+gemma3_status gemma3_tokenizer_piece(const gemma3_tokenizer *tokenizer, int32_t token, char **piece,
+                                     int32_t *kind, gemma3_error *error) {
   return guarded(error, [&] {
     required(piece, "piece");
     const auto &model = required(tokenizer, "tokenizer").tokenizer->model();
