@@ -200,7 +200,7 @@ def test_python_blocks_run_in_order(page: str, places: dict[str, Path], tmp_path
 
 
 def test_the_c_quick_start_is_the_example_that_is_compiled():
-    example = (ROOT / "runtime" / "native" / "examples" / "generate.c").read_text()
+    example = (ROOT / "runtime" / "native" / "examples" / "text.c").read_text()
     lines = [line.strip() for line in example.splitlines()]
     found = blocks(ROOT / "README.md", "c")
     assert len(found) == 1

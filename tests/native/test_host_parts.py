@@ -87,7 +87,7 @@ def test_ids_of_texts_and_chats_are_those_of_the_python_runtime(
     assert chats == [tokenizer.chat(text) for text in TEXTS[:300]]
 
 
-def _id_lists(tokenizer: Tokenizer) -> list[list[int]]:
+def id_lists(tokenizer: Tokenizer) -> list[list[int]]:
     draw = random.Random(3)
     some = [tokenizer.encode(text, add_bos=True) for text in TEXTS[:400]]
     byte = tokenizer.encode("\x01", add_bos=False)[0] - 1  # <0x00>
@@ -102,7 +102,7 @@ def _id_lists(tokenizer: Tokenizer) -> list[list[int]]:
 def test_text_streams_piece_by_piece_as_in_the_python_runtime(
     host_parts: Path, tokenizer: Tokenizer
 ):
-    lists = _id_lists(tokenizer)
+    lists = id_lists(tokenizer)
     records = [struct.pack(f"<{len(ids)}i", *ids) for ids in lists]
 
     def streamed(stream, ids: Sequence[int]) -> list[str]:
@@ -218,7 +218,7 @@ def test_jpegs_of_every_mode_give_the_same_pixels(
     check_near(host_parts, tmp_path / "a.jpg")
 
 
-def _png(depth: int, kind: int, extra: bytes, interlaced: bool = False) -> bytes:
+def png(depth: int, kind: int, extra: bytes, interlaced: bool = False) -> bytes:
     """A PNG of noise, 16 pixels wide and 8 high, with the chunks `extra` before its pixels."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
     draw = random.Random(depth * 10 + kind)
@@ -256,7 +256,7 @@ def test_pngs_of_every_depth_and_kind_of_transparency_give_the_same_pixels(
     host_parts: Path, depth: int, kind: int, extra: bytes, tmp_path: Path
 ):
     path = tmp_path / "a.png"
-    path.write_bytes(_png(depth, kind, extra))
+    path.write_bytes(png(depth, kind, extra))
     check_same(host_parts, path)
 
 
@@ -319,8 +319,8 @@ def test_refusals_are_the_lines_of_the_python_runtime(
     [
         (b"hello", "not a picture; expected PNG or JPEG"),
         (b"GIF89a" + bytes(50), "not a picture; expected PNG or JPEG"),
-        (_png(8, 2, b"")[:90], "picture is damaged or cut short ("),
-        (_png(8, 2, b"")[:40] + b"\xff" + _png(8, 2, b"")[41:], "picture is damaged or cut short"),
+        (png(8, 2, b"")[:90], "picture is damaged or cut short ("),
+        (png(8, 2, b"")[:40] + b"\xff" + png(8, 2, b"")[41:], "picture is damaged or cut short"),
         (b"\x89PNG\r\n\x1a\n", "picture is damaged or cut short ("),
         (b"\xff\xd8\xff\xe0", "picture is damaged or cut short ("),
         (_damaged_jpeg(), "picture is damaged or cut short ("),
@@ -349,7 +349,7 @@ def test_damaged_pictures_never_crash(host_parts: Path, tmp_path: Path):
     Image.effect_noise((40, 30), 60).convert("RGB").save(buffer, "JPEG", progressive=True)
     paths = []
     for number in range(60):
-        whole = bytearray(buffer.getvalue() if number % 2 else _png(8, 6, PALETTE))
+        whole = bytearray(buffer.getvalue() if number % 2 else png(8, 6, PALETTE))
         for _ in range(draw.randint(1, 6)):
             whole[draw.randrange(3, len(whole))] ^= 1 << draw.randrange(8)
         path = tmp_path / f"{number}.bin"

@@ -20,7 +20,7 @@ from gemma3_export.runtime.requests.session import Session
 from ..runtime.toy_bundle import EMBED, LABELS, Toy, make_toy_bundle, reference_greedy
 from .library import CONTEXT_FULL, NOT_FOUND, PLUGINS, ROOT, USAGE, build, call, serve
 
-HEADER = ROOT / "runtime" / "native" / "include" / "gemma3.h"
+HEADERS = sorted((ROOT / "runtime" / "native" / "include").glob("*.h"))
 SEEDED = {"temperature": 0.9, "top_k": 50, "top_p": 0.95, "min_p": 0.01, "seed": 7}
 # Around the prefill sizes 4 and 16, the window of 8 and the cache of 64.
 LENGTHS = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40)
@@ -55,7 +55,8 @@ def test_the_library_is_small_and_exports_its_interface_only(library: Path) -> N
     names = {line.split()[-1] for line in listed.stdout.splitlines()}
     declared = {
         word.split("(")[0].lstrip("*")
-        for word in HEADER.read_text().split()
+        for header in HEADERS
+        for word in header.read_text().split()
         if word.lstrip("*").startswith("gemma3_") and "(" in word
     }
     assert names == {name for name in names if name.startswith("gemma3_")}
@@ -63,10 +64,11 @@ def test_the_library_is_small_and_exports_its_interface_only(library: Path) -> N
     assert len(names) > 30
 
 
+@pytest.mark.parametrize("header", HEADERS, ids=lambda header: header.name)
 @pytest.mark.parametrize("compiler", ["gcc -std=c11 -x c", "g++ -std=c++17 -x c++"])
-def test_the_header_is_strict_c_and_cxx(compiler: str) -> None:
+def test_headers_are_strict_c_and_cxx(compiler: str, header: Path) -> None:
     flags = ["-Wall", "-Wextra", "-pedantic", "-Werror", "-fsyntax-only"]
-    subprocess.run([*compiler.split(), *flags, HEADER], check=True)
+    subprocess.run([*compiler.split(), *flags, header], check=True)
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)

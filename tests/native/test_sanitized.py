@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ..goldens.tiny import write_checkpoint
 from ..parity.bundles import make_bundle
-from ..runtime.toy_bundle import Toy, make_toy_bundle
+from ..runtime.toy_bundle import Toy, make_toy_bundle, toy_tokenizer
 from . import damage
 from .sanitizers import address_build, check_clean, run, thread_build
 
@@ -35,6 +36,19 @@ def test_hostile_calls_of_kernels_with_the_address_sanitizer() -> None:
 @pytest.mark.soak
 def test_hostile_calls_of_kernels_with_the_thread_sanitizer() -> None:
     fuzz(thread_build(), SEED, CALLS // 4)
+
+
+def test_hostile_texts_chats_and_pictures_with_the_address_sanitizer(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(toy_tokenizer())
+    noise = Image.effect_noise((40, 30), 60)
+    for name, options in (("a.png", {}), ("b.jpg", {"progressive": True}), ("c.jpg", {})):
+        noise.convert("RGB").save(tmp_path / name, **options)
+    files = sorted(tmp_path.iterdir(), key=lambda path: path.suffix != ".model")
+    done = run(address_build() / "programs" / "text_fuzz", SEED, CALLS // 10, *files)
+    check_clean(done)
+    counts = {line.split()[0]: line.split()[1::2] for line in done.stdout.splitlines()}
+    assert list(counts) == ["open", "encode", "decode", "stream", "chat", "pictures"]
+    assert all(int(count) > 10 for both in counts.values() for count in both), done.stdout
 
 
 @pytest.mark.parametrize("compared", ["dots", "tiles", "layer"])

@@ -30,9 +30,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Path(__file__).parent / "programs" / "tokenizer_fuzz.cc"
     subprocess.run(
         [os.environ.get("CXX", "c++"), "-std=c++17", "-O1", "-g1", "-Wall", "-Wextra", "-Werror",
-         "-fsanitize=address,undefined", "-fno-omit-frame-pointer", f"-I{FOLDER}",
-         f"-I{FOLDER.parent / 'include'}", source, *(FOLDER / name for name in SOURCES),
-         "-o", path],
+         "-fsanitize=address,undefined", "-fno-omit-frame-pointer", source,
+         *(f"-I{FOLDER.parent / name}" for name in ("text", "include", "src")),
+         *(FOLDER / name for name in SOURCES), "-o", path],
         check=True,
     )  # fmt: skip
     return path

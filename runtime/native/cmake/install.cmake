@@ -19,6 +19,9 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/cmake/gemma3-config.cmake
 if(GEMMA3_CRYPTO)
   set(GEMMA3_PC_CRYPTO "-lcrypto ")
 endif()
+if(GEMMA3_PICTURE_LIBRARIES)
+  set(GEMMA3_PC_PICTURES "-lpng -ljpeg ")
+endif()
 configure_file(cmake/gemma3.pc.in cmake/gemma3.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/cmake/gemma3.pc DESTINATION lib/pkgconfig)
 

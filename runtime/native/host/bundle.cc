@@ -67,8 +67,9 @@ void Bundle::read(const std::string& json) {
     }
   }
   if (const auto& found = info.at("vision"); !found.is_null()) {
-    vision_ = {found.at("image_size"), found.at("tokens_per_image"), found.at("begin_token_id"),
-               found.at("soft_token_id"), found.at("end_token_id")};
+    vision_ = {found.at("image_size"),
+               {found.at("begin_token_id"), found.at("soft_token_id"), found.at("end_token_id"),
+                found.at("tokens_per_image")}};
   }
 }
 

@@ -11,7 +11,12 @@
 #include <utility>
 #include <vector>
 
+#include "image_prompt.h"
+
 namespace gemma3::host {
+
+using text::Ids;
+using text::Tokenizer;
 
 // Throws what a failed call says: UsageError for what the user can put right, else
 // std::runtime_error.
@@ -27,10 +32,7 @@ Given<T> given(T* memory) {
 
 struct VisionInfo {
   int image_size = 0;
-  int tokens_per_image = 0;
-  int32_t begin_token = 0;
-  int32_t soft_token = 0;
-  int32_t end_token = 0;
+  text::ImageTokens tokens;
 };
 
 struct TokenizerInfo {

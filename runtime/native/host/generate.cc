@@ -59,7 +59,7 @@ class Row {
   }
 
  private:
-  std::optional<TextStream> stream_;
+  std::optional<text::TextStream> stream_;
   Completion completion_;
   bool met_stop_text_ = false;
 };

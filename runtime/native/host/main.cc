@@ -40,6 +40,7 @@ bool open_descriptors() {
 }  // namespace
 
 int main(int count, char** arguments) {
+  using namespace gemma3;
   using namespace gemma3::host;
   constexpr int kFailed = 1, kUsage = 2;
   std::signal(SIGPIPE, SIG_IGN);  // a reader that is gone shows when writing

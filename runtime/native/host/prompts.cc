@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "error.h"
-#include "image_prompt.h"
+#include "chat.h"
 #include "task_prompts.h"
 #include "unicode.h"
 
@@ -60,6 +60,21 @@ Ids encode_text(const std::string& before, const std::string& text, const Option
   const bool whole = (options.classify || options.embed) && info.add_eos;
   if (whole && !bundle.eos_tokens().empty()) ids.push_back(bundle.eos_tokens()[0]);
   return ids;
+}
+
+Ids encode_with_images(const std::string& text, const std::vector<int>& crops,
+                             const Options& options, const Bundle& bundle,
+                             const Tokenizer& tokenizer) {
+  const size_t places = text::count_places(text);
+  if (places > 0 && places != crops.size()) {
+    throw UsageError("--prompt has " + std::to_string(places) + " times " +
+                     std::string(text::kPlaceholder) + " but --image brings " +
+                     std::to_string(crops.size()) +
+                     "; write it once for each image, or leave it out to put all in front");
+  }
+  const text::ImageTokens& tokens = bundle.vision()->tokens;
+  if (!options.chat) return text::encode_prompt(tokenizer, text, crops, tokens);
+  return text::encode_chat(tokenizer, {{"user", text}}, crops, tokens);
 }
 
 }  // namespace
@@ -146,7 +161,7 @@ Prompts read_prompts(const Options& options, const Bundle& bundle) {
       bundle.file(file), bundle.path() + "/" + file, bundle.bos_token());
   prompts.tokenizer = tokenizer;
   if (options.chat && !options.ignore_eos) {
-    prompts.stop_tokens.push_back(tokenizer->steering_id(kEndOfTurn));
+    prompts.stop_tokens.push_back(tokenizer->steering_id(text::kEndOfTurn));
   }
   for (const std::string& text : options.stop) {
     const int32_t token = tokenizer->stop_token(text, options.special);
@@ -156,7 +171,7 @@ Prompts read_prompts(const Options& options, const Bundle& bundle) {
   for (const std::string& text : options.prompts) {
     prompts.ids.push_back(
         crops.empty() ? encode_text(before, text, options, bundle, *tokenizer)
-                      : encode_prompt(*tokenizer, text, crops, *bundle.vision(), options.chat));
+                      : encode_with_images(text, crops, options, bundle, *tokenizer));
   }
   return prompts;
 }

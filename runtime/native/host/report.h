@@ -12,6 +12,9 @@
 
 namespace gemma3::host {
 
+using text::Ids;
+using text::Tokenizer;
+
 using TopTokens = std::vector<std::pair<int32_t, double>>;
 
 // What was generated for one prompt; `text` has no stop token and no stop text.

@@ -3,8 +3,8 @@
  *
  * A bundle is a folder that gemma3-export wrote (artifacts/FORMAT.md). This library opens it on a
  * PJRT plugin and generates, scores, classifies and embeds. There is no Python and no model code
- * in the process: the programs of the bundle are the model. Text is the caller's business: the
- * interface is token ids, and gemma3_bundle_file gives the tokenizer of the bundle.
+ * in the process: the programs of the bundle are the model. This interface is token ids;
+ * gemma3_text.h makes them of text, chats and pictures, and text of them.
  *
  *     gemma3_error error;
  *     gemma3_options options = {sizeof options, "bundle"};

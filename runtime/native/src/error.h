@@ -42,6 +42,11 @@ class Error : public std::exception {
   throw Error(GEMMA3_FAILED, std::move(message));
 }
 
+// A mistake that the user can fix, in text and pictures and in gemma3-host.
+struct UsageError : Error {
+  explicit UsageError(std::string message) : Error(GEMMA3_USAGE, std::move(message)) {}
+};
+
 [[noreturn]] inline void cancelled() { throw Error(GEMMA3_CANCELLED, "cancelled"); }
 
 // Refuses an output of the caller that has no room for what is to be written.

@@ -81,7 +81,7 @@ class Merging {
       auto [id, length] = bpe_.user_defined_.longest(rest);
       const bool frozen = id >= 0;
       if (!frozen) {
-        length = static_cast<size_t>(host::first_character(rest).length);
+        length = static_cast<size_t>(first_character(rest).length);
         if (length == 0) throw TokenizerError("cannot encode a text that is not UTF-8");
         id = bpe_.mergeable(rest.substr(0, length));
       }

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace gemma3::host {
+namespace gemma3::text {
 
 std::string TextStream::push(int32_t token) {
   return stopped_ ? std::string() : take(decoder_.push(token));
@@ -40,4 +40,4 @@ size_t TextStream::may_begin_stop() const {
   return longest;
 }
 
-}  // namespace gemma3::host
+}  // namespace gemma3::text

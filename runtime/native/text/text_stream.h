@@ -6,7 +6,7 @@
 
 #include "tokenizer.h"
 
-namespace gemma3::host {
+namespace gemma3::text {
 
 // Text of tokens that come one by one, cut before the first stop text.
 //
@@ -39,4 +39,4 @@ class TextStream {
   bool stopped_ = false;
 };
 
-}  // namespace gemma3::host
+}  // namespace gemma3::text

@@ -5,7 +5,7 @@
 #include "error.h"
 #include "unicode.h"
 
-namespace gemma3::host {
+namespace gemma3::text {
 namespace {
 
 // Pieces that steer the model. Written out in a prompt they stay text, whatever type the
@@ -17,18 +17,18 @@ constexpr std::string_view kSteeringPieces[] = {
 
 std::string with_spaces(std::string_view piece) {
   std::string written;
-  for (size_t at; (at = piece.find(text::kSpace)) != piece.npos;) {
+  for (size_t at; (at = piece.find(kSpace)) != piece.npos;) {
     written += piece.substr(0, at);
     written += ' ';
-    piece.remove_prefix(at + text::kSpace.size());
+    piece.remove_prefix(at + kSpace.size());
   }
   return written.append(piece);
 }
 
-text::Bpe read_model(std::string content, const std::string& name) {
+Bpe read_model(std::string content, const std::string& name) {
   try {
-    return text::Bpe(std::move(content));
-  } catch (const text::TokenizerError& error) {
+    return Bpe(std::move(content));
+  } catch (const TokenizerError& error) {
     throw UsageError("tokenizer " + name + " " + error.what() + "; export the bundle again");
   }
 }
@@ -54,12 +54,12 @@ std::string take_characters(std::string& pending) {
 std::string IncrementalDecoder::push(int32_t token) {
   if (token < 0 || token >= model_->size()) return close();
   switch (model_->kind(token)) {
-    case text::PieceKind::kControl:
+    case PieceKind::kControl:
       return close() + (shows_special_ ? std::string(model_->text(token)) : std::string());
-    case text::PieceKind::kByte:
+    case PieceKind::kByte:
       bytes_ += static_cast<char>(model_->byte_of(token));
       return take_characters(bytes_);
-    case text::PieceKind::kUnknown:
+    case PieceKind::kUnknown:
       return close() + model_->unknown_surface();
     default:
       return close() + with_spaces(model_->text(token));
@@ -77,7 +77,12 @@ Tokenizer::Tokenizer(std::string content, std::string name, int32_t bos)
     : name_(std::move(name)), bos_(bos), bpe_(read_model(std::move(content), name_)) {
   for (const std::string_view piece : kSteeringPieces) {
     const int32_t token = bpe_.find(piece);
-    if (token >= 0) steering_.emplace(piece, token);
+    if (token < 0) continue;
+    steering_.emplace(piece, token);
+    special_.add(piece, token);
+  }
+  for (int32_t token = 0; token < model().size(); ++token) {
+    if (model().kind(token) == PieceKind::kControl) special_.add(model().text(token), token);
   }
 }
 
@@ -88,16 +93,37 @@ Ids Tokenizer::encode(std::string_view text, bool add_bos) const {
   return ids;
 }
 
-Ids Tokenizer::chat(std::string_view text) const {
-  return turn(encode("user\n" + strip(text), false));
+Ids Tokenizer::encode_with_special(std::string_view text, bool add_bos) const {
+  Ids ids;
+  if (add_bos) ids.push_back(bos_);
+  size_t begin = 0;
+  for (size_t at = 0; at < text.size();) {
+    const auto [token, length] = special_.longest(text.substr(at));
+    if (token < 0) {
+      ++at;
+      continue;
+    }
+    append(text.substr(begin, at - begin), ids);
+    ids.push_back(token);
+    begin = at += length;
+  }
+  append(text.substr(begin), ids);
+  return ids;
 }
 
-Ids Tokenizer::turn(const Ids& user) const {
+Ids Tokenizer::chat(std::string_view text) const {
+  return conversation({encode("user\n" + strip(text), false)});
+}
+
+Ids Tokenizer::conversation(const std::vector<Ids>& turns) const {
   const int32_t start = steering_id(kStartOfTurn), end = steering_id(kEndOfTurn);
-  Ids ids = {bos_, start};
-  ids.insert(ids.end(), user.begin(), user.end());
-  ids.push_back(end);
-  append("\n", ids);
+  Ids ids = {bos_};
+  for (const Ids& turn : turns) {
+    ids.push_back(start);
+    ids.insert(ids.end(), turn.begin(), turn.end());
+    ids.push_back(end);
+    append("\n", ids);
+  }
   ids.push_back(start);
   append("model\n", ids);
   return ids;
@@ -115,27 +141,30 @@ int32_t Tokenizer::steering_id(std::string_view piece) const {
 int32_t Tokenizer::stop_token(std::string_view text, bool shows_special) const {
   const int32_t whole = special_id(text);
   if (whole >= 0 || shows_special) return whole;
-  for (size_t begin = 0; begin < text.size(); ++begin) {
-    for (size_t length = 1; length <= text::kMostPieceBytes; ++length) {
-      if (begin + length > text.size()) break;
-      const std::string_view part = text.substr(begin, length);
-      const int32_t token = special_id(part);
-      if (token >= 0 && token != bpe_.model().unknown()) {
-        throw UsageError("stop text " + in_quotes(text) + " has the control token " +
-                         std::string(part) + " in it, which texts do not show: pass the token " +
-                         "alone, or --special");
-      }
-    }
-  }
-  return -1;
+  const std::string_view control = control_in(text);
+  if (control.empty()) return -1;
+  throw UsageError("stop text " + in_quotes(text) + " has the control token " +
+                   std::string(control) + " in it, which texts do not show: pass the token " +
+                   "alone, or --special");
 }
 
-// The id of a piece that no text shows as it is, a control token or the unknown one; else -1.
+std::string_view Tokenizer::control_in(std::string_view text) const {
+  for (size_t begin = 0; begin < text.size(); ++begin) {
+    const size_t longest = std::min(kMostPieceBytes, text.size() - begin);
+    for (size_t length = 1; length <= longest; ++length) {
+      const std::string_view part = text.substr(begin, length);
+      const int32_t token = special_id(part);
+      if (token >= 0 && token != bpe_.model().unknown()) return part;
+    }
+  }
+  return {};
+}
+
 int32_t Tokenizer::special_id(std::string_view piece) const {
   const int32_t token = bpe_.find(piece);
   if (token < 0) return -1;
-  const text::PieceKind kind = bpe_.model().kind(token);
-  return kind == text::PieceKind::kControl || kind == text::PieceKind::kUnknown ? token : -1;
+  const PieceKind kind = bpe_.model().kind(token);
+  return kind == PieceKind::kControl || kind == PieceKind::kUnknown ? token : -1;
 }
 
 std::string Tokenizer::decode(const Ids& tokens) const {
@@ -151,7 +180,7 @@ void Tokenizer::append(std::string_view text, Ids& ids) const {
     into.clear();
     try {
       bpe_.encode(part, into);
-    } catch (const text::TokenizerError& error) {
+    } catch (const TokenizerError& error) {
       throw UsageError("tokenizer " + name_ + " " + error.what());
     }
   };
@@ -184,4 +213,4 @@ bool Tokenizer::cuts(std::string_view text, size_t at) const {
   });
 }
 
-}  // namespace gemma3::host
+}  // namespace gemma3::text

@@ -108,7 +108,7 @@ bool is_piece_text(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     if (text[at] == 0) return false;
     const bool ascii = static_cast<uint8_t>(text[at]) < 0x80;
-    const int length = ascii ? 1 : host::first_character(text.substr(at)).length;
+    const int length = ascii ? 1 : first_character(text.substr(at)).length;
     if (length == 0) return false;
     at += static_cast<size_t>(length);
   }

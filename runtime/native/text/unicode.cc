@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
-namespace gemma3::host {
+namespace gemma3 {
 namespace {
 
 struct Range {
@@ -119,4 +119,4 @@ std::string in_quotes(std::string_view text) {
   return quote + inside + quote;
 }
 
-}  // namespace gemma3::host
+}  // namespace gemma3

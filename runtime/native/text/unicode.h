@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-namespace gemma3::host {
+namespace gemma3 {
 
 // U+FFFD in UTF-8.
 inline constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
@@ -32,4 +32,4 @@ std::string one_line(std::string_view text);
 // `text` in quotes, as repr() of Python writes it.
 std::string in_quotes(std::string_view text);
 
-}  // namespace gemma3::host
+}  // namespace gemma3

@@ -11,7 +11,8 @@
 #include "tokenizer.h"
 #include "unicode.h"
 
-using namespace gemma3::host;
+using namespace gemma3;
+using namespace gemma3::text;
 
 namespace {
 

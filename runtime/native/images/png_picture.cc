@@ -10,11 +10,11 @@
 
 #include "picture.h"
 
-namespace gemma3::host {
+namespace gemma3::images {
 namespace {
 
 struct Source {
-  const std::vector<uint8_t>& file;
+  Bytes file;
   size_t at = 0;
   std::string error;
   bool returnable = false;  // a frame that failures may return to is there
@@ -52,8 +52,8 @@ void ignore(png_structp, png_const_charp) {}
 
 void take(png_structp png, png_bytep out, size_t count) {
   auto* source = static_cast<Source*>(png_get_io_ptr(png));
-  if (count > source->file.size() - source->at) png_error(png, "the file ends too early");
-  std::memcpy(out, source->file.data() + source->at, count);
+  if (count > source->file.size - source->at) png_error(png, "the file ends too early");
+  std::memcpy(out, source->file.data + source->at, count);
   source->at += count;
 }
 
@@ -183,7 +183,7 @@ int orientation_of(const Png& png) {
 
 }  // namespace
 
-Decoded decode_png(const std::vector<uint8_t>& file, const std::string& name) {
+Decoded decode_png(Bytes file, const std::string& name) {
   Source source{file, 0, {}, false};
   Png png;
   png.read = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source, fail, ignore);
@@ -214,4 +214,4 @@ Decoded decode_png(const std::vector<uint8_t>& file, const std::string& name) {
   return picture;
 }
 
-}  // namespace gemma3::host
+}  // namespace gemma3::images

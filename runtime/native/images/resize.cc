@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "images.h"
+#include "processor.h"
 
-namespace gemma3::host {
+namespace gemma3::images {
 namespace {
 
 constexpr int kPrecision = 32 - 8 - 2;
@@ -104,4 +104,4 @@ std::vector<uint8_t> resize(const Rgb& picture, const Box& box, int size) {
                        : down(across(std::move(view), size), size).pixels;
 }
 
-}  // namespace gemma3::host
+}  // namespace gemma3::images

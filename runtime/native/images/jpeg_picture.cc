@@ -9,7 +9,7 @@
 
 #include "picture.h"
 
-namespace gemma3::host {
+namespace gemma3::images {
 namespace {
 
 // Encoders write about ten scans of a progressive picture. Each takes as long as the whole picture is
@@ -56,11 +56,11 @@ struct Jpeg {
 };
 
 // No object with a destructor may be made in the functions that longjmp returns to.
-bool read_header(Jpeg& jpeg, const std::vector<uint8_t>& file) {
+bool read_header(Jpeg& jpeg, Bytes file) {
   if (setjmp(jpeg.failure.back)) return false;
   jpeg_create_decompress(&jpeg.info);
   jpeg.info.progress = &jpeg.progress;
-  jpeg_mem_src(&jpeg.info, file.data(), file.size());
+  jpeg_mem_src(&jpeg.info, file.data, file.size);
   jpeg_save_markers(&jpeg.info, JPEG_APP0 + 1, 0xFFFF);
   jpeg_read_header(&jpeg.info, TRUE);
   return true;
@@ -106,7 +106,7 @@ int orientation_of(const Jpeg& jpeg) {
 
 }  // namespace
 
-Decoded decode_jpeg(const std::vector<uint8_t>& file, const std::string& name) {
+Decoded decode_jpeg(Bytes file, const std::string& name) {
   Jpeg jpeg;
   if (!read_header(jpeg, file)) refuse_damaged(name, jpeg.failure.reason);
   Decoded picture;
@@ -132,4 +132,4 @@ Decoded decode_jpeg(const std::vector<uint8_t>& file, const std::string& name) {
   return picture;
 }
 
-}  // namespace gemma3::host
+}  // namespace gemma3::images

@@ -1,22 +1,18 @@
 #include "picture.h"
 
-#include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <filesystem>
-#include <memory>
 
 #include "error.h"
 
-namespace gemma3::host {
+namespace gemma3::images {
 namespace {
 
 constexpr uint8_t kPngMagic[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'};
 constexpr uint8_t kJpegMagic[] = {0xFF, 0xD8, 0xFF};
 
 template <size_t N>
-bool begins_with(const std::vector<uint8_t>& file, const uint8_t (&magic)[N]) {
-  return file.size() >= N && std::memcmp(file.data(), magic, N) == 0;
+bool begins_with(Bytes file, const uint8_t (&magic)[N]) {
+  return file.size >= N && std::memcmp(file.data, magic, N) == 0;
 }
 
 // One channel over white, as Pillow's alpha_composite rounds it.
@@ -64,33 +60,12 @@ Rgb upright(const Decoded& picture) {
 
 }  // namespace
 
-Rgb load_rgb(const std::filesystem::path& path) {
-  const std::vector<uint8_t> file = read_file(path);
-  if (begins_with(file, kPngMagic)) return upright(decode_png(file, path.string()));
-  if (begins_with(file, kJpegMagic)) return upright(decode_jpeg(file, path.string()));
-  throw UsageError(path.string() +
-                   ": not a picture; expected PNG or JPEG, or a .npy array; check the file, or "
-                   "convert it");
-}
+bool is_picture(Bytes file) { return begins_with(file, kPngMagic) || begins_with(file, kJpegMagic); }
 
-std::vector<uint8_t> read_file(const std::filesystem::path& path) {
-  const auto refuse = [&path](int error) {
-    throw UsageError(path.string() + ": cannot be read: " + std::strerror(error) +
-                     "; check --image");
-  };
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
-                                                             &std::fclose);
-  if (!file) refuse(errno);
-  if (std::filesystem::is_directory(path)) refuse(EISDIR);
-  std::vector<uint8_t> content;
-  for (size_t got = 1; got;) {
-    const size_t size = content.size();
-    content.resize(size + (size_t{1} << 20));
-    got = std::fread(content.data() + size, 1, content.size() - size, file.get());
-    content.resize(size + got);
-  }
-  if (std::ferror(file.get())) refuse(errno);
-  return content;
+Rgb read_picture(Bytes file, const std::string& name) {
+  if (begins_with(file, kPngMagic)) return upright(decode_png(file, name));
+  if (begins_with(file, kJpegMagic)) return upright(decode_jpeg(file, name));
+  throw UsageError(name + ": not a picture; expected PNG or JPEG; check it, or convert it");
 }
 
 void check_picture_size(int64_t width, int64_t height, const std::string& name) {
@@ -144,4 +119,4 @@ int xmp_orientation(std::string_view text) {
   return 0;
 }
 
-}  // namespace gemma3::host
+}  // namespace gemma3::images

@@ -1,12 +1,12 @@
-// Picture files to upright RGB pixels, as the Python runtime's Pillow gives them.
+// Pictures in files to upright RGB pixels, as the Python runtime's Pillow gives them.
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
-namespace gemma3::host {
+namespace gemma3::images {
 
 // Pictures with more pixels are refused unread; the Python runtime's limit.
 inline constexpr int64_t kMostPixels = 178'956'970;
@@ -28,16 +28,22 @@ struct Decoded {
   int orientation = 1;        // of EXIF, 1 to 8
 };
 
-// The picture in a PNG or JPEG file: upright, what is transparent over white. Throws UsageError
-// for a file that cannot be read, is no such picture, is damaged or too large.
-Rgb load_rgb(const std::filesystem::path& path);
+// The contents of a file, which are somebody else's.
+struct Bytes {
+  const uint8_t* data = nullptr;
+  size_t size = 0;
+};
 
-// The bytes of a file; throws UsageError when it cannot be read.
-std::vector<uint8_t> read_file(const std::filesystem::path& path);
+// Whether a file begins as PNG or JPEG do.
+bool is_picture(Bytes file);
 
-// Decoders of the bytes of a file; `name` is how errors call it.
-Decoded decode_png(const std::vector<uint8_t>& file, const std::string& name);
-Decoded decode_jpeg(const std::vector<uint8_t>& file, const std::string& name);
+// The picture in a PNG or JPEG file, `name` being how errors call it: upright, what is transparent
+// over white. Throws UsageError for what is no such picture, is damaged or too large, and where
+// the library was built without libpng and libjpeg.
+Rgb read_picture(Bytes file, const std::string& name);
+
+Decoded decode_png(Bytes file, const std::string& name);
+Decoded decode_jpeg(Bytes file, const std::string& name);
 
 // Throws UsageError when a picture has more than kMostPixels.
 void check_picture_size(int64_t width, int64_t height, const std::string& name);
@@ -48,4 +54,4 @@ void check_picture_size(int64_t width, int64_t height, const std::string& name);
 int exif_orientation(const uint8_t* data, size_t size);
 int xmp_orientation(std::string_view text);
 
-}  // namespace gemma3::host
+}  // namespace gemma3::images
