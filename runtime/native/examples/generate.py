@@ -26,11 +26,10 @@ class Prompt(ctypes.Structure):
 class Request(ctypes.Structure):
     _fields_ = [
         ("size", c_size_t), ("prompts", POINTER(Prompt)), ("prompt_size", c_size_t),
-        ("prompt_count", c_size_t),
-        ("max_new_tokens", c_uint32), ("logprobs", c_uint32), ("sampling", c_void_p),
-        ("sampling_size", c_size_t), ("sampling_count", c_size_t),
-        ("stop_tokens", POINTER(c_int32)), ("stop_count", c_size_t),
-        ("chunk", c_uint32), ("task", c_int32), ("flags", c_uint64),
+        ("prompt_count", c_size_t), ("max_new_tokens", c_uint32), ("logprobs", c_uint32),
+        ("sampling", c_void_p), ("sampling_size", c_size_t), ("sampling_count", c_size_t),
+        ("stop_tokens", POINTER(c_int32)), ("stop_count", c_size_t), ("chunk", c_uint32),
+        ("task", c_int32), ("flags", c_uint64),
     ]  # fmt: skip
 
 

@@ -185,6 +185,58 @@ void check_session(gemma3_model *model) {
   gemma3_session_close(session);
 }
 
+// Elements of a caller whose header was shorter, right to the end of their memory.
+struct ShortPrompt {
+  const int32_t *tokens;
+  size_t count;
+};
+
+// Two rows: fed in pieces, with settings of their own, and cut off again.
+void check_rows(gemma3_model *model) {
+  gemma3_error error;
+  gemma3_session *session = open_session(model, 2, 0);
+  const std::vector<ShortPrompt> pieces[] = {{{kPrompt, 3}, {kPrompt, 5}},
+                                             {{kPrompt + 3, 3}, {nullptr, 0}}};
+  gemma3_prefill prefill = prefill_of(nullptr, 0);
+  prefill.prompt_size = sizeof(ShortPrompt);
+  prefill.prompt_count = 2;
+  prefill.flags = GEMMA3_NO_DRAW;
+  for (const auto &piece : pieces) {
+    prefill.prompts = reinterpret_cast<const gemma3_prompt *>(piece.data());
+    SUCCEED(gemma3_session_prefill(session, &prefill, nullptr, nullptr, &error));
+  }
+  std::vector<int32_t> places(2);  // of rows whose header has the position alone
+  const auto look = [&] {
+    SUCCEED(gemma3_session_rows(session, reinterpret_cast<gemma3_row *>(places.data()),
+                                sizeof places[0], 2, &error));
+  };
+  look();
+  CHECK(places[0] == 6 && places[1] == 5);
+  SUCCEED(gemma3_session_truncate(session, 0, 5, &error));
+  CHECK(gemma3_session_truncate(session, 0, 6, &error) == GEMMA3_USAGE);
+  CHECK(gemma3_session_truncate(session, 2, 1, &error) == GEMMA3_USAGE);
+  const float temperature = 0;
+  gemma3_row_options rows[2] = {};
+  rows[0].sampling = reinterpret_cast<const gemma3_sampling *>(&temperature);
+  rows[0].sampling_size = sizeof temperature;
+  rows[0].stop_tokens = kPrompt;
+  rows[0].flags = GEMMA3_IGNORE_EOS;
+  rows[1].max_new_tokens = 2;
+  const std::vector<ShortPrompt> last = {{kPrompt + 5, 1}, {kPrompt + 5, 4}};
+  prefill.prompts = reinterpret_cast<const gemma3_prompt *>(last.data());
+  prefill.max_new_tokens = 9;
+  prefill.flags = 0;
+  prefill.rows = rows;
+  prefill.row_size = sizeof rows[0];
+  prefill.row_count = 2;
+  Tokens tokens;
+  SUCCEED(gemma3_session_prefill(session, &prefill, keep, &tokens, &error));
+  SUCCEED(gemma3_session_generate(session, 0, keep, &tokens, nullptr, &error));
+  look();
+  CHECK(tokens.size() == 11 && places[0] == 14 && places[1] == 10);
+  gemma3_session_close(session);
+}
+
 // A bundle that is opened once, its weights copied, and a cancel for all that the model does.
 void check_trust(const Arguments &arguments, const Tokens &mapped) {
   gemma3_error error;
@@ -225,6 +277,7 @@ void scenario(const Arguments &arguments) {
   check_scoring(model);
   check_mistakes(model);
   check_session(model);
+  check_rows(model);
   check_trust(arguments, write(model, 6, 0, 9));
   char *text = nullptr;
   SUCCEED(gemma3_model_info(model, &text, &error));
