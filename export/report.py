@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ..artifacts.inspect.summary import format_bytes
+from ..artifacts.inspect.tables import numbers, print_table, texts
 from ..artifacts.manifest import Mesh, MeshRecord, Program, Tensor, Weight
 from ..artifacts.memory import largest_child_bytes, peak_rss_bytes
 from ..artifacts.sharding import device_bytes
@@ -41,21 +41,22 @@ def print_result(console: Console, data: dict[str, Any]) -> None:
     """The end-of-export table, after what was measured if anything was."""
     if data["tuning"] is not None:
         print_tuning(console, data["tuning"])
-    table = Table(box=None, pad_edge=False)
     several = len({row["variant"] for row in data["programs"]}) > 1
-    for heading in ("mesh", "platform", "program", *["variant"] * several):
-        table.add_column(heading)
-    for heading in ("batch", "tokens", "cache", "arguments", "StableHLO", "seconds", "per device*"):
-        table.add_column(heading, justify="right")
-    for row in data["programs"]:
-        table.add_row(
+    rows = [
+        (
             row["mesh"], row["platform"], row["program"], *[row["variant"]] * several,
             str(row["batch"]), str(row["tokens"]),
             str(row["cache"]), format_bytes(row["argument_bytes"]),
             format_bytes(row["program_bytes"]), f"{row['seconds']:.1f}",
             format_bytes(row["device_bytes"]),
-        )  # fmt: skip
-    console.print(table)
+        )
+        for row in data["programs"]
+    ]  # fmt: skip
+    columns = [
+        *texts("mesh", "platform", "program", *["variant"] * several),
+        *numbers("batch", "tokens", "cache", "arguments", "StableHLO", "seconds", "per device*"),
+    ]
+    print_table(console, "", columns, rows, box=False)
     console.print(
         "* without temporaries, which only a compiler tells: gemma3-bundle verify asks it"
     )

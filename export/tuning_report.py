@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ..artifacts.codec import encode
+from ..artifacts.inspect.tables import numbers, print_table, texts
 from .tuning import Tuning, describe, shipped_form
 
 
@@ -31,13 +31,7 @@ def tuning_data(tuning: Tuning) -> dict[str, Any]:
 
 def print_tuning(console: Console, data: dict[str, Any]) -> None:
     """A line for each product and attention: its form, beside the shipped one where they differ."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("measured")
-    table.add_column("chosen")
-    table.add_column("ms", justify="right")
-    table.add_column("shipped")
-    table.add_column("ms", justify="right")
-    table.add_column("faster", justify="right")
+    rows: list[list[str]] = []
     changed = 0
     for row in data["choices"]:
         form, shipped, seconds = row["form"], row["shipped"], row["seconds"]
@@ -46,8 +40,11 @@ def print_tuning(console: Console, data: dict[str, Any]) -> None:
             changed += 1
             faster = f"{seconds[shipped] / seconds[form]:.2f}x"
             cells += [shipped, _milliseconds(seconds[shipped]), faster]
-        table.add_row(*cells)
-    console.print(table)
+        rows.append(cells)
+    columns = [
+        *texts("measured", "chosen"), *numbers("ms"), *texts("shipped"), *numbers("ms", "faster"),
+    ]  # fmt: skip
+    print_table(console, "", columns, rows, box=False)
     console.print(
         f"{data['file']}: {len(data['choices'])} measured in {data['seconds']:.1f} s, "
         f"{changed} chosen otherwise than the shipped table does\n"

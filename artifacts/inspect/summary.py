@@ -13,6 +13,7 @@ from ..codec import encode
 from ..layout import CacheLayout, LayerKind
 from ..manifest import MeshRecord, Program, Tensor
 from ..sharding import device_bytes
+from .tables import numbers, print_table, texts
 
 
 def summarize(bundle: Bundle) -> dict[str, Any]:
@@ -95,6 +96,8 @@ def _cache(layout: CacheLayout) -> dict[str, Any]:
 def print_summary(console: Console, summary: dict[str, Any]) -> None:
     """The summary as tables; `console` must not interpret markup, names come from files."""
     table = Table(title=summary["bundle"], title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # a path that is too long is not cut
     for name, value in _facts(summary).items():
         table.add_row(name, value)
     console.print(table)
@@ -143,23 +146,25 @@ def _vision_fact(vision: dict[str, Any] | None) -> dict[str, str]:
 
 
 def _print_meshes(console: Console, meshes: list[dict[str, Any]]) -> None:
-    table = _table("Meshes", ["mesh", "axes"], ["devices", "weights/device"])
-    for mesh in meshes:
-        axes = " ".join(f"{name}={size}" for name, size in mesh["axes"].items())
-        weights = format_bytes(mesh["weight_bytes_per_device"])
-        table.add_row(mesh["name"], axes, str(mesh["devices"]), weights)
-    console.print(table)
+    rows = [
+        (
+            mesh["name"],
+            " ".join(f"{name}={size}" for name, size in mesh["axes"].items()),
+            str(mesh["devices"]),
+            format_bytes(mesh["weight_bytes_per_device"]),
+        )
+        for mesh in meshes
+    ]
+    columns = [*texts("mesh", "axes"), *numbers("devices", "weights/device")]
+    print_table(console, "Meshes", columns, rows)
     for mesh in meshes:
         for sentence in mesh["fallbacks"]:
             console.print(f"  {mesh['name']}: {sentence}")
 
 
 def _print_caches(console: Console, caches: list[dict[str, Any]]) -> None:
-    table = _table(
-        "KV cache", [], ["positions", "layers", "rings", "slots", "a row", "uniform", "share"]
-    )
-    for cache in caches:
-        table.add_row(
+    rows = [
+        (
             str(cache["cache"]),
             str(cache["layers"]),
             str(cache["ring_layers"]),
@@ -168,17 +173,15 @@ def _print_caches(console: Console, caches: list[dict[str, Any]]) -> None:
             format_bytes(cache["uniform_bytes_per_row"]),
             f"{cache['bytes_per_row'] / max(cache['uniform_bytes_per_row'], 1):.3f}",
         )
-    console.print(table)
+        for cache in caches
+    ]
+    columns = numbers("positions", "layers", "rings", "slots", "a row", "uniform", "share")
+    print_table(console, "KV cache", columns, rows)
 
 
 def _print_programs(console: Console, programs: list[dict[str, Any]]) -> None:
-    table = _table(
-        "Programs",
-        ["mesh", "platform", "program"],
-        ["batch", "tokens", "cache", "StableHLO", "cache/device", "donated"],
-    )
-    for program in programs:
-        table.add_row(
+    rows = [
+        (
             program["mesh"],
             program["platform"],
             program["program"],
@@ -189,16 +192,13 @@ def _print_programs(console: Console, programs: list[dict[str, Any]]) -> None:
             format_bytes(program["cache_bytes_per_device"]),
             str(program["donated"]),
         )
-    console.print(table)
-
-
-def _table(title: str, left: list[str], right: list[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in left:
-        table.add_column(name)
-    for name in right:
-        table.add_column(name, justify="right")
-    return table
+        for program in programs
+    ]
+    columns = [
+        *texts("mesh", "platform", "program"),
+        *numbers("batch", "tokens", "cache", "StableHLO", "cache/device", "donated"),
+    ]
+    print_table(console, "Programs", columns, rows)
 
 
 def format_bytes(count: int) -> str:
