@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes as c
+import json
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.runtime.images.prompt import ImageTokens, encode_chat
 from gemma3_export.runtime.text.chat import read_turns
@@ -20,6 +24,7 @@ from ..parity.bundles import make_bundle
 from ..runtime.toy_bundle import BOS, END_OF_TURN, EOS, Toy, make_toy_bundle, toy_tokenizer
 from . import test_host_parts as parts
 from .binding import RefusedError
+from .library import ROOT, environment
 from .text_binding import (
     NO_BOS,
     PARSE_SPECIAL,
@@ -128,6 +133,25 @@ def test_bos_and_end_tokens_are_as_the_bundle_says(
     plain = library.tokenizer(toy_tokenizer())  # <bos> is looked up
     assert plain.encode("a", WHOLE_TEXT) == python.encode("a", add_bos=True)
     assert library.tokenizer(toy_tokenizer(), 77).encode("") == [77]
+
+
+def test_a_model_gives_what_its_bundle_gives(library: TextLibrary, native: Path, seeing: Path):
+    vision = library.vision(seeing)
+    record = Bundle.open(seeing).manifest.vision
+    assert record is not None
+    assert (vision.image_size, vision.tokens_per_image, vision.soft_token_size) == (
+        record.image_size, record.tokens_per_image, record.soft_token_size,
+    )  # fmt: skip
+    assert (tuple(vision.mean), tuple(vision.deviation)) == (record.mean, record.std)
+    program = [sys.executable, "-m", "tests.native.text_binding", native / "libgemma3.so"]
+    done = subprocess.run(
+        [*program, seeing, "the fox"], capture_output=True, text=True, check=False, cwd=ROOT,
+        env=environment(), timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "tokens": library.tokenizer(seeing).encode("the fox"), "vision": bytes(vision).hex(),
+    }  # fmt: skip
 
 
 def test_a_bundle_without_tokenizer_or_eyes_is_refused(library: TextLibrary, tmp_path: Path):

@@ -1,8 +1,14 @@
-"""gemma3_text.h by ctypes: its functions load no plugin, so they run in the tests' process."""
+"""gemma3_text.h by ctypes: its functions load no plugin, so they run in the tests' process.
+
+As a program, `python -m tests.native.text_binding LIBRARY BUNDLE TEXT`, it opens a model, which
+loads one, and prints the ids of a text and how the model sees, as JSON.
+"""
 
 from __future__ import annotations
 
 import ctypes as c
+import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .binding import Error, RefusedError
+from .binding import Error, Options, RefusedError
 
 NO_BOS, PARSE_SPECIAL, WHOLE_TEXT, SHOW_SPECIAL, PAN_AND_SCAN = 1, 2, 4, 8, 16
 
@@ -104,6 +110,16 @@ class TextLibrary:
             bundle, lambda handle: self.call("gemma3_bundle_vision", handle, c.byref(found))
         )
         return found
+
+    def of_model(self, bundle: Path) -> tuple[NativeTokenizer, Vision]:
+        """Tokenizer and vision of an open model, which is closed again."""
+        options, model = Options(c.sizeof(Options), str(bundle).encode()), c.c_void_p()
+        self.call("gemma3_open", c.byref(options), c.byref(model))
+        handle, vision = c.c_void_p(), Vision(c.sizeof(Vision))
+        self.call("gemma3_model_tokenizer", model, c.byref(handle))
+        self.call("gemma3_model_vision", model, c.byref(vision))
+        self.lib.gemma3_close(model)
+        return NativeTokenizer(self, handle), vision
 
     def with_bundle(self, path: Path, use: Callable[[c.c_void_p], None]) -> None:
         bundle = c.c_void_p()
@@ -208,3 +224,12 @@ class NativeStream:
 
     def close(self) -> str:
         return self.library.text("gemma3_text_stream_flush", self.handle)
+
+
+def main(library: str, bundle: str, text: str) -> None:
+    tokenizer, vision = TextLibrary(Path(library)).of_model(Path(bundle))
+    print(json.dumps({"tokens": tokenizer.encode(text), "vision": bytes(vision).hex()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
