@@ -71,6 +71,16 @@ class SamplingInput(NamedTuple):
     alone: bool = False
     """Whether it means something where tokens are not drawn, at temperature 0."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether its values are integers."""
+        return self.dtype != "float32"
+
+    @property
+    def default(self) -> float:
+        """The neutral value, an integer where values are."""
+        return int(self.neutral) if self.whole else float(self.neutral)
+
     def accepts(self, value: float) -> bool:
         """Whether a value is in the range; NaN is in none."""
         return self.least <= value <= self.most and not (self.above_least and value == self.least)
@@ -83,23 +93,24 @@ SAMPLING = (
     SamplingInput(
         "temperature", "float32", 0, 0, sys.float_info.max,
         "a finite number of at least 0 (0 is greedy)", (1e-6, 1e6), "T",
-        "Randomness of the choice; 0 takes the likeliest token.", alone=True,
+        "Randomness; 0, the default, is greedy: always the likeliest token.", alone=True,
     ),
     SamplingInput(
         "top_k", "int32", 0, 0, INT32_MAX, f"0 to {INT32_MAX} (0 is off)", (0, INT32_MAX), "K",
-        "Draw among the K likeliest tokens; 0: among all.",
+        "Draw from the K likeliest tokens; 0, the default, is off.",
     ),
     SamplingInput(
         "top_p", "float32", 1, 0, 1, "above 0 and at most 1 (1 is off)", (1e-30, 1), "P",
-        "Draw among the fewest tokens whose probabilities add up to P.", above_least=True,
+        "Draw from the likeliest tokens that make up P; 1, the default, is off.",
+        above_least=True,
     ),
     SamplingInput(
         "min_p", "float32", 0, 0, 1, "between 0 and 1 (0 is off)", (0, 1), "P",
-        "Draw among tokens at least P times as likely as the likeliest.",
+        "Draw from tokens at least P times as likely as the first; 0 is off.",
     ),
     SamplingInput(
         "seed", "uint32", 0, 0, UINT32_MAX, f"between 0 and {UINT32_MAX}", (0, UINT32_MAX), "S",
-        "The same seed draws the same text.",
+        "The same seed gives the same text; 0 by default.", alone=True,
     ),
 )  # fmt: skip
 """The sampling inputs, in the order in which programs take them after all others. A new one goes

@@ -15,7 +15,7 @@ _HEAD = """\
 // `python -m gemma3_export.artifacts.sampling_header`; change the table there.
 //
 // X(name, C type, dtype, neutral, least, most, least itself excluded, least fed, most fed,
-//   range in words, metavar, help, means something at temperature 0)
+//   range in words, flag, metavar, help, means something at temperature 0)
 #ifndef GEMMA3_SRC_SAMPLING_TABLE_H_
 #define GEMMA3_SRC_SAMPLING_TABLE_H_
 
@@ -36,7 +36,9 @@ def _entry(each: SamplingInput) -> str:
         each.name, _C_TYPES[each.dtype], json.dumps(each.dtype),
         *(repr(float(value)) for value in (each.neutral, each.least, each.most)),
         _bool(each.above_least), *(repr(float(value)) for value in each.fed),
-        json.dumps(each.expected), json.dumps(each.metavar), json.dumps(each.help),
+        json.dumps(each.expected),
+        json.dumps("--" + each.name.replace("_", "-")), json.dumps(each.metavar),
+        json.dumps(each.help),
         _bool(each.alone),
     )  # fmt: skip
     return f"  X({', '.join(values)})"

@@ -41,7 +41,7 @@ ANY = -1
 """Any size, in the shape of a signature's tensor."""
 _TEXTS = (Array("tokens", (ANY, ANY), "int32"), Array("lengths", (ANY,), "int32"))
 # TensorFlow has few operations on unsigned integers.
-_SAMPLING = tuple(
+SAMPLING_ARRAYS = tuple(
     Array(each.name, (ANY,), {"uint32": "int64"}.get(each.dtype, each.dtype)) for each in SAMPLING
 )
 _LIMITS = (Array("max_new_tokens", (ANY,), "int32"), Array("stop_tokens", (ANY, ANY), "int32"))
@@ -97,7 +97,7 @@ def _whole_calls(has: Collection[ProgramName], manifest: Manifest) -> Iterable[S
     """What answers a request in one call, and the default among them."""
     found: list[Signature] = []
     if ProgramName.GENERATE in has:
-        inputs = (*_TEXTS, *_LIMITS, *_SAMPLING)
+        inputs = (*_TEXTS, *_LIMITS, *SAMPLING_ARRAYS)
         found.append(Signature(SignatureName.GENERATE, inputs, _NEW_TEXTS))
         vision = manifest.vision
         if ProgramName.PREFILL_IMAGES in has and vision is not None:
@@ -120,7 +120,7 @@ def _whole_calls(has: Collection[ProgramName], manifest: Manifest) -> Iterable[S
 def _slot_calls() -> Iterable[Signature]:
     """Calls that leave the cache in the server: one text each."""
     one = (Array("tokens", (1, ANY), "int32"), Array("lengths", (1,), "int32"))
-    sampling = tuple(Array(array.name, (1,), array.dtype) for array in _SAMPLING)
+    sampling = tuple(Array(array.name, (1,), array.dtype) for array in SAMPLING_ARRAYS)
     limits = (Array("max_new_tokens", (1,), "int32"), Array("stop_tokens", (1, ANY), "int32"))
     new = (
         Array("tokens", (1, ANY), "int32"),

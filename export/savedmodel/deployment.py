@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 
+from ...artifacts.convention import SAMPLING
 from ...artifacts.manifest import Manifest, ProgramName, SavedModelRecord
 from ...artifacts.serving.signatures import (
     IDLE_SECONDS,
@@ -95,10 +96,10 @@ def _call(names: set[str]) -> str:
     if SignatureName.GENERATE not in names:
         inputs = '"tokens": [[2, 17, 18]], "lengths": [3]'
     else:
+        sampling = ", ".join(f'"{each.name}": [{each.default}]' for each in SAMPLING)
         inputs = (
             '"tokens": [[2, 17, 18]], "lengths": [3], "max_new_tokens": [16],\n'
-            '  "stop_tokens": [[1]], "temperature": [0.0], "top_k": [0], "top_p": [1.0], '
-            '"min_p": [0.0], "seed": [0]'
+            f'  "stop_tokens": [[1]], {sampling}'
         )
     return inputs
 

@@ -60,7 +60,7 @@ def padded_texts(texts: Texts, batch: int) -> Texts:
 def padded_sampling(sampling: Flat, batch: int) -> Flat:
     """The parameters with those of idle rows up to `batch`."""
     return tuple(
-        pad_rows(values, batch, int(each.neutral) if "int" in each.dtype else each.neutral)
+        pad_rows(values, batch, each.default)
         for values, each in zip(sampling, SAMPLING, strict=True)
     )
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from ...artifacts.convention import SAMPLING
 from ...artifacts.manifest import Bucket, Manifest, Program, ProgramName
 from ...artifacts.serving.messages import Fill, warmup_record
 from ...artifacts.serving.signatures import (
     MODEL_NAME,
+    SAMPLING_ARRAYS,
     SignatureName,
     program_signature_name,
     saved_model_programs,
@@ -80,11 +82,10 @@ def _whole(manifest: Manifest, programs: tuple[Program, ...], bucket: Bucket) ->
         inputs |= {
             "max_new_tokens": np.full(rows, _NEW_TOKENS, np.int32),
             "stop_tokens": np.full((rows, 1), -1, np.int32),
-            "temperature": np.zeros(rows, np.float32),
-            "top_k": np.zeros(rows, np.int32),
-            "top_p": np.ones(rows, np.float32),
-            "min_p": np.zeros(rows, np.float32),
-            "seed": np.zeros(rows, np.int64),
+            **{
+                array.name: np.full(rows, each.neutral, array.dtype)
+                for array, each in zip(SAMPLING_ARRAYS, SAMPLING, strict=True)
+            },
         }
     return inputs
 

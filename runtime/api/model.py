@@ -156,7 +156,7 @@ class Model:
             top_p: draw from the likeliest tokens that make up this probability; 1 is off.
             min_p: draw from tokens at least this many times as likely as the first; 0 is off.
             seed: the same seed gives the same text, whatever the batch.
-            sampling: instead of the five above, `SamplingParameters`, or one for each prompt.
+            sampling: instead of those above, `SamplingParameters`, or one for each prompt.
             stop: texts that end a row and are left out of it.
             stop_tokens: token ids that end a row, besides the model's own.
             ignore_eos: go on after the model's own end tokens.
@@ -295,21 +295,16 @@ class Model:
         return run_request(self._loaded, request, groups, on_text)
 
     def _request(
-        self, prompt: Any, *, max_new_tokens: int | None = None, temperature: float | None = None,
-        top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
-        seed: int | None = None, sampling: Sampling | None = None, stop: str | Sequence[str] = (),
-        stop_tokens: Sequence[int] = (), ignore_eos: bool = False, special: bool = False,
-        logprobs: int = 0, images: Sequence[Image] = (), pan_and_scan: bool = False,
+        self, prompt: Any, *, max_new_tokens: int | None = None, sampling: Sampling | None = None,
+        stop: str | Sequence[str] = (), stop_tokens: Sequence[int] = (), ignore_eos: bool = False,
+        special: bool = False, logprobs: int = 0, images: Sequence[Image] = (),
+        pan_and_scan: bool = False, **drawing: float | None,
     ) -> tuple[Encoded, Request]:  # fmt: skip
-        five = {
-            "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
-            "seed": seed,
-        }  # fmt: skip
-        given = [name for name, value in five.items() if value is not None]
+        given = [name for name, value in drawing.items() if value is not None]
         if sampling is not None and given:
             raise UsageError(f"sampling and {', '.join(given)} exclude each other: pass one")
         loaded = self._loaded
-        drawn = make_sampling(temperature, top_k, top_p, min_p, seed)
+        drawn = make_sampling(**drawing)
         encoded = encode(loaded.bundle, prompt, images, pan_and_scan)
         check_prompts(loaded, encoded.prompts)
         return encoded, make_request(

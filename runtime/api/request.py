@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ...artifacts.convention import SAMPLING
 from ...artifacts.errors import UsageError, argument
 from ..requests.request import Request
 from ..requests.sampling import DEFAULT_NEW_TOKENS, SamplingParameters
 from .prompts import Encoded
 
 Sampling = SamplingParameters | Sequence[SamplingParameters]
-_GREEDY = SamplingParameters()
+_NAMES = frozenset(each.name for each in SAMPLING)
 
 
-def make_sampling(
-    temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
-    min_p: float | None = None, seed: int | None = None,
-) -> SamplingParameters:  # fmt: skip
+def make_sampling(**values: float | None) -> SamplingParameters:
     """How tokens are drawn; what is None has its default, which is greedy.
 
     Raises:
+        TypeError: there is no such parameter.
         UsageError: a value is out of range, or says how to draw where nothing is drawn.
     """
-    values = {
-        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed,
-    }  # fmt: skip
+    for name in values:
+        if name not in _NAMES:
+            raise TypeError(f"unexpected keyword argument {name!r}")
     given = {name: value for name, value in values.items() if value is not None}
     sampling = SamplingParameters(**given)  # pyright: ignore[reportArgumentType]
-    for name in ("top_k", "top_p", "min_p"):
-        if getattr(sampling, name) != getattr(_GREEDY, name) and not sampling.temperature:
+    for each in SAMPLING:
+        asked = getattr(sampling, each.name) != each.neutral
+        if asked and not each.alone and not sampling.temperature:
             raise UsageError(
-                f"{argument(name)} needs {argument('temperature')} above 0: at 0, the default, the "
-                f"likeliest token is always taken; pass {argument('temperature=1', _WARM)}"
+                f"{argument(each.name)} needs {argument('temperature')} above 0: at 0, the "
+                f"default, the likeliest token is always taken; pass "
+                f"{argument('temperature=1', _WARM)}"
             )
     return sampling
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from ...artifacts.convention import SAMPLING
 from ...artifacts.errors import UsageError
 from ..api.request import make_sampling
 from ..requests.sampling import DEFAULT_NEW_TOKENS, SamplingParameters, check_new_tokens
@@ -75,40 +76,15 @@ RUN_OPTIONS = (
         metavar="N",
         help=f"Tokens to generate; {DEFAULT_NEW_TOKENS}, or what fits if that is less.",
     ),
-    click.option(
-        "--temperature",
-        type=NUMBER,
-        default=0.0,
-        metavar="T",
-        help="Randomness; 0, the default, is greedy: always the likeliest token.",
-    ),
-    click.option(
-        "--top-k",
-        type=WHOLE,
-        default=0,
-        metavar="K",
-        help="Draw from the K likeliest tokens; 0, the default, is off.",
-    ),
-    click.option(
-        "--top-p",
-        type=NUMBER,
-        default=1.0,
-        metavar="P",
-        help="Draw from the likeliest tokens that make up P; 1, the default, is off.",
-    ),
-    click.option(
-        "--min-p",
-        type=NUMBER,
-        default=0.0,
-        metavar="P",
-        help="Draw from tokens at least P times as likely as the first; 0 is off.",
-    ),
-    click.option(
-        "--seed",
-        type=WHOLE,
-        default=0,
-        metavar="S",
-        help="The same seed gives the same text; 0 by default.",
+    *(
+        click.option(
+            "--" + each.name.replace("_", "-"),
+            type=WHOLE if each.whole else NUMBER,
+            default=each.default,
+            metavar=each.metavar,
+            help=each.help,
+        )
+        for each in SAMPLING
     ),
     click.option(
         "--stop",
@@ -211,11 +187,8 @@ class Options:
     pan_and_scan: bool
     chat: bool
     max_new_tokens: int | None
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    seed: int
+    sampling: Mapping[str, float]
+    """The sampling parameters by name."""
     stop: tuple[str, ...]
     special: bool
     ignore_eos: bool
@@ -275,11 +248,10 @@ def check_flags(options: Options) -> None:
         "--special": options.special,
         "--ignore-eos": options.ignore_eos,
         "--logprobs": options.logprobs is not None,
-        "--temperature": options.temperature != 0,
-        "--top-k": options.top_k != 0,
-        "--top-p": options.top_p != 1,
-        "--min-p": options.min_p != 0,
-        "--seed": options.seed != 0,
+        **{
+            "--" + each.name.replace("_", "-"): options.sampling[each.name] != each.neutral
+            for each in SAMPLING
+        },
     }
     for flag in [flag for flag, given in generating.items() if given and asked]:
         raise UsageError(f"{asked[0]} and {flag} exclude each other: {asked[0]} generates nothing")
@@ -331,9 +303,7 @@ def sampling_of(options: Options) -> SamplingParameters:
     Raises:
         UsageError: a value is out of range, or says how to draw where nothing is drawn.
     """
-    return make_sampling(
-        options.temperature, options.top_k, options.top_p, options.min_p, options.seed
-    )
+    return make_sampling(**options.sampling)
 
 
 def parse_ids(flag: str, example: str, text: str) -> list[int]:

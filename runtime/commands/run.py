@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ...artifacts.bundle import Bundle
+from ...artifacts.convention import SAMPLING
 from ...artifacts.errors import UsageError, run_command
 from ...artifacts.examples import examples
 from ...artifacts.paths import TOKENIZER_FOLDER
@@ -53,7 +54,8 @@ def command(prompt: tuple[str, ...], prompt_file: tuple[str, ...], **options: An
     texts = read_prompts(prompt, prompt_file)
     if not texts and not options["tokens"]:
         texts = read_piped()
-    run(Options(prompt=texts, **options))
+    sampling = {each.name: options.pop(each.name) for each in SAMPLING}
+    run(Options(prompt=texts, sampling=sampling, **options))
 
 
 def main() -> NoReturn:

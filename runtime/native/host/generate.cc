@@ -21,8 +21,6 @@ namespace {
 constexpr int64_t kDefaultNewTokens = 64;
 // Tokens of one call of the device loop while somebody reads along or a stop text may end it.
 constexpr uint32_t kStreamTokens = 8;
-// What temperatures and top-p are brought to, so that float32 holds them: runtime/requests/sampling.py.
-constexpr double kLeastTemperature = 1e-6, kMostTemperature = 1e6, kLeastTopP = 1e-30;
 
 // What one prompt has got so far.
 class Row {
@@ -98,12 +96,18 @@ uint32_t count_of(int64_t value) {
       std::clamp<int64_t>(value, 0, std::numeric_limits<int32_t>::max()));
 }
 
+// Brought to what float32 holds: a zero in the struct stands for the default.
 gemma3_sampling sampling_of(const Options& options) {
-  double temperature = options.temperature;
-  if (temperature > 0) temperature = std::clamp(temperature, kLeastTemperature, kMostTemperature);
-  return {static_cast<float>(temperature), static_cast<int32_t>(options.top_k),
-          static_cast<float>(std::max(options.top_p, kLeastTopP)),
-          static_cast<float>(options.min_p), static_cast<uint32_t>(options.seed)};
+  gemma3_sampling sampling = {};
+#define GEMMA3_SET(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed, ...) \
+  {                                                                                               \
+    const auto number = static_cast<double>(options.sampling.name);                               \
+    sampling.name = static_cast<type>(                                                            \
+        number == (neutral) ? number : std::clamp<double>(number, least_fed, most_fed));          \
+  }
+  GEMMA3_SAMPLING(GEMMA3_SET)
+#undef GEMMA3_SET
+  return sampling;
 }
 
 // gemma3_model_info.

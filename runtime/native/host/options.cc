@@ -83,6 +83,14 @@ Flag number(const char* name, const char* metavar, double& target, const char* h
           help};
 }
 
+Flag value(const char* name, const char* metavar, double& target, const char* help) {
+  return number(name, metavar, target, help);
+}
+
+Flag value(const char* name, const char* metavar, int64_t& target, const char* help) {
+  return whole(name, metavar, target, help);
+}
+
 // The flags of gemma3-run, in its order.
 std::vector<Flag> run_flags(Options& o) {
   return {
@@ -97,14 +105,11 @@ std::vector<Flag> run_flags(Options& o) {
       toggle("--chat", o.chat, "Put each --prompt as a user's turn of a conversation."),
       whole("--max-new-tokens", "N", o.max_new_tokens,
             "Tokens to generate; 64, or what fits if that is less."),
-      number("--temperature", "T", o.temperature,
-             "Randomness; 0, the default, is greedy: always the likeliest token."),
-      whole("--top-k", "K", o.top_k, "Draw from the K likeliest tokens; 0, the default, is off."),
-      number("--top-p", "P", o.top_p,
-             "Draw from the likeliest tokens that make up P; 1, the default, is off."),
-      number("--min-p", "P", o.min_p,
-             "Draw from tokens at least P times as likely as the first; 0 is off."),
-      whole("--seed", "S", o.seed, "The same seed gives the same text; 0 by default."),
+#define GEMMA3_FLAG(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed, \
+                    expected, flag, metavar, help, ...)                                       \
+  value(flag, metavar, o.sampling.name, help),
+      GEMMA3_SAMPLING(GEMMA3_FLAG)
+#undef GEMMA3_FLAG
       list("--stop", "TEXT", o.stop, "End before this text, and leave it out. Repeatable."),
       toggle("--special", o.special, "Show control tokens in the text."),
       toggle("--ignore-eos", o.ignore_eos, "Go on after the model's end tokens."),
@@ -239,11 +244,11 @@ void check_task(const Options& o) {
       {"--special", o.special},
       {"--ignore-eos", o.ignore_eos},
       {"--logprobs", o.logprobs.has_value()},
-      {"--temperature", o.temperature != 0},
-      {"--top-k", o.top_k != 0},
-      {"--top-p", o.top_p != 1},
-      {"--min-p", o.min_p != 0},
-      {"--seed", o.seed != 0},
+#define GEMMA3_ASKED(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed, \
+                     expected, flag, ...)                                                      \
+  {flag, static_cast<double>(o.sampling.name) != (neutral)},
+      GEMMA3_SAMPLING(GEMMA3_ASKED)
+#undef GEMMA3_ASKED
   };
   for (const auto& [flag, given] : generating) {
     require(!given, asked[0] + " and " + flag + " exclude each other: " + asked[0] +
@@ -284,25 +289,24 @@ std::string number_text(double value) {
   return json_number(value);
 }
 
+std::string shown(double value) { return number_text(value); }
+std::string shown(int64_t value) { return std::to_string(value); }
+
+// Refuses a value out of range, and one that says how to draw where nothing is drawn.
 void check_sampling(const Options& o) {
-  constexpr int64_t kMostSeed = std::numeric_limits<uint32_t>::max();
-  require(std::isfinite(o.temperature) && o.temperature >= 0,
-          "--temperature: expected a finite number of at least 0 (0 is greedy), got " +
-              number_text(o.temperature));
-  require(o.top_k >= 0, "--top-k: expected at least 0 (0 is off), got " + std::to_string(o.top_k));
-  require(o.top_k <= kMostInt32, "--top-k: expected at most " + std::to_string(kMostInt32) +
-                                     ", got " + std::to_string(o.top_k));
-  require(o.top_p > 0 && o.top_p <= 1,
-          "--top-p: expected above 0 and at most 1 (1 is off), got " + number_text(o.top_p));
-  require(o.min_p >= 0 && o.min_p <= 1,
-          "--min-p: expected between 0 and 1 (0 is off), got " + number_text(o.min_p));
-  require(o.seed >= 0 && o.seed <= kMostSeed,
-          "--seed: expected between 0 and " + std::to_string(kMostSeed) + ", got " +
-              std::to_string(o.seed));
-  const std::pair<const char*, bool> drawing[] = {
-      {"--top-k", o.top_k != 0}, {"--top-p", o.top_p != 1}, {"--min-p", o.min_p != 0}};
+#define GEMMA3_CHECK(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed,  \
+                     expected, flag, metavar, help, alone)                                      \
+  {                                                                                             \
+    const auto number = static_cast<double>(o.sampling.name);                                   \
+    require(number >= (least) && number <= (most) && !((above_least) && number == (least)),     \
+            flag ": expected " expected ", got " + shown(o.sampling.name));                     \
+    drawing.emplace_back(flag, !(alone) && number != (neutral));                                \
+  }
+  std::vector<std::pair<const char*, bool>> drawing;
+  GEMMA3_SAMPLING(GEMMA3_CHECK)
+#undef GEMMA3_CHECK
   for (const auto& [flag, given] : drawing) {
-    require(!given || o.temperature > 0,
+    require(!given || o.sampling.temperature > 0,
             std::string(flag) + " needs --temperature above 0: at 0, the default, the likeliest "
                                 "token is always taken; pass --temperature 1");
   }

@@ -5,9 +5,22 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include "sampling_table.h"
+
 namespace gemma3::host {
+
+// A value of each sampling parameter as wide as people may write it, by default its neutral one.
+template <typename T>
+using Wide = std::conditional_t<std::is_floating_point_v<T>, double, int64_t>;
+struct SamplingOptions {
+#define GEMMA3_FIELD(name, type, dtype, neutral, ...) \
+  Wide<type> name = static_cast<Wide<type>>(neutral);
+  GEMMA3_SAMPLING(GEMMA3_FIELD)
+#undef GEMMA3_FIELD
+};
 
 struct Options {
   std::string bundle;
@@ -18,11 +31,7 @@ struct Options {
   bool pan_and_scan = false;
   bool chat = false;
   std::optional<int64_t> max_new_tokens;
-  double temperature = 0;
-  int64_t top_k = 0;
-  double top_p = 1;
-  double min_p = 0;
-  int64_t seed = 0;
+  SamplingOptions sampling;
   std::vector<std::string> stop;
   bool special = false;
   bool ignore_eos = false;

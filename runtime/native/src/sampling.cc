@@ -6,7 +6,6 @@
 #include <string>
 
 #include "error.h"
-#include "sampling_table.h"
 
 namespace gemma3 {
 namespace {

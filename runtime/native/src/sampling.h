@@ -8,17 +8,16 @@
 
 #include "gemma3.h"
 #include "loaded_program.h"
+#include "sampling_table.h"
 
 namespace gemma3 {
 
 // Calls `visit` with each member, in the order of gemma3_sampling.
 template <typename Sampling, typename Visit>
 void for_each_member(Sampling &&sampling, Visit visit) {
-  visit(sampling.temperature);
-  visit(sampling.top_k);
-  visit(sampling.top_p);
-  visit(sampling.min_p);
-  visit(sampling.seed);
+#define GEMMA3_VISIT(name, ...) visit(sampling.name);
+  GEMMA3_SAMPLING(GEMMA3_VISIT)
+#undef GEMMA3_VISIT
 }
 
 // Refuses values out of range (runtime/requests/sampling.py).
