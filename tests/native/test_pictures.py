@@ -16,10 +16,9 @@ from gemma3_export.runtime.images.files import load_images
 from PIL import Image
 
 from . import test_host_parts as parts
-from .binding import RefusedError
 from .library import BIN, ROOT
 from .test_hostile_images import progressive
-from .text_binding import PAN_AND_SCAN, PictureBytes, Pictures, TextLibrary, Vision
+from .text_binding import PAN_AND_SCAN, PictureBytes, Pictures, RefusedError, TextLibrary, Vision
 
 SIZE = 56
 

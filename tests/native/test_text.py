@@ -23,7 +23,6 @@ from ..goldens.tiny_vision import write_checkpoint
 from ..parity.bundles import make_bundle
 from ..runtime.toy_bundle import BOS, END_OF_TURN, EOS, Toy, make_toy_bundle, toy_tokenizer
 from . import test_host_parts as parts
-from .binding import RefusedError
 from .library import ROOT, environment
 from .text_binding import (
     NO_BOS,
@@ -33,6 +32,7 @@ from .text_binding import (
     Chat,
     NativeStream,
     NativeTokenizer,
+    RefusedError,
     StreamOptions,
     TextLibrary,
 )

@@ -16,9 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from .binding import Error, Options, RefusedError
+from .abi_structs import Error, Options
 
 NO_BOS, PARSE_SPECIAL, WHOLE_TEXT, SHOW_SPECIAL, PAN_AND_SCAN = 1, 2, 4, 8, 16
+
+
+class RefusedError(Exception):
+    """A call of the library failed: status and message."""
 
 
 class StreamOptions(c.Structure):

@@ -58,12 +58,13 @@ int main(int argc, char **argv) {
   gemma3_prompt prompt = {tokens, count};
   gemma3_request request = {sizeof request};
   request.prompts = &prompt;
+  request.prompt_size = sizeof prompt;
   request.prompt_count = 1;
   request.max_new_tokens = (uint32_t)atoi(argv[3]);
   request.stop_tokens = &end;
   request.stop_count = argc > 4;
   request.chunk = 8; /* tokens of one call on the device: small, to show soon */
-  check(gemma3_generate(model, &request, show_token, stream, NULL, &error), &error);
+  check(gemma3_generate(model, &request, show_token, stream, &error), &error);
   char *rest;
   check(gemma3_text_stream_flush(stream, &rest, &count, &error), &error);
   show(rest, count);

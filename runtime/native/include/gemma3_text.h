@@ -11,8 +11,7 @@
  *     size_t count;
  *     gemma3_chat_prompt(tokenizer, &chat, &tokens, &count, &error);
  *     gemma3_prompt prompt = {tokens, count};
- *     gemma3_request request = {sizeof request};
- *     request.prompts = &prompt;
+ *     gemma3_request request = {sizeof request, &prompt, sizeof prompt, 1, 64};
  *
  * The contract of gemma3.h holds here too. Besides:
  * - One rule for everything that a function gives, ids, texts and pixels alike: it is allocated for
