@@ -17,10 +17,11 @@ using gemma3::versioned;
 namespace {
 
 // The sampling of each row.
-std::vector<gemma3_sampling> sampling_rows(const gemma3_session_options &options) {
+std::vector<gemma3_sampling> sampling_rows(const gemma3::Model &model,
+                                           const gemma3_session_options &options) {
   const auto known = gemma3::sampling_elements(options.sampling, options.sampling_size,
                                                options.sampling_count);
-  return sampling_of(options.sampling == nullptr ? nullptr : known.data(), known.size(),
+  return sampling_of(model, options.sampling == nullptr ? nullptr : known.data(), known.size(),
                      options.rows);
 }
 
@@ -47,7 +48,7 @@ gemma3::SessionSettings settings_of(const gemma3::Model &model,
   settings.shape = groups.front().shape;
   const gemma3::StopTokens stops(model, (options.flags & GEMMA3_IGNORE_EOS) != 0,
                                  options.stop_tokens, options.stop_count);
-  for (const gemma3_sampling &own : sampling_rows(options)) settings.rows.push_back({own, stops});
+  for (const gemma3_sampling &own : sampling_rows(model, options)) settings.rows.push_back({own, stops});
   settings.logprobs = options.logprobs;
   settings.images = images;
   return settings;
@@ -75,7 +76,7 @@ gemma3::RowSettings row_settings(const gemma3::Session &session, size_t row,
   gemma3::check_flags(options.flags, GEMMA3_IGNORE_EOS, "flags of a row");
   const auto sampling =
       gemma3::sampling_elements(options.sampling, options.sampling_size, 1);
-  if (!sampling.empty()) settings.sampling = sampling_of(sampling.data(), 1, 1).front();
+  if (!sampling.empty()) settings.sampling = sampling_of(session.model(), sampling.data(), 1, 1).front();
   if (options.stop_tokens != nullptr || options.stop_count > 0) {
     settings.stops =
         gemma3::StopTokens(session.model(), (options.flags & GEMMA3_IGNORE_EOS) != 0,

@@ -62,6 +62,11 @@ void append(std::vector<Port> &ports, std::vector<Port> more) {
 
 }  // namespace
 
+bool draws_tokens(ProgramName program) {
+  return program == ProgramName::kPrefill || program == ProgramName::kPrefillImages ||
+         program == ProgramName::kDecode || program == ProgramName::kGenerate;
+}
+
 bool keeps_cache(ProgramName program) {
   return program != ProgramName::kEmbed && program != ProgramName::kEncodeImage;
 }

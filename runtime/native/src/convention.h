@@ -28,6 +28,7 @@ std::vector<Port> program_outputs(const Bucket &bucket, const Manifest &manifest
 // The cache of `batch` rows.
 std::vector<Port> cache_tensors(const CacheLayout &layout, int64_t batch);
 
+bool draws_tokens(ProgramName program);
 bool keeps_cache(ProgramName program);
 // Only in bundles that take images; `takes_images`: reads texts that have images in them.
 bool sees_images(ProgramName program);

@@ -12,6 +12,7 @@
 #include "freed_memory.h"
 #include "json.h"
 #include "kernels.h"
+#include "sampling_table.h"
 #include "sha256.h"
 #include "user_key.h"
 
@@ -73,6 +74,23 @@ std::string entry_name(const Bundle &bundle, const Program &program, const std::
 
 }  // namespace
 
+// The sampling parameters that are inputs of every program that draws tokens.
+static std::set<std::string> sampling_inputs_of(const std::vector<const Program *> &programs) {
+  std::set<std::string> taken;
+#define GEMMA3_NAME(name, ...) taken.insert(#name);
+  GEMMA3_SAMPLING(GEMMA3_NAME)
+#undef GEMMA3_NAME
+  for (const Program *program : programs) {
+    if (!draws_tokens(program->bucket.program)) continue;
+    std::set<std::string> inputs;
+    for (const Tensor &input : program->inputs) inputs.insert(input.name);
+    for (auto name = taken.begin(); name != taken.end();) {
+      name = inputs.count(*name) > 0 ? std::next(name) : taken.erase(name);
+    }
+  }
+  return taken;
+}
+
 double seconds() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   return std::chrono::duration<double>(now).count();
@@ -92,6 +110,7 @@ Model::Model(const OpenOptions &options) : options_(options) {
     slots_[program->bucket].record = slots_[program->bucket].portable = program;
     buckets.insert(program->bucket);
   }
+  sampling_inputs_ = sampling_inputs_of(opening.programs);
   load_kernels(options, opening.kernels);
   const bool copy = (options.flags & GEMMA3_COPY_WEIGHTS) != 0;
   const bool digests = (options.flags & GEMMA3_VERIFY) != 0 || bundle_->vouched();

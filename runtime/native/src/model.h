@@ -71,6 +71,9 @@ class Model {
   const std::vector<Tensor> &cache_of(GroupShape shape) const;
   std::vector<Shards> new_cache(GroupShape shape) const;
 
+  // The sampling parameters that all programs which draw tokens take.
+  const std::set<std::string> &sampling_inputs() const { return sampling_inputs_; }
+
   Json info() const;
   Json stats() const;
   gemma3_sizes sizes() const;
@@ -108,6 +111,7 @@ class Model {
   std::unique_ptr<CompiledCache> compiled_;
   std::unique_ptr<WeightStore> weights_;
   std::map<Bucket, Slot> slots_;
+  std::set<std::string> sampling_inputs_;
   Grid grid_;
   mutable std::mutex log_mutex_;
   bool remarked_ = false;

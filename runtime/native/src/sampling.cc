@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <set>
 #include <string>
 
 #include "error.h"
+#include "model.h"
 
 namespace gemma3 {
 namespace {
@@ -25,10 +27,16 @@ double fed(double value, double neutral, double least_fed, double most_fed) {
 
 }  // namespace
 
-void check_sampling(const gemma3_sampling &row) {
+void check_sampling(const Model &model, const gemma3_sampling &row) {
+  const std::set<std::string> &taken = model.sampling_inputs();
 #define CHECK(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed, expected, \
-              ...)                                                                              \
-  check(#name, static_cast<double>(row.name), neutral, least, most, above_least, expected);
+              ...)                                                                                \
+  check(#name, static_cast<double>(row.name), neutral, least, most, above_least, expected);       \
+  if (fed(static_cast<double>(row.name), neutral, least_fed, most_fed) != (neutral) &&            \
+      taken.count(#name) == 0) {                                                                  \
+    refuse(#name ": the programs of " + model.grid().source() +                                   \
+           " take no such input; export the checkpoint again");                                   \
+  }
   GEMMA3_SAMPLING(CHECK)
 #undef CHECK
 }
@@ -48,14 +56,14 @@ HostArrays sampling_inputs(const std::vector<gemma3_sampling> &rows) {
   return inputs;
 }
 
-std::vector<gemma3_sampling> sampling_of(const gemma3_sampling *sampling, size_t count,
-                                         size_t rows) {
+std::vector<gemma3_sampling> sampling_of(const Model &model, const gemma3_sampling *sampling,
+                                         size_t count, size_t rows) {
   if (sampling == nullptr) return std::vector<gemma3_sampling>(rows);
   if (count > 1 && count != rows) {
     refuse("sampling: expected 1 or " + std::to_string(rows) + " of them, got " +
            std::to_string(count));
   }
-  for (size_t i = 0; i < std::max<size_t>(count, 1); ++i) check_sampling(sampling[i]);
+  for (size_t i = 0; i < std::max<size_t>(count, 1); ++i) check_sampling(model, sampling[i]);
   if (count > 1) return {sampling, sampling + count};
   return std::vector<gemma3_sampling>(rows, *sampling);
 }

@@ -12,6 +12,8 @@
 
 namespace gemma3 {
 
+class Model;
+
 // Calls `visit` with each member, in the order of gemma3_sampling.
 template <typename Sampling, typename Visit>
 void for_each_member(Sampling &&sampling, Visit visit) {
@@ -20,14 +22,16 @@ void for_each_member(Sampling &&sampling, Visit visit) {
 #undef GEMMA3_VISIT
 }
 
-// Refuses values out of range (runtime/requests/sampling.py).
-void check_sampling(const gemma3_sampling &sampling);
+// Refuses values out of range (runtime/requests/sampling.py), and parameters that are not off and
+// that the programs of the model do not take.
+void check_sampling(const Model &model, const gemma3_sampling &sampling);
 
 // The sampling inputs of a program, a place for each of `rows`.
 HostArrays sampling_inputs(const std::vector<gemma3_sampling> &rows);
 
 // `count` values of a request for each of `rows`: none is greedy, one is for all.
-std::vector<gemma3_sampling> sampling_of(const gemma3_sampling *sampling, size_t count, size_t rows);
+std::vector<gemma3_sampling> sampling_of(const Model &model, const gemma3_sampling *sampling,
+                                         size_t count, size_t rows);
 
 // The likeliest tokens with their log-probabilities, likeliest first, ties by id.
 struct TopTokens {

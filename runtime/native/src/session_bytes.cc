@@ -93,7 +93,7 @@ SessionRow state_from(const std::vector<int64_t> &values, int64_t cache, int64_t
   return {number(0), number(1), number(2), number(3)};
 }
 
-gemma3_sampling sampling_from(const std::vector<double> &values) {
+gemma3_sampling sampling_from(const Model &model, const std::vector<double> &values) {
   gemma3_sampling sampling = {};
   size_t at = 0;
   const auto take = [&](auto &member) {
@@ -107,7 +107,7 @@ gemma3_sampling sampling_from(const std::vector<double> &values) {
   };
   for_each_member(sampling, take);
   if (at != values.size()) refuse_bytes("expected sampling parameters, got others");
-  check_sampling(sampling);
+  check_sampling(model, sampling);
   return sampling;
 }
 
@@ -128,7 +128,7 @@ SessionSettings settings_from(const Model &model, const Saved &saved) {
   settings.images = saved.images;
   for (size_t row = 0; row < rows; ++row) {
     settings.rows.push_back(
-        {sampling_from(saved.sampling[row]), StopTokens(saved.stop_tokens[row])});
+        {sampling_from(model, saved.sampling[row]), StopTokens(saved.stop_tokens[row])});
   }
   return settings;
 }

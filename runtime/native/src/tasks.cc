@@ -18,7 +18,7 @@ int64_t longest_of(const gemma3_prompt *prompts, size_t count) {
 
 SessionSettings settings_of(const Model &model, const Request &request, const Group &group) {
   const std::vector<gemma3_sampling> sampling =
-      sampling_of(request.sampling, request.sampling_count, request.prompt_count);
+      sampling_of(model, request.sampling, request.sampling_count, request.prompt_count);
   const StopTokens stops(model, (request.flags & GEMMA3_IGNORE_EOS) != 0, request.stop_tokens,
                          request.stop_count);
   SessionSettings settings;
@@ -51,7 +51,7 @@ std::vector<Group> plan_generate(const Model &model, const Request &request) {
     refuse("logprobs: expected 0 to " + std::to_string(vocab) + " (the vocabulary), got " +
            std::to_string(request.logprobs));
   }
-  sampling_of(request.sampling, request.sampling_count, request.prompt_count);
+  sampling_of(model, request.sampling, request.sampling_count, request.prompt_count);
   check_images(model, request.prompts, request.prompt_count);
   const bool images = has_images(request.prompts, request.prompt_count);
   const auto [shapes, what] = usable_shapes(model, request.logprobs > 0, images);
