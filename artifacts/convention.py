@@ -112,6 +112,12 @@ SAMPLING = (
         "seed", "uint32", 0, 0, UINT32_MAX, f"between 0 and {UINT32_MAX}", (0, UINT32_MAX), "S",
         "The same seed gives the same text; 0 by default.", alone=True,
     ),
+    SamplingInput(
+        "repetition_penalty", "float32", 1, 0, sys.float_info.max,
+        "a finite number above 0 (1 is off)", (1e-6, 1e6), "R",
+        "Make tokens that are in the text already R times less likely; 1, the default, is off.",
+        above_least=True, alone=True,
+    ),
 )  # fmt: skip
 """The sampling inputs, in the order in which programs take them after all others. A new one goes
 at the end; `python -m gemma3_export.artifacts.sampling_header` writes the C++ side of the table."""

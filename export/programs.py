@@ -112,9 +112,11 @@ class _Net:
         hidden, cache = self.hidden(weights, token[:, None], position, None, cache)
         return self.logits(weights, hidden[:, 0]), cache
 
-    def sample(self, logits: Array, position: Array, sampling: SamplingInputs) -> Array:
+    def sample(
+        self, logits: Array, position: Array, sampling: SamplingInputs, cache: Flat
+    ) -> Array:
         largest = choose_largest(self.context, logits.shape[-1])
-        return sample(logits, position, sampling, largest)
+        return sample(logits, position, sampling, cache[-1], largest)
 
     @property
     def vocab_size(self) -> int:
@@ -152,7 +154,7 @@ def _prefill(bucket: Bucket, net: _Net) -> ProgramFunction:
         hidden, cache = net.hidden(weights, tokens, start, length, cache, soft)
         logits = net.logits(weights, row_at(hidden, last_place(length)))
         sampling = SamplingInputs(*inputs[-drawing:])
-        return (net.sample(logits, start + length, sampling), logits), cache
+        return (net.sample(logits, start + length, sampling, cache), logits), cache
 
     return prefill
 
@@ -171,7 +173,8 @@ def _decode(bucket: Bucket, net: _Net) -> ProgramFunction:
     def decode(weights: Flat, inputs: Flat, cache: Flat) -> tuple[Flat, Flat]:
         token, position, *sampling = inputs
         logits, cache = net.step(weights, token, position, cache)
-        return (net.sample(logits, position + 1, SamplingInputs(*sampling)), logits), cache
+        chosen = net.sample(logits, position + 1, SamplingInputs(*sampling), cache)
+        return (chosen, logits), cache
 
     return decode
 
@@ -198,7 +201,7 @@ def _generate(bucket: Bucket, net: _Net) -> ProgramFunction:
             step, token, position, tokens, count, stopped, cache = state
             logits, cache = net.step(held, token, position, cache)
             going = active(count, stopped)
-            chosen = jnp.where(going, net.sample(logits, position + 1, sampling), token)
+            chosen = jnp.where(going, net.sample(logits, position + 1, sampling, cache), token)
             written = jnp.where(going, chosen, 0)[:, None]
             tokens = jax.lax.dynamic_update_slice(tokens, written, (jnp.int32(0), step))
             is_stop = jnp.any(chosen[:, None] == stop_tokens, axis=1)

@@ -1,9 +1,9 @@
 """Choosing the next token on the device, without sorting the vocabulary.
 
-Order as in Hugging Face: temperature, then top-k, top-p and min-p, each on what the one
-before it kept. The cut-offs are found by bisection on the logits' bit patterns: 32 counting
-passes over V numbers give the exact threshold, where a sort of 262,144 would cost far more.
-Candidates tied at a threshold are all kept.
+Order as in Hugging Face: the penalty of repetitions, temperature, then top-k, top-p and min-p, each
+on what the one before it kept. The cut-offs are found by bisection on the logits' bit patterns: 32
+counting passes over V numbers give the exact threshold, where a sort of 262,144 would cost far
+more. Candidates tied at a threshold are all kept.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class SamplingInputs(NamedTuple):
     """float32; 0 is off."""
     seed: Array
     """uint32."""
+    repetition_penalty: Array
+    """float32; 1 is off."""
 
 
 def whole_largest(x: Array) -> Array:
@@ -73,7 +75,7 @@ def _block_size(vocabulary: int) -> int:
 
 
 def sample(
-    logits: Array, position: Array, sampling: SamplingInputs,
+    logits: Array, position: Array, sampling: SamplingInputs, kept: Array,
     largest: Callable[[Array], Array] = whole_largest,
 ) -> Array:  # fmt: skip
     """The next token of each row, [B] int32.
@@ -82,8 +84,33 @@ def sample(
       logits: [B,V] float32.
       position: [B] int32, absolute position of the token being chosen. The noise depends on
         (seed, position) alone, so tokens do not depend on batching, chunking or program.
+      kept: [B,S] int32, the tokens of each row by position; those from `position` on mean nothing.
       largest: of `choose_largest`.
     """
+    return jax.lax.cond(
+        jnp.any(sampling.repetition_penalty != 1),
+        lambda: _drawn(_penalized(logits, position, kept, sampling), position, sampling, largest),
+        lambda: _drawn(logits, position, sampling, largest),
+    )
+
+
+def _penalized(logits: Array, position: Array, kept: Array, sampling: SamplingInputs) -> Array:
+    """Logits [B,V] where those of tokens that the row has are divided by the penalty, or multiplied
+    where they are negative, as transformers' RepetitionPenaltyLogitsProcessor does it."""
+    vocabulary = logits.shape[-1]
+    has = jnp.arange(kept.shape[1], dtype=jnp.int32)[None, :] < position[:, None]
+    tokens = jnp.where(has, kept, vocabulary)  # beyond all: read and written nowhere
+    before = jnp.take_along_axis(logits, tokens, axis=1, mode="clip")
+    penalty = sampling.repetition_penalty[:, None]
+    after = jnp.where(before < 0, before * penalty, before / penalty)
+    rows = jnp.arange(logits.shape[0], dtype=jnp.int32)[:, None]
+    return logits.at[rows, tokens].set(after, mode="drop")
+
+
+def _drawn(
+    logits: Array, position: Array, sampling: SamplingInputs, largest: Callable[[Array], Array]
+) -> Array:
+    """The next token of each row, [B] int32, of final logits."""
     greedy = largest(logits)
     drawn = jax.lax.cond(
         jnp.any(sampling.temperature > 0),

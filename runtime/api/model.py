@@ -156,6 +156,7 @@ class Model:
             top_p: draw from the likeliest tokens that make up this probability; 1 is off.
             min_p: draw from tokens at least this many times as likely as the first; 0 is off.
             seed: the same seed gives the same text, whatever the batch.
+            repetition_penalty: makes tokens that are in the text already less likely; 1 is off.
             sampling: instead of those above, `SamplingParameters`, or one for each prompt.
             stop: texts that end a row and are left out of it.
             stop_tokens: token ids that end a row, besides the model's own.

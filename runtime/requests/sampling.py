@@ -25,9 +25,11 @@ def check_new_tokens(count: int) -> None:
 class SamplingParameters:
     """How the tokens of a row are drawn; the default is greedy.
 
-    `temperature` 0 takes the likeliest token and ignores the rest. `top_k` 0, `top_p` 1 and
-    `min_p` 0 are off. The noise depends only on `seed` and the position of the token, so the
-    same seed gives the same text whatever the batch. Raises UsageError for a value out of range.
+    `temperature` 0 takes the likeliest token and ignores what says how to draw. `top_k` 0, `top_p`
+    1 and `min_p` 0 are off. The noise depends only on `seed` and the position of the token, so the
+    same seed gives the same text whatever the batch. Logits of tokens that are in the text already,
+    of the prompt and new ones, are divided by `repetition_penalty`, or multiplied where they are
+    negative; 1 is off. Raises UsageError for a value out of range.
     """
 
     temperature: float = 0.0
@@ -35,6 +37,7 @@ class SamplingParameters:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         for each in SAMPLING:

@@ -34,6 +34,7 @@ def inputs(new_tokens: int) -> dict[str, tf.Tensor]:
         "stop_tokens": np.array([[-1]], np.int32), "temperature": np.zeros(1, np.float32),
         "top_k": np.zeros(1, np.int32), "top_p": np.ones(1, np.float32),
         "min_p": np.zeros(1, np.float32), "seed": np.zeros(1, np.int64),
+        "repetition_penalty": np.ones(1, np.float32),
     }  # fmt: skip
     return {name: tf.constant(value) for name, value in values.items()}
 

@@ -58,7 +58,7 @@ def fresh(batch: int = ROWS) -> Flat:
 
 def sampling(
     batch: int = ROWS, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0,
-    min_p: float = 0.0, seed: int = 0,
+    min_p: float = 0.0, seed: int = 0, repetition_penalty: float = 1.0,
 ) -> Flat:  # fmt: skip
     return (
         jnp.full(batch, temperature, jnp.float32),
@@ -66,6 +66,7 @@ def sampling(
         jnp.full(batch, top_p, jnp.float32),
         jnp.full(batch, min_p, jnp.float32),
         jnp.full(batch, seed, jnp.uint32),
+        jnp.full(batch, repetition_penalty, jnp.float32),
     )
 
 
@@ -123,6 +124,28 @@ def test_the_cache_has_the_tokens_that_each_row_was_fed():
     for row, prompt in enumerate(PROMPTS):
         fed = [*prompt, int(token[row]), *np.asarray(tokens)[row, :2].tolist()]
         assert np.asarray(cache[-1])[row, : len(fed)].tolist() == fed
+
+
+def test_a_repetition_penalty_holds_for_prompts_and_new_tokens_in_every_program():
+    """Of each row its own: `generate` and `decode` give what the definition gives step by step."""
+    settings = {"repetition_penalty": 1.5}
+    expected, plain = [], []
+    for prompt in PROMPTS:
+        text, greedy = list(prompt), list(prompt)
+        for _ in range(6):
+            logits = reference_logits(SMALL, WEIGHTS, text)[-1].astype(np.float32)
+            for token in set(text):
+                logits[token] *= 1.5 if logits[token] < 0 else 1 / 1.5
+            text.append(int(logits.argmax()))
+            greedy.append(int(reference_logits(SMALL, WEIGHTS, greedy)[-1].argmax()))
+        expected.append(text[len(prompt) :])
+        plain.append(greedy[len(prompt) :])
+    assert expected != plain
+    token, position, cache = after_prompts(**settings)
+    (tokens, *_), _ = generate((token, position, cache), [5] * ROWS, **settings)
+    together = np.concatenate([np.asarray(token)[:, None], np.asarray(tokens)[:, :5]], axis=1)
+    assert together.tolist() == expected
+    assert decode_tokens(5, **settings).tolist() == [row[1:] for row in expected]
 
 
 def test_prefill_then_decode_is_a_longer_prefill():

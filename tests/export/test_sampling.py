@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from gemma3_export.artifacts.convention import SAMPLING
 from gemma3_export.export.sampling import SamplingInputs, blocked_largest, sample, whole_largest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,58 @@ DRAWS = 4096
 TINY = np.array([2.0, 1.0, 1.0, 0.5, 0.0, -1.0, 2.0, -4.0], np.float32)
 """Eight tokens: 0 and 6 tied at the top, 1 and 2 tied below them."""
 
-draw = jax.jit(sample)
+_sample = jax.jit(sample)
+
+
+def draw(
+    logits: np.ndarray, position: np.ndarray, sampling: SamplingInputs,
+    kept: np.ndarray | None = None,
+) -> jax.Array:  # fmt: skip
+    """The next tokens of rows that have `kept` [B,S] so far, by default tokens 0."""
+    if kept is None:
+        kept = np.zeros((len(logits), 4), np.int32)
+    return _sample(logits, position, sampling, kept)
+
+
+def test_parameters_are_in_the_order_of_the_table():
+    assert SamplingInputs._fields == tuple(each.name for each in SAMPLING)
+
+
+def penalized(logits: np.ndarray, tokens: list[int], penalty: float) -> np.ndarray:
+    """Logits as transformers' RepetitionPenaltyLogitsProcessor gives them."""
+    result = logits.copy()
+    for token in set(tokens):
+        score = np.float32(logits[token])
+        result[token] = score * np.float32(penalty) if score < 0 else score / np.float32(penalty)
+    return result
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.5, 1e9])
+def test_tokens_that_a_row_has_are_less_likely_by_the_penalty(penalty: float):
+    """Those from its position on are not looked at, one that is there twice is penalised once, and
+    negative logits go down as well."""
+    random = np.random.default_rng(4)
+    logits = random.normal(size=(64, 32)).astype(np.float32)
+    kept = random.integers(0, 32, (64, 12)).astype(np.int32)
+    position = random.integers(0, 13, 64).astype(np.int32)
+    rows = parameters(64, temperature=0, repetition_penalty=penalty)
+    expected = [
+        penalized(logits[row], kept[row, : position[row]].tolist(), penalty).argmax()
+        for row in range(64)
+    ]
+    assert draw(logits, position, rows, kept).tolist() == expected
+    assert expected != logits.argmax(1).tolist()
+
+
+def test_a_penalty_comes_before_the_temperature_and_what_is_cut_off():
+    tokens = [0, 6, 6]
+    rows = DRAWS
+    chosen = parameters(rows, 0.7, top_k=3, seed=np.arange(rows), repetition_penalty=3.0)
+    kept = np.tile(np.array([*tokens, 1], np.int32), (rows, 1))
+    drawn = draw(np.tile(TINY, (rows, 1)), np.full(rows, 3, np.int32), chosen, kept)
+    check_distribution(
+        np.asarray(drawn), reference(penalized(TINY, tokens, 3.0), temperature=0.7, top_k=3)
+    )
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1024, 64 * 41, 257 * 16]))
@@ -32,7 +84,7 @@ def test_the_first_of_equal_largest_is_found_by_blocks_too(seed: int, size: int)
 
 def parameters(
     rows: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
-    seed: int | np.ndarray = 0,
+    seed: int | np.ndarray = 0, repetition_penalty: float = 1.0,
 ) -> SamplingInputs:  # fmt: skip
     return SamplingInputs(
         np.full(rows, temperature, np.float32),
@@ -40,6 +92,7 @@ def parameters(
         np.full(rows, top_p, np.float32),
         np.full(rows, min_p, np.float32),
         np.broadcast_to(np.asarray(seed, np.uint32), (rows,)),
+        np.full(rows, repetition_penalty, np.float32),
     )
 
 
@@ -179,6 +232,7 @@ def test_a_row_draws_the_same_alone_and_beside_rows_that_ask_for_something_else(
         np.array([1.0, 1.0, 1.0, 0.8, 1.0, 0.5], np.float32),
         np.array([0.0, 0.0, 0.05, 0.0, 0.3, 0.0], np.float32),
         np.array([1, 1, 2, 2**32 - 1, 4, 5], np.uint32),
+        np.array([1.0, 2.0, 1.0, 1.0, 1.5, 1.0], np.float32),
     )
     together = draw(logits, position, rows).tolist()
     for row in range(6):

@@ -42,6 +42,7 @@ class Sampling(c.Structure):
         ("top_p", c.c_float),
         ("min_p", c.c_float),
         ("seed", c.c_uint32),
+        ("repetition_penalty", c.c_float),
     ]
 
 

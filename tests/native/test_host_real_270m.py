@@ -24,7 +24,14 @@ BY_LENGTH = {len(prompt.tokens): prompt for prompt in GOLDENS.prompts}
 # devices share the cores of this machine, so they get fewer rows and tokens.
 UNEQUAL = {"1x1": ((1, 7, 31, 33, 129, 300, 513, 600), 24), "2x4": ((1, 33, 513), 8)}
 SAMPLED = {"1x1": 40, "2x4": 8}
-SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 0.95, "min_p": 0.01, "seed": 3}
+SAMPLING = {
+    "temperature": 0.8,
+    "top_k": 50,
+    "top_p": 0.95,
+    "min_p": 0.01,
+    "seed": 3,
+    "repetition_penalty": 1.2,
+}
 
 
 @pytest.fixture(scope="module")

@@ -184,6 +184,10 @@ def check_refusal(result: tuple[int, str, str], message: str) -> None:
         (["--tokens", "2", "--top-p", "0.9"], "--top-p needs --temperature above 0: at 0, the def"),
         (["--tokens", "2", "--top-p", "0"], "--top-p: expected above 0 and at most 1"),
         (["--tokens", "2", "--min-p", "2"], "--min-p: expected between 0 and 1"),
+        (
+            ["--tokens", "2", "--repetition-penalty", "1.5"],  # the toy's programs are older
+            "--repetition-penalty: expected 1 (off), since the programs of ",
+        ),
         (["--tokens", "2", "--seed", "-1"], "--seed: expected between 0 and 4294967295"),
         (["--tokens", "2", "--stop", ""], "stop text is empty"),
         (["--tokens", "2", "--logprobs", "0"], "--logprobs: expected at least 1, got 0"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 Inputs = dict[str, Any]
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed", "repetition_penalty")
 PROMPTS = tuple(
     np.random.default_rng(3).integers(3, 250, length).tolist() for length in (5, 21, 1, 37)
 )
@@ -34,6 +34,7 @@ def generate(
         "top_p": ["float32", [1.0] * rows],
         "min_p": ["float32", [0.0] * rows],
         "seed": ["int64", [0] * rows],
+        "repetition_penalty": ["float32", [1.0] * rows],
     }
     return {**inputs, **changes}
 

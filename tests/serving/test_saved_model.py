@@ -23,6 +23,7 @@ SAMPLED = {
     "top_p": ["float32", [0.95, 0.8]],
     "min_p": ["float32", [0.0, 0.01]],
     "seed": ["int64", [7, 4294967295]],
+    "repetition_penalty": ["float32", [1.2, 1.0]],
 }
 ASKED = {
     "one row": ("generate", requests.generate([PROMPTS[0]], 20)),
@@ -90,7 +91,10 @@ def test_a_single_token_comes_from_the_prefill_alone(model, answers):
 
 
 def test_sampled_tokens_are_those_of_the_stablehlo_runtime(model, answers):
-    first = _local(model, [PROMPTS[0]], 12, temperature=0.9, top_k=20, top_p=0.95, seed=7)
+    first = _local(
+        model, [PROMPTS[0]], 12, temperature=0.9, top_k=20, top_p=0.95, seed=7,
+        repetition_penalty=1.2,
+    )  # fmt: skip
     second = _local(
         model, [PROMPTS[1]], 12, temperature=1.3, top_p=0.8, min_p=0.01, seed=4294967295
     )

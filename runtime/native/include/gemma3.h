@@ -337,11 +337,13 @@ GEMMA3_API gemma3_status gemma3_compile(gemma3_model *model, uint32_t *written,
  * the same seed gives the same text whatever the batch, chunks and mesh.
  */
 typedef struct gemma3_sampling {
-  float temperature; /* 0: the likeliest token, and the rest is ignored */
+  float temperature; /* 0: the likeliest token; top_k to seed play no part */
   int32_t top_k;     /* 0: off */
   float top_p;       /* 0 and 1: off */
   float min_p;       /* 0: off */
   uint32_t seed;
+  float repetition_penalty; /* of tokens that are in the text already, at any temperature: logits are
+                               divided by it, negative ones multiplied; 0 and 1: off */
 } gemma3_sampling;
 
 /*
