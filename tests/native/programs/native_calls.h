@@ -53,7 +53,10 @@ inline int32_t refuse_more(void *, const gemma3_token *) { return GEMMA3_CANCEL;
 
 inline gemma3_session *open_session(gemma3_model *model, uint32_t rows, uint32_t seed) {
   gemma3_error error;
-  const gemma3_sampling sampling = {seed == 0 ? 0.0f : 0.9f, 0, 0.95f, 0, seed};
+  gemma3_sampling sampling = {};
+  sampling.temperature = seed == 0 ? 0.0f : 0.9f;
+  sampling.top_p = 0.95f;
+  sampling.seed = seed;
   gemma3_session_options options = {};
   options.size = sizeof options;
   options.rows = rows;
