@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import itertools
 import math
 import re
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 
 from ..artifacts.atomic import check_free_space
@@ -23,11 +21,9 @@ from ..artifacts.manifest import (
     KERNELS,
     Bucket,
     Manifest,
-    MeshRecord,
     ModelRecord,
     ProgramName,
     TokenizerRecord,
-    Versions,
     Weight,
 )
 from ..artifacts.prompts import PROMPTS, format_prompts
@@ -47,10 +43,7 @@ from .lower import (
     Job,
     Lowered,
     cache_layout,
-    make_sharder,
-    manifest_spec,
     vision_record,
-    weight_specs,
 )
 from .options import ExportOptions
 from .purpose import (
@@ -69,6 +62,7 @@ from .purpose import (
 )
 from .quantize import check_recipe
 from .quantize import record as quantization_record
+from .records import mesh_records, versions_of
 from .savedmodel.write import check_saved_model, write_saved_model
 from .selection import check_offered, check_uses
 from .stablehlo import check_target as check_stablehlo
@@ -352,8 +346,8 @@ def _manifest(
             embedding_size=embedding_size(source.purpose, config),
             config=(vision or config).to_dict(),
         ),
-        versions=_versions(lowered[0]),
-        meshes=_mesh_records(options, models, lowered),
+        versions=versions_of(lowered[0]),
+        meshes=mesh_records(options, models, lowered),
         platforms=options.platforms,
         caches=_cache_layouts(source, options),
         programs=tuple(result.program for result in lowered),
@@ -380,35 +374,4 @@ def _cache_layouts(source: _Source, options: ExportOptions) -> tuple[CacheLayout
     return tuple(
         cache_layout(source.config, cache, options.kv_dtype or options.dtype, source.purpose)
         for cache in options.cache
-    )
-
-
-def _mesh_records(
-    options: ExportOptions, models: dict[str, Model], lowered: Iterable[Lowered]
-) -> tuple[MeshRecord, ...]:
-    records = []
-    for mesh in options.meshes:
-        sharder = make_sharder(mesh)
-        specs = {
-            p.name: manifest_spec(spec, len(p.shape))
-            for model in models.values()
-            for p, spec in zip(
-                model.parameters(), weight_specs(model, sharder).values(), strict=True
-            )
-        }
-        fallbacks = set(sharder.fallbacks)
-        for result in lowered:
-            if result.program.mesh == mesh.name:
-                fallbacks.update(result.fallbacks)
-        records.append(MeshRecord(mesh, specs, tuple(sorted(fallbacks))))
-    return tuple(records)
-
-
-def _versions(lowered: Lowered) -> Versions:
-    return Versions(
-        gemma3_export=importlib.metadata.version("gemma3-export"),
-        jax=jax.__version__,
-        jaxlib=importlib.metadata.version("jaxlib"),
-        stablehlo=lowered.stablehlo_version,
-        calling_convention=lowered.calling_convention,
     )

@@ -395,8 +395,6 @@ class Gemma3DecoderLayer(nnx.Module):
 
     def _finish(self, x: Array, context: LoweringContext) -> Array:
         """The MLP's half of the layer."""
-        x = self.mlp(
-            self.pre_feedforward_layernorm.operand(x), context,
-            self.post_feedforward_layernorm.epilogue(x),
-        )  # fmt: skip
+        operand = self.pre_feedforward_layernorm.operand(x)
+        x = self.mlp(operand, context, self.post_feedforward_layernorm.epilogue(x))
         return context.constrain(x, ("batch", "tokens", "norm"))

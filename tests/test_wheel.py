@@ -22,7 +22,8 @@ from gemma3_export.artifacts.kernels import LIBRARY
 from .goldens.tiny import write_checkpoint
 from .native.library import BIN, ROOT, SITE_PACKAGES, build, locked
 from .parity.bundles import make_bundle
-from .runtime.toy_bundle import BOS, Toy, make_toy_bundle, reference_greedy
+from .runtime.toy_bundle import BOS, Toy, make_toy_bundle
+from .runtime.toy_model import reference_greedy
 
 EXAMPLES = ROOT / "runtime" / "native" / "examples"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

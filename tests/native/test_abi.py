@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from gemma3_export.artifacts.manifest import ProgramName
 
-from ..runtime.toy_bundle import LABELS, WINDOW, Toy, make_toy_bundle, reference_greedy
+from ..runtime.toy_bundle import Toy, make_toy_bundle
+from ..runtime.toy_model import LABELS, WINDOW, reference_greedy
 from .library import (
     CONTEXT_FULL,
     INTEGRITY,

@@ -9,7 +9,8 @@ from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.manifest import ProgramName
 from gemma3_export.artifacts.signing import sign
 
-from ..runtime.toy_bundle import EMBED, LABELS, Toy, make_toy_bundle, reference_greedy
+from ..runtime.toy_bundle import Toy, make_toy_bundle
+from ..runtime.toy_model import EMBED, LABELS, reference_greedy
 from ..signing_keys import write_key
 from .library import build, call, serve
 

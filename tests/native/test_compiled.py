@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from gemma3_export.artifacts.compiled import CompiledStore, fingerprint, user_key
 
-from ..runtime.toy_bundle import BOS, Toy, make_toy_bundle, reference_greedy
+from ..runtime.toy_bundle import BOS, Toy, make_toy_bundle
+from ..runtime.toy_model import reference_greedy
 from .library import build, call, serve
 
 PROMPT = [BOS, 17, 18, 40]

@@ -13,7 +13,8 @@ import pytest
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import ArtifactError
 
-from ..runtime.toy_bundle import VOCAB, Toy, make_toy_bundle
+from ..runtime.toy_bundle import Toy, make_toy_bundle
+from ..runtime.toy_model import VOCAB
 from . import damage
 from .library import INTEGRITY, NOT_FOUND, UNKNOWN_VERSION, USAGE, environment
 from .sanitizers import address_build, check_clean

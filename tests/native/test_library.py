@@ -17,7 +17,8 @@ from gemma3_export.runtime.requests.sampling import SamplingParameters
 from gemma3_export.runtime.requests.score import score
 from gemma3_export.runtime.requests.session import Session
 
-from ..runtime.toy_bundle import EMBED, LABELS, Toy, make_toy_bundle, reference_greedy
+from ..runtime.toy_bundle import Toy, make_toy_bundle
+from ..runtime.toy_model import EMBED, LABELS, reference_greedy
 from .library import CONTEXT_FULL, NOT_FOUND, PLUGINS, ROOT, USAGE, build, call, serve
 
 HEADERS = sorted((ROOT / "runtime" / "native" / "include").glob("*.h"))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
 
-from ..runtime.toy_bundle import Toy, make_toy_bundle, reference_greedy
+from ..runtime.toy_bundle import Toy, make_toy_bundle
+from ..runtime.toy_model import reference_greedy
 from .library import NOT_FOUND, PLUGINS, USAGE, build, call, environment, serve
 
 NO_CACHE, KEEP_ENVIRONMENT, KEEP_MEMORY = 1, 16, 32

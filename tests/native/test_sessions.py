@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ..runtime.toy_bundle import WINDOW, Toy, make_toy_bundle, reference_greedy
+from ..runtime.toy_bundle import Toy, make_toy_bundle
+from ..runtime.toy_model import WINDOW, reference_greedy
 from .library import USAGE, build, call, serve
 
 NO_DRAW, IGNORE_EOS = 1, 1

@@ -16,7 +16,8 @@ from gemma3_export.artifacts import signing
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.signing import require_signature, sign
 
-from ..runtime.toy_bundle import Toy, make_toy_bundle, reference_greedy
+from ..runtime.toy_bundle import Toy, make_toy_bundle
+from ..runtime.toy_model import reference_greedy
 from ..signing_keys import write_certificates, write_key
 from .conftest import Ended, Host
 from .library import BIN, ROOT

@@ -12,7 +12,8 @@ from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.errors import ArtifactError
 from gemma3_export.artifacts.signing import sign
 
-from ..runtime.toy_bundle import Toy, make_toy_bundle, reference_greedy
+from ..runtime.toy_bundle import Toy, make_toy_bundle
+from ..runtime.toy_model import reference_greedy
 from ..signing_keys import write_key
 from .library import INTEGRITY, NOT_FOUND, USAGE, Replies, build, call, serve
 

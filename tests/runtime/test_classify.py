@@ -11,7 +11,8 @@ from gemma3_export.runtime.loading.model import LoadedModel
 from gemma3_export.runtime.requests.classify import classify
 
 from .conftest import Command
-from .toy_bundle import BOS, LABELS, PAD, VOCAB, Toy, make_toy_bundle, reference_logits
+from .toy_bundle import BOS, PAD, Toy, make_toy_bundle
+from .toy_model import LABELS, VOCAB, reference_logits
 
 # One token, chunk edges of buckets 4 and 16, a text that fills the cache, and two batches.
 TEXTS = [[BOS, *range(20 + n, 19 + n + n)] for n in (1, 4, 5, 16, 17, 64)]

@@ -12,16 +12,8 @@ from gemma3_export.runtime.api import model as api
 from gemma3_export.runtime.requests.request import Request
 
 from .conftest import Command, run_python
-from .toy_bundle import (
-    BOS,
-    END_OF_TURN,
-    VOCAB,
-    Toy,
-    copy_bundle,
-    make_toy_bundle,
-    reference_greedy,
-    reference_logits,
-)
+from .toy_bundle import BOS, END_OF_TURN, Toy, copy_bundle, make_toy_bundle
+from .toy_model import VOCAB, reference_greedy, reference_logits
 
 PROMPT = [BOS, 17, 18, 40]
 TOKENS = ",".join(map(str, PROMPT))

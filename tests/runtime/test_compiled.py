@@ -15,7 +15,8 @@ from gemma3_export.runtime.requests.generate import generate
 from gemma3_export.runtime.requests.sampling import SamplingParameters
 
 from .conftest import Command, run_python
-from .toy_bundle import Toy, copy_bundle, make_toy_bundle, reference_greedy
+from .toy_bundle import Toy, copy_bundle, make_toy_bundle
+from .toy_model import reference_greedy
 
 PROMPT = [2, 70, 65, 71, 80]
 PREFILL = Bucket(ProgramName.PREFILL, 1, 4, 64)

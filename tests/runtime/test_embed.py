@@ -12,7 +12,8 @@ from gemma3_export.runtime.loading.model import LoadedModel
 from gemma3_export.runtime.requests.embed import embed, plan_embed
 
 from .conftest import Command
-from .toy_bundle import BOS, EOS, VOCAB, Toy, make_toy_bundle, toy_weights
+from .toy_bundle import BOS, EOS, Toy, make_toy_bundle
+from .toy_model import VOCAB, toy_weights
 
 TEXTS = [[BOS, *range(20 + n, 19 + n + n)] for n in (1, 4, 5, 16, 3, 2, 9)]
 

@@ -19,7 +19,8 @@ from gemma3_export.runtime.requests.generate import (
 )
 from gemma3_export.runtime.requests.sampling import SamplingParameters
 
-from .toy_bundle import BOS, VOCAB, Toy, make_toy_bundle, reference_greedy, reference_logits
+from .toy_bundle import BOS, Toy, make_toy_bundle
+from .toy_model import VOCAB, reference_greedy, reference_logits
 
 GREEDY = SamplingParameters()
 HOT = SamplingParameters(temperature=1.5, seed=11)

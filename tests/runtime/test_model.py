@@ -17,7 +17,8 @@ from gemma3_export.runtime.requests.generate import generate
 from gemma3_export.runtime.requests.sampling import SamplingParameters
 from gemma3_export.runtime.requests.score import score
 
-from .toy_bundle import VOCAB, Toy, copy_bundle, make_toy_bundle
+from .toy_bundle import Toy, copy_bundle, make_toy_bundle
+from .toy_model import VOCAB
 
 PREFILL = Bucket(ProgramName.PREFILL, 1, 4, 64)
 DECODE = Bucket(ProgramName.DECODE, 1, 1, 64)

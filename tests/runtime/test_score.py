@@ -6,7 +6,8 @@ from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.runtime.loading.model import LoadedModel
 from gemma3_export.runtime.requests.score import score
 
-from .toy_bundle import BOS, VOCAB, reference_logits
+from .toy_bundle import BOS
+from .toy_model import VOCAB, reference_logits
 
 # Two tokens, chunk edges of buckets 4 and 16, and a text that fills the cache.
 TEXTS = [[BOS, *range(20 + n, 19 + n + n)] for n in (2, 4, 5, 16, 17, 40, 64)]

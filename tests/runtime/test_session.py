@@ -12,7 +12,8 @@ from gemma3_export.runtime.loading.programs import Arrays, Inputs, LoadedProgram
 from gemma3_export.runtime.requests.sampling import SamplingParameters
 from gemma3_export.runtime.requests.session import Session
 
-from .toy_bundle import BOS, reference_greedy
+from .toy_bundle import BOS
+from .toy_model import reference_greedy
 
 GREEDY = SamplingParameters()
 

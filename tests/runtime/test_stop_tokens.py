@@ -12,7 +12,8 @@ from gemma3_export.runtime.loading.model import LoadedModel
 from gemma3_export.runtime.requests.generate import Request, plan_request
 from gemma3_export.runtime.text.tokenizer import check_text
 
-from .toy_bundle import BOS, reference_greedy, toy_tokenizer
+from .toy_bundle import BOS, toy_tokenizer
+from .toy_model import reference_greedy
 
 Command = Callable[..., tuple[int, str, str]]
 CONTROL = {0: "<pad>", 1: "<eos>", 2: "<bos>", 4: "<start_of_turn>", 5: "<end_of_turn>"}

@@ -9,7 +9,8 @@ from gemma3_export.runtime.text.tokenizer import Tokenizer
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from .toy_bundle import BOS, END_OF_TURN, TOKENIZER_PIECES, VOCAB, toy_tokenizer
+from .toy_bundle import BOS, END_OF_TURN, TOKENIZER_PIECES, toy_tokenizer
+from .toy_model import VOCAB
 
 START_OF_TURN = END_OF_TURN - 1
 BYTE_0 = END_OF_TURN + 1  # <0x00>

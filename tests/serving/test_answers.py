@@ -31,7 +31,8 @@ from gemma3_export.runtime.serving.remote import (
     score_remote,
 )
 
-from ..runtime.toy_bundle import EMBED, EOS, GENERATING, LABELS, VOCAB, Toy, make_toy_bundle
+from ..runtime.toy_bundle import EOS, GENERATING, Toy, make_toy_bundle
+from ..runtime.toy_model import EMBED, LABELS, VOCAB
 
 SLOTS = 4
 Arrays = dict[str, np.ndarray]
