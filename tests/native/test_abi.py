@@ -150,7 +150,7 @@ def damaged(bundle: Path, folder: Path, change: str) -> Path:
 def test_statuses_tell_kinds_of_failures_apart(library: Path, bundle: Path, tmp_path: Path) -> None:
     text = [2, 17, 18]
     long = [[2] * 4097]
-    large = make_toy_bundle(tmp_path / "large", Toy(batch=(1,), prefill=(4,), caches=(1 << 18,)))
+    large = make_toy_bundle(tmp_path / "large", Toy(batch=(1,), prefill=(4,), caches=(1 << 20,)))
     steps = [
         call("prefill", [[2] * 4096], max_new_tokens=1),
         call("decode"),
