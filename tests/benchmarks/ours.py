@@ -10,6 +10,7 @@ import numpy as np
 from gemma3_export.artifacts.manifest import Bucket, ProgramName
 from gemma3_export.runtime.loading.buckets import Shape
 from gemma3_export.runtime.loading.model import LoadedModel
+from gemma3_export.runtime.loading.programs import Inputs
 
 
 class Measured:
@@ -35,14 +36,17 @@ class Measured:
         return self.model.program(self._bucket(ProgramName.GENERATE, 1, 1)).record.variant
 
     def decode(self, rows: int, context: int) -> float:
-        """Tokens per second over all rows, after `context` tokens: one call of the device loop.
+        """Greedy tokens per second over all rows, after `context` tokens: one call of the device loop.
 
         The cache holds zeros: what attention costs does not depend on what it attends to.
         """
         bucket = self._bucket(ProgramName.GENERATE, rows, context)
         row = np.ones(rows, np.int32)
         stop = np.full((rows, 8), -1, np.int32)
-        inputs = (row * 5, row * context, row * bucket.tokens, stop, *_greedy(rows))
+        inputs = {
+            "token": row * 5, "position": row * context, "limit": row * bucket.tokens,
+            "stop_tokens": stop,
+        }  # fmt: skip
         return rows * bucket.tokens / self._time(bucket, inputs)
 
     def prefill(self, rows: int, tokens: int) -> float:
@@ -51,7 +55,7 @@ class Measured:
         bucket = Bucket(ProgramName.PREFILL, rows, tokens, cache)
         row = np.ones(rows, np.int32)
         ids = np.arange(rows * tokens, dtype=np.int32).reshape(rows, tokens) + 1000
-        inputs = (ids % self.model.vocab_size, row * 0, row * tokens, *_greedy(rows))
+        inputs = {"tokens": ids % self.model.vocab_size, "start": row * 0, "length": row * tokens}
         return rows * tokens / self._time(bucket, inputs)
 
     def compile(self, decode: list[tuple[int, int]], prefill: list[tuple[int, int]]) -> float:
@@ -77,7 +81,7 @@ class Measured:
         ]
         return min(fitting, key=lambda bucket: (bucket.cache, bucket.tokens))
 
-    def _time(self, bucket: Bucket, inputs: tuple[np.ndarray, ...]) -> float:
+    def _time(self, bucket: Bucket, inputs: Inputs) -> float:
         if bucket not in self._calls:
             self._calls[bucket] = _Call(self.model, bucket)
             self._calls[bucket](inputs)  # touches the memory
@@ -91,14 +95,8 @@ class _Call:
         self._program = model.program(bucket)
         self._cache = model.new_cache(Shape(bucket.batch, bucket.cache))
 
-    def __call__(self, inputs: tuple[np.ndarray, ...]) -> float:
+    def __call__(self, inputs: Inputs) -> float:
         started = time.perf_counter()
         outputs, self._cache = self._program(inputs, self._cache)
         jax.block_until_ready((outputs, self._cache))
         return time.perf_counter() - started
-
-
-def _greedy(rows: int) -> tuple[np.ndarray, ...]:
-    """The sampling inputs of greedy decoding."""
-    zero, one = np.zeros(rows, np.float32), np.ones(rows, np.float32)
-    return zero, zero.astype(np.int32), one, zero, zero.astype(np.uint32)
