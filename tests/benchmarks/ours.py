@@ -36,7 +36,7 @@ class Measured:
         return self.model.program(self._bucket(ProgramName.GENERATE, 1, 1)).record.variant
 
     def decode(self, rows: int, context: int) -> float:
-        """Greedy tokens per second over all rows, after `context` tokens: one call of the device loop.
+        """Greedy tokens per second of all rows after `context` tokens: one call of the device loop.
 
         The cache holds zeros: what attention costs does not depend on what it attends to.
         """

@@ -345,27 +345,6 @@ def test_the_host_looks_beside_itself_however_it_was_started_and_never_in_the_cu
         assert value["tokens"] == expected[str(kernels)], name
 
 
-@pytest.mark.parametrize("entry", ["bin", ".", ""])
-def test_plugins_are_not_looked_for_in_the_current_folder(native: Path, tmp_path: Path, entry: str):
-    """`entry` of PATH with a python3 in it would make an environment of what lies beside it."""
-    for folder in ("", "bin"):
-        (tmp_path / "current" / folder / "python3").mkdir(parents=True)
-    for prefix in (tmp_path / "current", tmp_path):
-        packages = prefix / "lib" / "python3.99" / "site-packages" / "xla_plugins" / "xla_cpu_pjrt"
-        packages.mkdir(parents=True)
-        (packages / "xla_cpu_pjrt.so").write_text("planted")
-    found = (
-        "import ctypes, sys; lib = ctypes.CDLL(sys.argv[1]); path = ctypes.c_char_p()\n"
-        "lib.gemma3_find_plugin(b'cpu', ctypes.byref(path), None); print(path.value)"
-    )
-    changes = {"PATH": entry, "HOME": "", "CONDA_PREFIX": ".", "VIRTUAL_ENV": "../current"}
-    done = subprocess.run(
-        [sys.executable, "-c", found, native / "libgemma3.so"], capture_output=True, text=True,
-        check=True, cwd=tmp_path / "current", env={**environment(), **changes},
-    )  # fmt: skip
-    assert "python3.99" not in done.stdout
-
-
 def test_what_chooses_code_is_not_read_from_the_environment_of_a_program_with_more_rights(
     native: Path,
 ):

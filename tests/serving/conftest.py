@@ -15,14 +15,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import IO, Any
 
+import grpc
 import pytest
 from gemma3_export.export.cli import main
 
@@ -206,3 +210,42 @@ def _free_port() -> int:
 @pytest.fixture(scope="session")
 def server(serve: Callable[[Path], Server], bundle: Path) -> Server:
     return serve(bundle)
+
+
+@pytest.fixture(scope="module")
+def raw_server() -> Iterator[tuple[str, list[bytes]]]:
+    """A gRPC server that answers with whatever bytes it is told."""
+    answers: list[bytes] = []
+
+    class Anything(grpc.GenericRpcHandler):
+        def service(self, handler_call_details):
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: answers[-1])
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=(Anything(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}", answers
+    server.stop(None)
+
+
+@pytest.fixture(scope="module")
+def http_server() -> Iterator[tuple[str, list[bytes]]]:
+    """A REST server that answers with whatever bytes it is told, header and all."""
+    answers: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(answers[-1])
+            self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", answers
+    server.shutdown()
+    thread.join()
+    server.server_close()

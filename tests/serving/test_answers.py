@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from gemma3_export.artifacts.bundle import Bundle
@@ -270,22 +266,6 @@ _HUGE = _fields((1, _fields((1, b"counts"), (2, b"\x08\x03" + _fields((2, _field
 )))))))  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def raw_server() -> Iterator[tuple[str, list[bytes]]]:
-    """A gRPC server that answers with whatever bytes it is told."""
-    answers: list[bytes] = []
-
-    class Anything(grpc.GenericRpcHandler):
-        def service(self, handler_call_details):
-            return grpc.unary_unary_rpc_method_handler(lambda request, context: answers[-1])
-
-    server = grpc.server(ThreadPoolExecutor(1), handlers=(Anything(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}", answers
-    server.stop(None)
-
-
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -307,29 +287,6 @@ def test_bytes_over_grpc_that_are_no_answer_are_one_line(
         _generate(RemoteModel(bundle, connect(parse_address(target))), False)
     assert str(refused.value).startswith(f"--server {target}: {message}")
     assert "\n" not in str(refused.value)
-
-
-@pytest.fixture(scope="module")
-def http_server() -> Iterator[tuple[str, list[bytes]]]:
-    """A REST server that answers with whatever bytes it is told, header and all."""
-    answers: list[bytes] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.wfile.write(answers[-1])
-            self.close_connection = True
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", answers
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def _http(body: str, length: int | None = None) -> bytes:
