@@ -14,6 +14,9 @@ NATIVE_PACKAGES := nlohmann-json3-dev libpng-dev libjpeg-dev libssl-dev
 export CCACHE_BASEDIR := $(CURDIR)
 COMPILER_CACHE = $(if $(shell command -v ccache),-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 
+# What clang-format looks at: all but what is written by a program.
+CPP_SOURCES = $(shell find runtime/native tests -name '*.cc' -o -name '*.h' -o -name '*.c' | grep -v sampling_table.h)
+
 .PHONY: native-packages example-tools llama.cpp demo test test-fast check bench clean native wheel setup browser soak compat
 
 setup: $(VENV)/.installed
@@ -64,6 +67,7 @@ browser:
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
 	$(BIN)/pyright
 
 # Against llama.cpp and others, interleaved: about ten minutes. `make llama.cpp` builds it for this

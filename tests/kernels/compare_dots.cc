@@ -58,8 +58,11 @@ struct Rows {
 
 struct Weights {
   explicit Weights(size_t inputs)
-      : bfloat16(kOutputs * inputs), group_scale(kOutputs * inputs / kGroup),
-        int8(kOutputs * inputs), packed(kOutputs * inputs / 2), scale(kOutputs) {
+      : bfloat16(kOutputs * inputs),
+        group_scale(kOutputs * inputs / kGroup),
+        int8(kOutputs * inputs),
+        packed(kOutputs * inputs / 2),
+        scale(kOutputs) {
     for (auto &value : bfloat16) value = number(0x3C00, 0x3F80) | number(0, 1) << 15;
     for (auto &value : group_scale) value = number(0x3C00, 0x3F80) | number(0, 1) << 15;
     for (auto &value : int8) value = number(-127, 127);

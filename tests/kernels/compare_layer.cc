@@ -94,8 +94,11 @@ void compare_chunk(const LayerForms &form, size_t index, size_t head, size_t row
       {narrow_keys.data() + old * head, narrow_values.data() + old * head, nullptr, nullptr, own,
        0}};
   const auto attend = [&](const LayerForms &by, float *result) {
-    const ChunkTask task = {head, rows / by.lanes, queries.data(), places.data(), groups.data(),
-                            images ? groups.data() : nullptr, reach, cap, false};
+    const ChunkTask task = {head,           rows / by.lanes,
+                            queries.data(), places.data(),
+                            groups.data(),  images ? groups.data() : nullptr,
+                            reach,          cap,
+                            false};
     Aligned<char> memory;
     memory.resize(by.chunk_memory(task));
     by.chunk(task, stretches, 2, memory.data(), result);

@@ -28,18 +28,21 @@ float rounded(float value) { return from_bfloat16(to_bfloat16(value)); }
 // Rows, the weights of each kind as they are stored, and what they come to.
 struct Case {
   explicit Case(size_t count)
-      : inputs(count), x(kMostRows * inputs), bfloat16(kOutputsOfTile * inputs),
-        group_scale(kOutputsOfTile * inputs / kGroup), int8(kOutputsOfTile * inputs),
-        packed(kOutputsOfTile * inputs / 2), scale(kOutputsOfTile) {
+      : inputs(count),
+        x(kMostRows * inputs),
+        bfloat16(kOutputsOfTile * inputs),
+        group_scale(kOutputsOfTile * inputs / kGroup),
+        int8(kOutputsOfTile * inputs),
+        packed(kOutputsOfTile * inputs / 2),
+        scale(kOutputsOfTile) {
     for (auto &value : x) value = static_cast<float>(number(-100000, 100000)) / 7e4f;
     for (auto &value : bfloat16) value = number(0x3C00, 0x3F80) | number(0, 1) << 15;
     for (auto &value : group_scale) value = number(0x3C00, 0x3F80) | number(0, 1) << 15;
     for (auto &value : int8) value = number(-128, 127);
     for (auto &value : packed) value = number(0, 255);
     for (auto &value : scale) value = number(1, 100) / 50.0f;
-    of_bfloat16 = product([&](size_t o, size_t i) {
-      return from_bfloat16(bfloat16[o * inputs + i]);
-    });
+    of_bfloat16 =
+        product([&](size_t o, size_t i) { return from_bfloat16(bfloat16[o * inputs + i]); });
     of_int8 = product([&](size_t o, size_t i) { return int8[o * inputs + i] * scale[o]; });
     of_int4 = product([&](size_t o, size_t i) {
       const size_t group = (o * inputs + i) / kGroup, half = kGroup / 2;

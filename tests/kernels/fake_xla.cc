@@ -119,8 +119,9 @@ struct Frame {
                   argument_types.data(), arguments.data()};
     frame.rets = {XLA_FFI_Rets_STRUCT_SIZE, nullptr, static_cast<int64_t>(results.size()),
                   result_types.data(), results.data()};
-    frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr, static_cast<int64_t>(names.size()),
-                   types.data(), name_pointers.data(), values.data()};
+    frame.attrs = {
+        XLA_FFI_Attrs_STRUCT_SIZE, nullptr,      static_cast<int64_t>(names.size()), types.data(),
+        name_pointers.data(),      values.data()};
   }
 
   void *add(const Array &array) {

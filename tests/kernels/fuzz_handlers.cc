@@ -27,17 +27,31 @@ using Dims = std::vector<int64_t>;
 
 constexpr auto kF32 = XLA_FFI_DataType_F32, kBf16 = XLA_FFI_DataType_BF16,
                kS8 = XLA_FFI_DataType_S8, kU8 = XLA_FFI_DataType_U8, kS32 = XLA_FFI_DataType_S32;
-constexpr XLA_FFI_DataType kTypes[] = {kF32, kBf16, kS8, kU8, kS32, XLA_FFI_DataType_F64,
-                                       XLA_FFI_DataType_F16, XLA_FFI_DataType_PRED,
+constexpr XLA_FFI_DataType kTypes[] = {kF32,
+                                       kBf16,
+                                       kS8,
+                                       kU8,
+                                       kS32,
+                                       XLA_FFI_DataType_F64,
+                                       XLA_FFI_DataType_F16,
+                                       XLA_FFI_DataType_PRED,
                                        XLA_FFI_DataType_S64};
-constexpr float kFloats[] = {0.0f, 1.0f, -1.0f, 1e-6f, 1e30f, -1e30f, 1e-42f, 3.4e38f, 30.0f,
+constexpr float kFloats[] = {0.0f,
+                             1.0f,
+                             -1.0f,
+                             1e-6f,
+                             1e30f,
+                             -1e30f,
+                             1e-42f,
+                             3.4e38f,
+                             30.0f,
                              std::numeric_limits<float>::infinity(),
                              -std::numeric_limits<float>::infinity(),
                              std::numeric_limits<float>::quiet_NaN()};
-constexpr int32_t kIntegers[] = {0, 1, -1, 2, 7, 31, 32, 33, 100, INT_MAX, INT_MIN, INT_MAX - 1,
-                                 INT_MIN + 1, 1 << 30, -100000};
-constexpr int64_t kSizes[] = {0, 1, 2, 3, 16, 31, 32, 33, 64, 96, 1 << 12, INT_MAX, 1LL << 31,
-                              1LL << 32, 1LL << 40, LLONG_MAX};
+constexpr int32_t kIntegers[] = {
+    0, 1, -1, 2, 7, 31, 32, 33, 100, INT_MAX, INT_MIN, INT_MAX - 1, INT_MIN + 1, 1 << 30, -100000};
+constexpr int64_t kSizes[] = {0,  1,  2,       3,       16,        31,        32,        33,
+                              64, 96, 1 << 12, INT_MAX, 1LL << 31, 1LL << 32, 1LL << 40, LLONG_MAX};
 
 std::mt19937_64 chance;
 
@@ -57,8 +71,8 @@ void fill(Array &array) {
   if (array.data == nullptr) return;
   if (array.type == kF32) {
     for (int64_t i = 0; i + 4 <= bytes; i += 4) {
-      const float value = strange != 0 && once_in(strange) ? any(kFloats)
-                                                           : between(-1000, 1000) / 500.0f;
+      const float value =
+          strange != 0 && once_in(strange) ? any(kFloats) : between(-1000, 1000) / 500.0f;
       std::memcpy(array.data + i, &value, sizeof value);
     }
   } else if (array.type == kS32) {
@@ -96,8 +110,9 @@ Attribute scalar(const char *name, XLA_FFI_DataType type, T value) {
 // A call of a product as a sound program makes it.
 Call linear(int kind) {
   Call call;
-  call.handler = kind == 0 ? gemma3_bfloat16_linear : kind == 1 ? gemma3_int8_linear
-                                                                : gemma3_int4_linear;
+  call.handler = kind == 0   ? gemma3_bfloat16_linear
+                 : kind == 1 ? gemma3_int8_linear
+                             : gemma3_int4_linear;
   const int64_t rows = once_in(3) ? between(1, 40) : between(1, 4), inputs = 32 * between(1, 6);
   const char *before = between(0, 2) == 0 ? "" : once_in(2) ? "norm" : "gate";
   const bool norm = once_in(3);
@@ -134,10 +149,11 @@ Call attention() {
                 N = K * between(1, 9), S = between(1, 80), H = 32 * between(1, 2);
   const bool int8 = once_in(2), grouped = once_in(3);
   const auto gains = once_in(2) ? kF32 : kBf16, kept = int8 ? kS8 : kBf16;
-  call.arguments = {array(kF32, {B, T, N * H}), array(kF32, {B, T, K * H}),
-                    array(kF32, {B, T, K * H}), array(gains, {H}), array(gains, {H}),
-                    array(kF32, {B, T, H / 2}), array(kF32, {B, T, H / 2}), array(kS32, {B}),
-                    array(kS32, {B}), array(kept, {B, K, S, H}), array(kept, {B, K, S, H})};
+  call.arguments = {
+      array(kF32, {B, T, N * H}), array(kF32, {B, T, K * H}), array(kF32, {B, T, K * H}),
+      array(gains, {H}),          array(gains, {H}),          array(kF32, {B, T, H / 2}),
+      array(kF32, {B, T, H / 2}), array(kS32, {B}),           array(kS32, {B}),
+      array(kept, {B, K, S, H}),  array(kept, {B, K, S, H})};
   call.results = {array(kF32, {B, T, N * H}), call.arguments[9], call.arguments[10]};
   for (int i = 0; int8 && i < 2; ++i) {
     call.arguments.push_back(array(kF32, {B, K, S}));
@@ -145,10 +161,10 @@ Call attention() {
   }
   if (grouped) call.arguments.push_back(array(kS32, {B, T}));
   const auto reach = static_cast<int32_t>(once_in(2) ? between(1, 100) : INT_MAX);
-  call.attributes = {scalar("cap", kF32, once_in(2) ? 0.0f : 30.0f), scalar("epsilon", kF32, 1e-6f),
-                     scalar("grouped", XLA_FFI_DataType_PRED, grouped), scalar("reach", kS32, reach),
-                     scalar("ring", XLA_FFI_DataType_PRED, once_in(2)),
-                     scalar("scale", kF32, 0.1f)};
+  call.attributes = {
+      scalar("cap", kF32, once_in(2) ? 0.0f : 30.0f),    scalar("epsilon", kF32, 1e-6f),
+      scalar("grouped", XLA_FFI_DataType_PRED, grouped), scalar("reach", kS32, reach),
+      scalar("ring", XLA_FFI_DataType_PRED, once_in(2)), scalar("scale", kF32, 0.1f)};
   return call;
 }
 
@@ -213,10 +229,15 @@ void change_array(Call &call) {
     case 0: arrays.erase(arrays.begin() + at); return;
     case 1: arrays.insert(arrays.begin() + at, arrays[between(0, arrays.size() - 1)]); return;
     case 2: std::swap(arrays[at], arrays[between(0, arrays.size() - 1)]); return;
-    case 3: changed.data = nullptr; arrays[at] = changed; return;
+    case 3:
+      changed.data = nullptr;
+      arrays[at] = changed;
+      return;
     case 4: changed.type = any(kTypes); break;
     case 5: changed.dims.push_back(any(kSizes)); break;
-    case 6: if (!changed.dims.empty()) changed.dims.pop_back(); break;
+    case 6:
+      if (!changed.dims.empty()) changed.dims.pop_back();
+      break;
     default:
       if (!changed.dims.empty()) changed.dims[between(0, changed.dims.size() - 1)] = any(kSizes);
   }

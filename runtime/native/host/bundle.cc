@@ -10,14 +10,11 @@ namespace gemma3::host {
 
 void check(gemma3_status status, const gemma3_error& error) {
   switch (status) {
-    case GEMMA3_OK:
-      return;
+    case GEMMA3_OK: return;
     case GEMMA3_FAILED:
     case GEMMA3_CANCELLED:
-    case GEMMA3_OUT_OF_MEMORY:
-      throw std::runtime_error(error.message);
-    default:
-      throw UsageError(error.message);
+    case GEMMA3_OUT_OF_MEMORY: throw std::runtime_error(error.message);
+    default: throw UsageError(error.message);
   }
 }
 
@@ -43,7 +40,8 @@ Bundle::Bundle(const gemma3_bundle* handle, const std::string& path)
   check(gemma3_bundle_info(handle, &json, &error), error);
   read(given(json).get());
   if (abstract_) {
-    throw UsageError(path + " cannot be run: it was exported with --abstract and has programs but "
+    throw UsageError(path +
+                     " cannot be run: it was exported with --abstract and has programs but "
                      "no weights; export it again with --checkpoint");
   }
 }

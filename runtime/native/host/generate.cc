@@ -92,18 +92,17 @@ struct Receiver {
 };
 
 uint32_t count_of(int64_t value) {
-  return static_cast<uint32_t>(
-      std::clamp<int64_t>(value, 0, std::numeric_limits<int32_t>::max()));
+  return static_cast<uint32_t>(std::clamp<int64_t>(value, 0, std::numeric_limits<int32_t>::max()));
 }
 
 // Brought to what float32 holds: a zero in the struct stands for the default.
 gemma3_sampling sampling_of(const Options& options) {
   gemma3_sampling sampling = {};
 #define GEMMA3_SET(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed, ...) \
-  {                                                                                               \
-    const auto number = static_cast<double>(options.sampling.name);                               \
-    sampling.name = static_cast<type>(                                                            \
-        number == (neutral) ? number : std::clamp<double>(number, least_fed, most_fed));          \
+  {                                                                                                \
+    const auto number = static_cast<double>(options.sampling.name);                                \
+    sampling.name = static_cast<type>(                                                             \
+        number == (neutral) ? number : std::clamp<double>(number, least_fed, most_fed));           \
   }
   GEMMA3_SAMPLING(GEMMA3_SET)
 #undef GEMMA3_SET
@@ -200,8 +199,7 @@ void generate(gemma3_model* model, const Options& options, const Bundle& bundle,
   request.timings = timings.data();
   request.timing_size = sizeof timings[0];
   request.timing_capacity = timings.size();
-  const gemma3_status done =
-      gemma3_generate(model, &request, Receiver::take, &receiver, &error);
+  const gemma3_status done = gemma3_generate(model, &request, Receiver::take, &receiver, &error);
   if (receiver.failure) std::rethrow_exception(receiver.failure);
   check(done, error);
 

@@ -52,8 +52,9 @@ std::string json_number(double value) {
   const int exponent = std::stoi(shortest.substr(at + 1));
   constexpr int kLeast = -4, kMost = 16;  // outside, Python writes an exponent too
   if (exponent < kLeast || exponent >= kMost) return shortest;
-  const int digits = static_cast<int>(std::count_if(
-                         text, text + at, [](char c) { return c >= '0' && c <= '9'; })) - 1;
+  const int digits = static_cast<int>(std::count_if(text, text + at,
+                                                    [](char c) { return c >= '0' && c <= '9'; })) -
+                     1;
   std::snprintf(text, sizeof text, "%.*f", std::max(digits - exponent, 1), value);
   return text;
 }

@@ -46,7 +46,8 @@ int main(int count, char** arguments) {
   std::signal(SIGPIPE, SIG_IGN);  // a reader that is gone shows when writing
   leave_on_interrupt();
   if (!open_descriptors()) {
-    std::fputs("error: standard output is closed; redirect it to a file, or to /dev/null\n", stderr);
+    std::fputs("error: standard output is closed; redirect it to a file, or to /dev/null\n",
+               stderr);
     return kFailed;
   }
   setenv("TF_CPP_MIN_LOG_LEVEL", "2", 0);  // XLA's remarks are not for users

@@ -140,7 +140,8 @@ std::vector<Picture> load_npy(const std::filesystem::path& path, int size) {
   const std::optional<Header> header = parse_header(file);
   if (!header) throw whole();
   if (header->dtype != "<f4") {
-    throw UsageError(expected + ", got dtype " + dtype_name(header->dtype) + "; convert with astype");
+    throw UsageError(expected + ", got dtype " + dtype_name(header->dtype) +
+                     "; convert with astype");
   }
   const auto& shape = header->shape;
   const std::vector<int64_t> planes = {3, size, size};

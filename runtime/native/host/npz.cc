@@ -15,8 +15,8 @@
 namespace gemma3::host {
 namespace {
 
-constexpr uint64_t kItemBytes = 4;     // of int32 and float32
-constexpr uint64_t kVersion = 45;      // of ZIP64, which has no limit of 4 GiB
+constexpr uint64_t kItemBytes = 4;  // of int32 and float32
+constexpr uint64_t kVersion = 45;   // of ZIP64, which has no limit of 4 GiB
 constexpr uint64_t kElsewhere32 = 0xFFFFFFFF, kElsewhere16 = 0xFFFF;  // "see the ZIP64 field"
 constexpr uint64_t kFirstOfJanuary1980 = 0x21;
 
@@ -43,8 +43,8 @@ std::string npy_header(const char* dtype, const std::vector<int64_t>& shape) {
   std::string sides;
   for (const int64_t side : shape) sides += std::to_string(side) + (shape.size() == 1 ? "," : ", ");
   if (shape.size() > 1) sides.resize(sides.size() - 2);
-  std::string text = "{'descr': '" + std::string(dtype) +
-                     "', 'fortran_order': False, 'shape': (" + sides + "), }";
+  std::string text =
+      "{'descr': '" + std::string(dtype) + "', 'fortran_order': False, 'shape': (" + sides + "), }";
   const size_t blocks = (kPreamble + text.size()) / kAlignment + 1;
   text.resize(blocks * kAlignment - kPreamble - 1, ' ');
   text += '\n';

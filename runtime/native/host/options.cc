@@ -106,11 +106,11 @@ std::vector<Flag> run_flags(Options& o) {
       whole("--max-new-tokens", "N", o.max_new_tokens,
             "Tokens to generate; 64, or what fits if that is less."),
 #define GEMMA3_FLAG(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed, \
-                    expected, flag, metavar, help, ...)                                       \
+                    expected, flag, metavar, help, ...)                                        \
   value(flag, metavar, o.sampling.name, help),
       GEMMA3_SAMPLING(GEMMA3_FLAG)
 #undef GEMMA3_FLAG
-      list("--stop", "TEXT", o.stop, "End before this text, and leave it out. Repeatable."),
+          list("--stop", "TEXT", o.stop, "End before this text, and leave it out. Repeatable."),
       toggle("--special", o.special, "Show control tokens in the text."),
       toggle("--ignore-eos", o.ignore_eos, "Go on after the model's end tokens."),
       whole("--logprobs", "K", o.logprobs, "The K likeliest tokens at each step; prints JSON."),
@@ -123,7 +123,8 @@ std::vector<Flag> run_flags(Options& o) {
       toggle("--embed", o.embed, "The vector of the prompt."),
       text("--task", "NAME", o.task,
            "With --embed: put the model's prompt of this task, such as query, before --prompt."),
-      text("--mesh", "2x4", o.mesh, "Mesh of the bundle to run on; by default the largest that devices are here for."),
+      text("--mesh", "2x4", o.mesh,
+           "Mesh of the bundle to run on; by default the largest that devices are here for."),
       text("--platform", "cpu", o.platform, "Platform to run on; the plugin's own by default."),
       text("--require-signature", "KEY", o.require_signature,
            "Refuse a bundle that this public key (PEM) has not signed."),
@@ -198,20 +199,18 @@ void check_prompts(const Options& o) {
   require(o.prompts.empty() || o.tokens.empty(),
           "--prompt and --tokens exclude each other: pass only one of them");
   require(o.prompt_count() > 0, "nothing to go on from: pass --prompt TEXT or --tokens 2,17,18");
-  require(!o.chat || o.tokens.empty(),
-          "--chat needs --prompt: --tokens are used exactly as given");
+  require(!o.chat || o.tokens.empty(), "--chat needs --prompt: --tokens are used exactly as given");
   require(o.images.empty() || o.prompt_count() == 1,
           "--image goes with one prompt: pass one --prompt or --tokens");
   require(!o.pan_and_scan || !o.images.empty(),
           "--pan-and-scan needs --image: it says how pictures are shown");
-  require(!o.max_new_tokens || *o.max_new_tokens >= 1,
-          "max new tokens: expected at least 1, got " +
-              std::to_string(o.max_new_tokens.value_or(0)));
+  require(
+      !o.max_new_tokens || *o.max_new_tokens >= 1,
+      "max new tokens: expected at least 1, got " + std::to_string(o.max_new_tokens.value_or(0)));
   require(!o.max_new_tokens || *o.max_new_tokens <= kMostInt32,
           "max new tokens: expected at most " + std::to_string(kMostInt32) + ", got " +
               std::to_string(o.max_new_tokens.value_or(0)));
-  require(!o.mesh || !o.mesh->empty(),
-          "--mesh is empty: name one of the bundle, or leave it out");
+  require(!o.mesh || !o.mesh->empty(), "--mesh is empty: name one of the bundle, or leave it out");
   require(!o.platform || !o.platform->empty(),
           "--platform is empty: name one of the bundle, or leave it out");
   require(!o.logprobs || *o.logprobs >= 1,
@@ -245,14 +244,14 @@ void check_task(const Options& o) {
       {"--ignore-eos", o.ignore_eos},
       {"--logprobs", o.logprobs.has_value()},
 #define GEMMA3_ASKED(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed, \
-                     expected, flag, ...)                                                      \
+                     expected, flag, ...)                                                       \
   {flag, static_cast<double>(o.sampling.name) != (neutral)},
       GEMMA3_SAMPLING(GEMMA3_ASKED)
 #undef GEMMA3_ASKED
   };
   for (const auto& [flag, given] : generating) {
-    require(!given, asked[0] + " and " + flag + " exclude each other: " + asked[0] +
-                        " generates nothing");
+    require(!given,
+            asked[0] + " and " + flag + " exclude each other: " + asked[0] + " generates nothing");
   }
 }
 
@@ -294,7 +293,7 @@ std::string shown(int64_t value) { return std::to_string(value); }
 
 // Refuses a value out of range, and one that says how to draw where nothing is drawn.
 void check_sampling(const Options& o) {
-#define GEMMA3_CHECK(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed,  \
+#define GEMMA3_CHECK(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed, \
                      expected, flag, metavar, help, alone)                                      \
   {                                                                                             \
     const auto number = static_cast<double>(o.sampling.name);                                   \
@@ -307,8 +306,9 @@ void check_sampling(const Options& o) {
 #undef GEMMA3_CHECK
   for (const auto& [flag, given] : drawing) {
     require(!given || o.sampling.temperature > 0,
-            std::string(flag) + " needs --temperature above 0: at 0, the default, the likeliest "
-                                "token is always taken; pass --temperature 1");
+            std::string(flag) +
+                " needs --temperature above 0: at 0, the default, the likeliest "
+                "token is always taken; pass --temperature 1");
   }
 }
 

@@ -62,8 +62,7 @@ std::string read_file(const std::string& name) {
 std::vector<std::string> read_prompts(const std::vector<std::string>& prompts,
                                       const std::vector<std::string>& files) {
   if (std::count(prompts.begin(), prompts.end(), kStandardInput) > 1) {
-    throw UsageError(
-        "--prompt -: expected once, for what is read once; use --prompt-file");
+    throw UsageError("--prompt -: expected once, for what is read once; use --prompt-file");
   }
   std::vector<std::string> texts;
   for (const std::string& prompt : prompts) {
@@ -74,7 +73,7 @@ std::vector<std::string> read_prompts(const std::vector<std::string>& prompts,
 }
 
 std::vector<std::string> read_piped() {
-  struct stat about {};
+  struct stat about{};
   if (::fstat(STDIN_FILENO, &about) != 0) return {};
   if (!S_ISREG(about.st_mode) && !S_ISFIFO(about.st_mode) && !S_ISSOCK(about.st_mode)) return {};
   pollfd waiting{STDIN_FILENO, POLLIN, 0};

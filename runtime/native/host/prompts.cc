@@ -63,8 +63,7 @@ Ids encode_text(const std::string& before, const std::string& text, const Option
 }
 
 Ids encode_with_images(const std::string& text, const std::vector<int>& crops,
-                             const Options& options, const Bundle& bundle,
-                             const Tokenizer& tokenizer) {
+                       const Options& options, const Bundle& bundle, const Tokenizer& tokenizer) {
   const size_t places = text::count_places(text);
   if (places > 0 && places != crops.size()) {
     throw UsageError("--prompt has " + std::to_string(places) + " times " +
@@ -119,8 +118,8 @@ void refuse_impossible(const Options& options, const Bundle& bundle) {
     }
   }
   const bool generates = !options.score && !options.classify && !options.embed;
-  const bool needs_text = !options.prompts.empty() || !options.stop.empty() ||
-                          (generates && options.prints_text());
+  const bool needs_text =
+      !options.prompts.empty() || !options.stop.empty() || (generates && options.prints_text());
   if (needs_text && !bundle.tokenizer()) {
     throw UsageError(bundle.path() +
                      "/manifest.json names no tokenizer: pass --tokens and --json, or export from "
@@ -169,9 +168,9 @@ Prompts read_prompts(const Options& options, const Bundle& bundle) {
   }
   const std::string before = options.embed ? task_text(options.task, bundle) : "";
   for (const std::string& text : options.prompts) {
-    prompts.ids.push_back(
-        crops.empty() ? encode_text(before, text, options, bundle, *tokenizer)
-                      : encode_with_images(text, crops, options, bundle, *tokenizer));
+    prompts.ids.push_back(crops.empty()
+                              ? encode_text(before, text, options, bundle, *tokenizer)
+                              : encode_with_images(text, crops, options, bundle, *tokenizer));
   }
   return prompts;
 }

@@ -68,9 +68,7 @@ std::string show_rate(std::optional<double> value) {
   return value ? format("%.1f tok/s", *value) : "-";
 }
 
-std::string rate_json(std::optional<double> value) {
-  return value ? json_number(*value) : "null";
-}
+std::string rate_json(std::optional<double> value) { return value ? json_number(*value) : "null"; }
 
 std::string list_json(const std::vector<double>& values) {
   return json_list(values, [](double value) { return json_number(value); });
@@ -107,11 +105,11 @@ std::string completion_json(const Completion& completion, bool logprobs, double 
   int64_t nonfinite = 0;
   if (logprobs) {
     json += ", \"logprobs\": " + json_list(completion.logprobs, [&](const TopTokens& step) {
-      return json_list(step, [&](const std::pair<int32_t, double>& top) {
-        nonfinite += !std::isfinite(top.second);
-        return "[" + std::to_string(top.first) + ", " + json_number(top.second) + "]";
-      });
-    });
+              return json_list(step, [&](const std::pair<int32_t, double>& top) {
+                nonfinite += !std::isfinite(top.second);
+                return "[" + std::to_string(top.first) + ", " + json_number(top.second) + "]";
+              });
+            });
   }
   return json + ", \"stats\": {\"load_s\": " + json_number(stats.load_s) +
          ", \"first_token_s\": " + json_number(stats.first_token_s) +
@@ -119,8 +117,7 @@ std::string completion_json(const Completion& completion, bool logprobs, double 
          ", \"decode_tok_s\": " + rate_json(stats.decode_tok_s) +
          ", \"peak_rss_bytes\": " + std::to_string(stats.peak_rss_bytes) +
          ", \"variant\": " + json_string(completion.variant) +
-         ", \"mesh\": " + json_string(completion.mesh) + "}" + nonfinite_json(nonfinite) +
-         "}";
+         ", \"mesh\": " + json_string(completion.mesh) + "}" + nonfinite_json(nonfinite) + "}";
 }
 
 std::string score_json(const Logprobs& logprobs, double loss) {
@@ -130,8 +127,8 @@ std::string score_json(const Logprobs& logprobs, double loss) {
     return value ? json_number(*value) : "null";
   };
   const std::string list = json_list(logprobs, show);
-  return "{\"loss\": " + json_number(loss) + ", \"logprobs\": " + list +
-         nonfinite_json(nonfinite) + "}";
+  return "{\"loss\": " + json_number(loss) + ", \"logprobs\": " + list + nonfinite_json(nonfinite) +
+         "}";
 }
 
 std::string values_json(const char* name, const std::vector<double>& values) {
@@ -185,7 +182,9 @@ std::string stats_table(const std::vector<Completion>& completions, double loade
     decode += completion.timing.decode_tokens;
   }
   const Stats stats = stats_of(groups, loaded_at);
-  const auto tokens = [](uint64_t count) { return std::to_string(count) + (count == 1 ? " token" : " tokens"); };
+  const auto tokens = [](uint64_t count) {
+    return std::to_string(count) + (count == 1 ? " token" : " tokens");
+  };
   const std::vector<std::vector<std::string>> rows = {
       {"load", format("%.2f s", stats.load_s), "until weights and programs were ready"},
       {"first token", format("%.2f s", stats.first_token_s), "from the start of the process"},

@@ -150,9 +150,7 @@ int run_compile(const Options& options, const gemma3_bundle* bundle) {
   return 0;
 }
 
-std::vector<double> widened(const float* values, size_t count) {
-  return {values, values + count};
-}
+std::vector<double> widened(const float* values, size_t count) { return {values, values + count}; }
 
 // Compiles what a task on the prompts takes; refuses what does not fit.
 void prepare(gemma3_model* model, const std::vector<gemma3_prompt>& prompts, int32_t task) {

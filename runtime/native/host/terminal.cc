@@ -21,7 +21,8 @@ std::atomic<bool> unfinished{false};
 void leave(int number) {
   if (unfinished) unlink(unfinished_path);
   if (isatty(STDERR_FILENO)) {
-    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kClearLine, sizeof kClearLine - 1);
+    [[maybe_unused]] const ssize_t written =
+        write(STDERR_FILENO, kClearLine, sizeof kClearLine - 1);
   }
   _exit(128 + number);  // what a shell reports for a process that a signal ended
 }

@@ -60,7 +60,9 @@ Rgb upright(const Decoded& picture) {
 
 }  // namespace
 
-bool is_picture(Bytes file) { return begins_with(file, kPngMagic) || begins_with(file, kJpegMagic); }
+bool is_picture(Bytes file) {
+  return begins_with(file, kPngMagic) || begins_with(file, kJpegMagic);
+}
 
 Rgb read_picture(Bytes file, const std::string& name) {
   if (begins_with(file, kPngMagic)) return upright(decode_png(file, name));
@@ -77,8 +79,7 @@ void check_picture_size(int64_t width, int64_t height, const std::string& name) 
 
 void refuse_damaged(const std::string& name, std::string reason) {
   while (!reason.empty() && reason.back() == '.') reason.pop_back();
-  throw UsageError(name + ": picture is damaged or cut short (" + reason +
-                   "); get the file again");
+  throw UsageError(name + ": picture is damaged or cut short (" + reason + "); get the file again");
 }
 
 int exif_orientation(const uint8_t* data, size_t size) {

@@ -113,8 +113,8 @@ class Colors {
       }
       case PNG_COLOR_TYPE_GRAY_ALPHA: return set(out, in[0], in[0], in[0], in[1]);
       case PNG_COLOR_TYPE_RGB: {
-        const bool clear = keyed_ && in[0] == key_->red && in[1] == key_->green &&
-                           in[2] == key_->blue;
+        const bool clear =
+            keyed_ && in[0] == key_->red && in[1] == key_->green && in[2] == key_->blue;
         return set(out, in[0], in[1], in[2], clear ? 0 : 255);
       }
       case PNG_COLOR_TYPE_PALETTE: {

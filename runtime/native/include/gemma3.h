@@ -90,18 +90,19 @@ enum {
   GEMMA3_FAILED = 1,    /* the plugin or the system refused */
   GEMMA3_USAGE = 2,     /* the request or the bundle is at fault; the message has the remedy */
   GEMMA3_CANCELLED = 3, /* gemma3_session_cancel, gemma3_cancel_set, or the callback asked for it */
-  GEMMA3_CONTEXT_FULL = 4,  /* a row has no room for so many tokens */
-  GEMMA3_OUT_OF_MEMORY = 5, /* of the host or of a device */
-  GEMMA3_INTEGRITY = 6,     /* bytes have another digest, or a signature is not valid */
+  GEMMA3_CONTEXT_FULL = 4,    /* a row has no room for so many tokens */
+  GEMMA3_OUT_OF_MEMORY = 5,   /* of the host or of a device */
+  GEMMA3_INTEGRITY = 6,       /* bytes have another digest, or a signature is not valid */
   GEMMA3_UNKNOWN_VERSION = 7, /* a format, API or program of a version that is not known here */
-  GEMMA3_NOT_FOUND = 8,     /* no such bundle, file, plugin, mesh or platform */
+  GEMMA3_NOT_FOUND = 8,       /* no such bundle, file, plugin, mesh or platform */
 };
 
 /* Why a call failed: one line, cut off at the end of `message` if need be. */
 typedef struct gemma3_error {
   gemma3_status status;
   char message[2036];
-  uint64_t needed; /* elements that an output must have room for, where that was too small; else 0 */
+  uint64_t
+      needed; /* elements that an output must have room for, where that was too small; else 0 */
 } gemma3_error;
 
 /* Frees a string or bytes that a function of this library gave; NULL is allowed. */
@@ -196,19 +197,20 @@ enum {
                                  files, which nobody can change then; with GEMMA3_VERIFY, a
                                  signature or a pin the digest is that of the copy. Takes as much memory as
                                  the files, where mapped pages are shared and can be given back */
-  GEMMA3_KEEP_ENVIRONMENT = 16, /* leave the environment alone while the plugin starts: XLA_FLAGS and
+  GEMMA3_KEEP_ENVIRONMENT =
+      16,                  /* leave the environment alone while the plugin starts: XLA_FLAGS and
                                    what XLA prints are then the caller's business */
-  GEMMA3_KEEP_MEMORY = 32,    /* leave freed memory and pages of code to the allocator and system */
+  GEMMA3_KEEP_MEMORY = 32, /* leave freed memory and pages of code to the allocator and system */
 };
 
 /* How to open a model. */
 typedef struct gemma3_options {
   size_t size;
-  const char *bundle;         /* folder of the bundle; NULL when `opened` has it */
-  const char *plugin;         /* path of a PJRT plugin; NULL: gemma3_find_plugin */
-  const char *mesh;           /* a mesh of the bundle, for example "2x4"; NULL: as gemma3_open says */
-  const char *platform;       /* "cpu", "cuda" or "tpu"; NULL: the plugin's */
-  const char *cache_dir;      /* of compiled programs; NULL: "compiled" in the bundle's folder, or
+  const char *bundle;    /* folder of the bundle; NULL when `opened` has it */
+  const char *plugin;    /* path of a PJRT plugin; NULL: gemma3_find_plugin */
+  const char *mesh;      /* a mesh of the bundle, for example "2x4"; NULL: as gemma3_open says */
+  const char *platform;  /* "cpu", "cuda" or "tpu"; NULL: the plugin's */
+  const char *cache_dir; /* of compiled programs; NULL: "compiled" in the bundle's folder, or
                                  where that is not the user's, in gemma3-export of the user's cache.
                                  Only what this user compiled is loaded (FORMAT.md) */
   const char *client_options; /* for the plugin, "name=value,name=value"; NULL: none. For example
@@ -220,8 +222,8 @@ typedef struct gemma3_options {
                                  where there is none, or none that the plugin can use */
   gemma3_log_fn log;          /* NULL: no remarks */
   void *log_user;
-  uint64_t flags;             /* GEMMA3_NO_CACHE, ... */
-  const char *manifest_sha256; /* 64 hexadecimal digits that the bytes of manifest.json must have,
+  uint64_t flags;                /* GEMMA3_NO_CACHE, ... */
+  const char *manifest_sha256;   /* 64 hexadecimal digits that the bytes of manifest.json must have,
                                   compared before they are parsed; NULL: any. With GEMMA3_VERIFY they
                                   vouch for every file, without it for all but the weights */
   const char *require_signature; /* PEM file of the public key whose owner must have signed the
@@ -230,13 +232,13 @@ typedef struct gemma3_options {
   const gemma3_bundle *opened; /* the bundle, already open, in place of `bundle`: what was verified
                                   of it, and its tokenizer, are then those of the model. It may be
                                   closed before the model */
-  gemma3_cancel *cancel;      /* ends opening, and every later call of the model and its sessions,
+  gemma3_cancel *cancel;       /* ends opening, and every later call of the model and its sessions,
                                   while it is set; NULL: nothing does. Must outlive the model */
-  const void *pjrt_api;       /* the `const PJRT_Api *` of a plugin that is linked into the process or
+  const void *pjrt_api; /* the `const PJRT_Api *` of a plugin that is linked into the process or
                                  that the caller loaded, in place of `plugin`; NULL: none. Flags in
                                  XLA_FLAGS are hidden from it only where it has not read them yet */
-  int32_t log_level;          /* the least important level that `log` is told; 0: GEMMA3_LOG_INFO */
-  uint32_t threads;           /* most threads of the host that compile, and that a CPU plugin
+  int32_t log_level;    /* the least important level that `log` is told; 0: GEMMA3_LOG_INFO */
+  uint32_t threads;     /* most threads of the host that compile, and that a CPU plugin
                                  computes with; 0: one for each core. Other plugins have no such
                                  setting, which a warning says */
 } gemma3_options;
@@ -248,8 +250,7 @@ typedef struct gemma3_options {
  * lammps_jax_pjrt_cpu, for "cuda" for jax-cuda13-pjrt and jax-cuda12-pjrt, for "tpu" for libtpu, in
  * this order. NULL is the first of tpu, cuda, cpu whose plugin and hardware are there.
  */
-GEMMA3_API gemma3_status gemma3_find_plugin(const char *platform, char **path,
-                                            gemma3_error *error);
+GEMMA3_API gemma3_status gemma3_find_plugin(const char *platform, char **path, gemma3_error *error);
 
 /*
  * Whether gemma3_open would succeed, answered before any weight or program is loaded: GEMMA3_OK, or
@@ -342,7 +343,8 @@ typedef struct gemma3_sampling {
   float top_p;       /* 0 and 1: off */
   float min_p;       /* 0: off */
   uint32_t seed;
-  float repetition_penalty; /* of tokens that are in the text already, at any temperature: logits are
+  float
+      repetition_penalty; /* of tokens that are in the text already, at any temperature: logits are
                                divided by it, negative ones multiplied; 0 and 1: off */
 } gemma3_sampling;
 
@@ -371,10 +373,10 @@ typedef struct gemma3_token {
   uint32_t prompt; /* which prompt of the request, or row of the session */
   uint32_t index;  /* which token of its new ones, from 0 */
   int32_t token;
-  int32_t finish; /* GEMMA3_FINISH_... */
+  int32_t finish;     /* GEMMA3_FINISH_... */
   uint32_t top_count; /* likeliest tokens where this one was drawn, as many as were asked for */
-  const int32_t *top_tokens;   /* [top_count], likeliest first, ties by id; NULL: not asked for */
-  const double *top_logprobs;  /* [top_count], natural logarithms */
+  const int32_t *top_tokens;  /* [top_count], likeliest first, ties by id; NULL: not asked for */
+  const double *top_logprobs; /* [top_count], natural logarithms */
 } gemma3_token;
 
 /* What a callback answers. */
@@ -426,14 +428,14 @@ typedef struct gemma3_request {
                               takes one call of a program for each token. */
   const gemma3_sampling *sampling; /* NULL: greedy */
   size_t sampling_size;
-  size_t sampling_count;           /* 0 or 1: one for all prompts; else one for each */
-  const int32_t *stop_tokens;      /* besides the model's end tokens */
+  size_t sampling_count;      /* 0 or 1: one for all prompts; else one for each */
+  const int32_t *stop_tokens; /* besides the model's end tokens */
   size_t stop_count;
   uint32_t chunk; /* most tokens of a row in one call on the device; 0: as many as the program
                      gives. Small: the callback is told earlier, and can cancel earlier. */
   int32_t task;   /* GEMMA3_TASK_...; gemma3_prepare and gemma3_check_request look at it */
   uint64_t flags; /* GEMMA3_IGNORE_EOS */
-  gemma3_cancel *cancel; /* looked at by gemma3_generate and gemma3_prepare; NULL: none */
+  gemma3_cancel *cancel;  /* looked at by gemma3_generate and gemma3_prepare; NULL: none */
   gemma3_timing *timings; /* [prompt_count], filled by gemma3_generate; NULL: not asked for */
   size_t timing_size, timing_capacity;
 } gemma3_request;
@@ -457,8 +459,7 @@ GEMMA3_API gemma3_status gemma3_prepare(gemma3_model *model, const gemma3_reques
  * and parameters.
  */
 GEMMA3_API gemma3_status gemma3_generate(gemma3_model *model, const gemma3_request *request,
-                                         gemma3_token_fn on_token, void *user,
-                                         gemma3_error *error);
+                                         gemma3_token_fn on_token, void *user, gemma3_error *error);
 
 /* Labels of a text: as many as it has tokens. */
 typedef struct gemma3_labels {
@@ -479,7 +480,8 @@ typedef struct gemma3_scoring {
   float *logprobs; /* [count - 1] of each text: the natural logarithm of the probability of label
                       i + 1 given tokens 0 to i; 0 where one is left out */
   size_t logprobs_capacity;
-  double *losses; /* [prompt_count], or NULL: means of the negative ones over the labels that count */
+  double
+      *losses; /* [prompt_count], or NULL: means of the negative ones over the labels that count */
   size_t losses_capacity;
   float *hidden_states; /* [layers + 1,count,width] of each text, or NULL: the embeddings, what each
                            layer but the last gives, the last after its norm */
@@ -538,7 +540,7 @@ typedef struct gemma3_session_options {
   uint32_t flags;     /* GEMMA3_IGNORE_EOS, GEMMA3_IMAGES */
   const gemma3_sampling *sampling; /* as in gemma3_request */
   size_t sampling_size;
-  size_t sampling_count;           /* 0 or 1: one for all rows; else one for each */
+  size_t sampling_count; /* 0 or 1: one for all rows; else one for each */
   const int32_t *stop_tokens;
   size_t stop_count;
 } gemma3_session_options;
@@ -571,10 +573,12 @@ typedef struct gemma3_prefill {
   size_t size;
   const gemma3_prompt *prompts; /* of rows 0, 1, ...; one of no tokens leaves its row as it is */
   size_t prompt_size, prompt_count;
-  uint32_t max_new_tokens; /* of each row, the one that is drawn included; replaces what it was still
+  uint32_t
+      max_new_tokens; /* of each row, the one that is drawn included; replaces what it was still
                               to get. At least 1, but with GEMMA3_NO_DRAW, when none is to follow */
-  uint32_t flags;          /* GEMMA3_NO_DRAW */
-  const gemma3_row_options *rows; /* NULL, or one for each prompt; those of rows without a prompt are
+  uint32_t flags;     /* GEMMA3_NO_DRAW */
+  const gemma3_row_options
+      *rows; /* NULL, or one for each prompt; those of rows without a prompt are
                                      not looked at */
   size_t row_size, row_count;
   gemma3_cancel *cancel; /* NULL: none */
@@ -598,7 +602,7 @@ typedef struct gemma3_step {
   size_t token_count;    /* rows, or 0 */
   int32_t *next;         /* [rows] that are drawn; NULL: not asked for */
   size_t next_capacity;
-  float *logits;         /* [rows,vocab_size] they were drawn from; NULL: not asked for */
+  float *logits; /* [rows,vocab_size] they were drawn from; NULL: not asked for */
   size_t logits_capacity;
   gemma3_cancel *cancel; /* NULL: none */
 } gemma3_step;

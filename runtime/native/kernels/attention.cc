@@ -82,8 +82,9 @@ bool is(const Buffer &buffer, ffi::DataType type, std::initializer_list<int64_t>
 }
 
 ffi::Error wrong() {
-  return ffi::Error::InvalidArgument("gemma3_cached_attention: arrays do not belong together, "
-                                     "or a number is out of range");
+  return ffi::Error::InvalidArgument(
+      "gemma3_cached_attention: arrays do not belong together, "
+      "or a number is out of range");
 }
 
 // Whether the sizes of a call, from which those of all its arrays follow, and its other numbers are
@@ -110,8 +111,7 @@ bool take_rest(ffi::RemainingArgs &arguments, ffi::RemainingRets &results, bool 
   for (size_t i = 0; i < scales; ++i) {
     const auto given = arguments.get<ffi::AnyBuffer>(i);
     auto made = results.get<ffi::AnyBuffer>(i);
-    if (!given || !made || !is(*given, ffi::F32, {B, K, S}) ||
-        !is(**made, ffi::F32, {B, K, S}) ||
+    if (!given || !made || !is(*given, ffi::F32, {B, K, S}) || !is(**made, ffi::F32, {B, K, S}) ||
         given->untyped_data() != (*made)->untyped_data()) {
       return false;
     }
@@ -140,10 +140,10 @@ ffi::Error attention(ffi::ThreadPool pool, Floats32 query, Floats32 key, Floats3
   call.int8 = keys.element_type() == ffi::S8;
   const ffi::DataType type = call.int8 ? ffi::S8 : ffi::BF16;
   if (!is(query, ffi::F32, {B, T, width}) || !is(key, ffi::F32, {B, T, K * H}) ||
-      !is(value, ffi::F32, {B, T, K * H}) ||
-      !read_gains(query_norm, H, call.query_gains) || !read_gains(key_norm, H, call.key_gains) ||
-      !is(cos, ffi::F32, {B, T, H / 2}) || !is(sin, ffi::F32, {B, T, H / 2}) ||
-      !is(start, ffi::S32, {B}) || !is(length, ffi::S32, {B}) || !is(keys, type, {B, K, S, H}) ||
+      !is(value, ffi::F32, {B, T, K * H}) || !read_gains(query_norm, H, call.query_gains) ||
+      !read_gains(key_norm, H, call.key_gains) || !is(cos, ffi::F32, {B, T, H / 2}) ||
+      !is(sin, ffi::F32, {B, T, H / 2}) || !is(start, ffi::S32, {B}) ||
+      !is(length, ffi::S32, {B}) || !is(keys, type, {B, K, S, H}) ||
       !is(values, type, {B, K, S, H}) || !is(*result, ffi::F32, {B, T, width}) ||
       keys.untyped_data() != new_keys->untyped_data() ||
       values.untyped_data() != new_values->untyped_data()) {

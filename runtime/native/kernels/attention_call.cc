@@ -58,8 +58,12 @@ void Own::make(size_t row, size_t first, size_t last) {
 
 Stretch Own::stretch(size_t head, size_t token, size_t count) {
   const size_t at = head * call_.tokens + token;
-  return {keys_.data() + at * call_.bytes(), values_.data() + at * call_.bytes(), scale(0, at),
-          scale(1, at), count, static_cast<int32_t>(token)};
+  return {keys_.data() + at * call_.bytes(),
+          values_.data() + at * call_.bytes(),
+          scale(0, at),
+          scale(1, at),
+          count,
+          static_cast<int32_t>(token)};
 }
 
 float *Own::scale(size_t which, size_t at) {

@@ -247,8 +247,8 @@ GEMMA3_TARGET void meet(const ChunkTask &task, const Running &room, const Stretc
   const auto *keys = static_cast<const Number *>(stretch.keys) + first * head;
   const auto *values = static_cast<const Number *>(stretch.values) + first * head;
   const uint32_t *words = widened_keys<Kind>(keys, count, head, room.keys);
-  multiply<Kind>(room.queries, depth, task.panels, words, depth, count, 1, depth, true,
-                 room.scores, kKeysAtOnce);
+  multiply<Kind>(room.queries, depth, task.panels, words, depth, count, 1, depth, true, room.scores,
+                 kKeysAtOnce);
   for (size_t p = 0; p < task.panels; ++p) {
     const Floats before = weigh_panel<Kind>(task, room, p, stretch, first, count);
     bool lessens = false;
@@ -257,8 +257,8 @@ GEMMA3_TARGET void meet(const ChunkTask &task, const Running &room, const Stretc
   }
   pack_values<Kind>(values, count, head, room.values);
   const size_t met = (count + Kind::kInputsOfWord - 1) / Kind::kInputsOfWord;
-  multiply<Kind>(room.weights, kKeysAtOnce / Kind::kInputsOfWord, task.panels, room.values, 1,
-                 head, head, met, false, room.mixed, head);
+  multiply<Kind>(room.weights, kKeysAtOnce / Kind::kInputsOfWord, task.panels, room.values, 1, head,
+                 head, met, false, room.mixed, head);
 }
 
 // See LayerForms: of Singles, which need the most.

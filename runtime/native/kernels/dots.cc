@@ -82,7 +82,7 @@ GEMMA3_VECTORISED_MIX()
 }  // namespace
 
 const Forms kPlainForms = {plain_bfloat16, plain_int8, plain_int4, float_by_int8,
-                              mix_bfloat16, mix_int8, weigh, round_row};
+                           mix_bfloat16,   mix_int8,   weigh,      round_row};
 
 std::vector<Forms> runnable_forms() {
 #if defined(__x86_64__)

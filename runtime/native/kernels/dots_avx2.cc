@@ -61,8 +61,8 @@ GEMMA3_AVX2 void avx2_int8(const Activations *x, int rows, const void *weights, 
       const __m256i weight = _mm256_loadu_si256(at);
       for (int r = 0; r < rows; ++r) {
         const auto *bytes = static_cast<const uint8_t *>(x[r].numbers) + i;
-        const __m256i row = _mm256_xor_si256(
-            _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes)), added);
+        const __m256i row =
+            _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes)), added);
         const __m256 part = _mm256_cvtepi32_ps(signed_products(weight, row));
         const __m256 steps = _mm256_loadu_ps(x[r].steps + i / kGroup * kInt8Steps);
         sums[r] = _mm256_fmadd_ps(part, steps, sums[r]);
@@ -107,7 +107,7 @@ GEMMA3_VECTORISED_MIX(GEMMA3_AVX2)
 }  // namespace
 
 const Forms kAvx2Forms = {avx2_bfloat16, avx2_int8, avx2_int4, float_by_int8,
-                              mix_bfloat16, mix_int8, weigh, round_row};
+                          mix_bfloat16,  mix_int8,  weigh,     round_row};
 
 }  // namespace gemma3
 

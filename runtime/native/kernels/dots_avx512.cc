@@ -17,12 +17,12 @@ namespace {
 
 // The sums of the lanes of four registers, in order.
 GEMMA3_AVX512 inline __m128 four_totals(const __m512 (&sums)[4]) {
-  const __m512 first = _mm512_add_ps(_mm512_unpacklo_ps(sums[0], sums[1]),
-                                     _mm512_unpackhi_ps(sums[0], sums[1]));
-  const __m512 second = _mm512_add_ps(_mm512_unpacklo_ps(sums[2], sums[3]),
-                                      _mm512_unpackhi_ps(sums[2], sums[3]));
-  const __m512 lanes = _mm512_add_ps(_mm512_shuffle_ps(first, second, 0x44),
-                                     _mm512_shuffle_ps(first, second, 0xEE));
+  const __m512 first =
+      _mm512_add_ps(_mm512_unpacklo_ps(sums[0], sums[1]), _mm512_unpackhi_ps(sums[0], sums[1]));
+  const __m512 second =
+      _mm512_add_ps(_mm512_unpacklo_ps(sums[2], sums[3]), _mm512_unpackhi_ps(sums[2], sums[3]));
+  const __m512 lanes =
+      _mm512_add_ps(_mm512_shuffle_ps(first, second, 0x44), _mm512_shuffle_ps(first, second, 0xEE));
   const __m256 upper = _mm512_extractf32x8_ps(lanes, 1);
   const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(lanes), upper);
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
@@ -204,9 +204,8 @@ struct Int8Values {
 // be waited for.
 template <typename Kind, int kRows>
 GEMMA3_AVX512 void mix_of_rows(const float *weights, size_t stride,
-                               const typename Kind::Value *values,
-                               const typename Kind::Value *next, size_t slots, size_t inputs,
-                               float *mixed) {
+                               const typename Kind::Value *values, const typename Kind::Value *next,
+                               size_t slots, size_t inputs, float *mixed) {
   for (size_t i = 0; i < inputs; i += 32) {
     __m512 low[kRows], high[kRows];
     for (int r = 0; r < kRows; ++r) {
@@ -257,8 +256,8 @@ GEMMA3_VECTORISED(GEMMA3_AVX512)
 
 }  // namespace
 
-const Forms kAvx512Forms = {dots<Bfloat16>, dots<Int8>, dots<Int4>, float_by_int8,
-                              mix_512<Bfloat16Values>, mix_512<Int8Values>, weigh, round_row};
+const Forms kAvx512Forms = {dots<Bfloat16>,          dots<Int8>,          dots<Int4>, float_by_int8,
+                            mix_512<Bfloat16Values>, mix_512<Int8Values>, weigh,      round_row};
 
 }  // namespace gemma3
 

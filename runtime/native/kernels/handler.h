@@ -55,11 +55,11 @@ inline XLA_FFI_Error *answer_safely(XLA_FFI_Handler *handler, XLA_FFI_CallFrame 
 }  // namespace gemma3
 
 // Defines the function that XLA calls by `name`: `function` with the arguments of `binding`.
-#define GEMMA3_KERNEL(name, function, binding)                                                   \
-  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *name(                         \
-      XLA_FFI_CallFrame *frame) {                                                                \
-    XLA_FFI_DEFINE_HANDLER(handler, function, binding);                                          \
-    return gemma3::answer_safely(handler, frame);                                                \
+#define GEMMA3_KERNEL(name, function, binding)                           \
+  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *name( \
+      XLA_FFI_CallFrame *frame) {                                        \
+    XLA_FFI_DEFINE_HANDLER(handler, function, binding);                  \
+    return gemma3::answer_safely(handler, frame);                        \
   }
 
 #endif  // GEMMA3_KERNELS_HANDLER_H_

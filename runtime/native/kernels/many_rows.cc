@@ -20,7 +20,10 @@ constexpr size_t kWorthPackingTogether = 1 << 16;
 class ManyRows {
  public:
   ManyRows(Kind kind, size_t rows, size_t inputs, const std::vector<Matrix> &matrices)
-      : kind_(kind), rows_(rows), inputs_(inputs), words_(inputs / tiles_.inputs_of_word),
+      : kind_(kind),
+        rows_(rows),
+        inputs_(inputs),
+        words_(inputs / tiles_.inputs_of_word),
         matrices_(matrices) {}
 
   void pack(ffi::ThreadPool &pool, const Operand &x) {

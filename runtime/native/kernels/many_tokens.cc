@@ -25,7 +25,11 @@ struct Workspace {
 class Block {
  public:
   Block(const Call &call, size_t head, size_t first, size_t tokens, Workspace &room)
-      : call_(call), row_(head / call.kv_heads), head_(head), first_(first), tokens_(tokens),
+      : call_(call),
+        row_(head / call.kv_heads),
+        head_(head),
+        first_(first),
+        tokens_(tokens),
         room_(room) {
     const size_t lanes = fastest_layer_forms().lanes;
     const size_t panels = (call.group() * tokens + lanes - 1) / lanes, rows = panels * lanes;
@@ -43,9 +47,10 @@ class Block {
         std::fill_n(query, call.head, 0.0f);
       }
     }
-    task_ = {call.head, panels, room.numbers.data(), places, groups,
-             call.groups == nullptr ? nullptr : call.groups + row_ * call.tokens, call.reach,
-             call.cap, call.int8};
+    task_ = {
+        call.head,  panels,   room.numbers.data(),
+        places,     groups,   call.groups == nullptr ? nullptr : call.groups + row_ * call.tokens,
+        call.reach, call.cap, call.int8};
   }
 
   void attend(Own &own) {
@@ -63,15 +68,13 @@ class Block {
       const size_t token = first_ + q % tokens_;
       if (token >= valid) continue;
       std::copy_n(mixed + q * call_.head, call_.head,
-                  call_.result + ((row_ * call_.tokens + token) * call_.heads + query_head(q)) *
-                                     call_.head);
+                  call_.result +
+                      ((row_ * call_.tokens + token) * call_.heads + query_head(q)) * call_.head);
     }
   }
 
  private:
-  size_t query_head(size_t q) const {
-    return head_ % call_.kv_heads * call_.group() + q / tokens_;
-  }
+  size_t query_head(size_t q) const { return head_ % call_.kv_heads * call_.group() + q / tokens_; }
 
   const Call &call_;
   size_t row_, head_, first_, tokens_;

@@ -24,7 +24,7 @@ GEMMA3_INLINE float widened(int8_t number) { return static_cast<float>(number); 
 // what is mixed so far.
 template <typename Value>
 GEMMA3_INLINE void mix_any(const float *weights, size_t stride, int rows, const void *values,
-                       size_t slots, size_t inputs, float *mixed) {
+                           size_t slots, size_t inputs, float *mixed) {
   constexpr size_t kSlots = 4, kWidth = 64;
   const auto *value = static_cast<const Value *>(values);
   for (size_t s = 0; s < slots; s += kSlots) {
@@ -156,30 +156,28 @@ GEMMA3_INLINE void weigh_scores(const Softmax &softmax, size_t count, float *sco
 }
 
 // The functions of one kind of processor; `attributes` name it.
-#define GEMMA3_VECTORISED(attributes)                                                           \
-  attributes void float_by_int8(const Activations *x, int rows, const void *weights,           \
-                                const void *, size_t inputs, size_t outputs, float *total,     \
-                                size_t stride) {                                               \
-    float_by_int8_dots(x, rows, weights, inputs, outputs, total, stride);                      \
-  }                                                                                            \
-  attributes void weigh(const Softmax &softmax, size_t count, float *scores, float *peak,      \
-                        float *total) {                                                        \
-    weigh_scores(softmax, count, scores, peak, total);                                         \
-  }                                                                                            \
-  attributes void round_row(const float *x, size_t inputs, size_t repeated, int8_t *numbers,   \
-                            float *steps) {                                                    \
-    round_groups(x, inputs, repeated, numbers, steps);                                         \
+#define GEMMA3_VECTORISED(attributes)                                                              \
+  attributes void float_by_int8(const Activations *x, int rows, const void *weights, const void *, \
+                                size_t inputs, size_t outputs, float *total, size_t stride) {      \
+    float_by_int8_dots(x, rows, weights, inputs, outputs, total, stride);                          \
+  }                                                                                                \
+  attributes void weigh(const Softmax &softmax, size_t count, float *scores, float *peak,          \
+                        float *total) {                                                            \
+    weigh_scores(softmax, count, scores, peak, total);                                             \
+  }                                                                                                \
+  attributes void round_row(const float *x, size_t inputs, size_t repeated, int8_t *numbers,       \
+                            float *steps) {                                                        \
+    round_groups(x, inputs, repeated, numbers, steps);                                             \
   }
 
-#define GEMMA3_VECTORISED_MIX(attributes)                                                       \
-  attributes void mix_bfloat16(const float *weights, size_t stride, int rows,                  \
-                               const void *values, size_t slots, size_t inputs,                \
-                               float *mixed) {                                                 \
-    mix_any<uint16_t>(weights, stride, rows, values, slots, inputs, mixed);                        \
-  }                                                                                            \
-  attributes void mix_int8(const float *weights, size_t stride, int rows, const void *values,  \
-                           size_t slots, size_t inputs, float *mixed) {                        \
-    mix_any<int8_t>(weights, stride, rows, values, slots, inputs, mixed);                          \
+#define GEMMA3_VECTORISED_MIX(attributes)                                                         \
+  attributes void mix_bfloat16(const float *weights, size_t stride, int rows, const void *values, \
+                               size_t slots, size_t inputs, float *mixed) {                       \
+    mix_any<uint16_t>(weights, stride, rows, values, slots, inputs, mixed);                       \
+  }                                                                                               \
+  attributes void mix_int8(const float *weights, size_t stride, int rows, const void *values,     \
+                           size_t slots, size_t inputs, float *mixed) {                           \
+    mix_any<int8_t>(weights, stride, rows, values, slots, inputs, mixed);                         \
   }
 
 }  // namespace gemma3

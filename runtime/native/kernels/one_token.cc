@@ -90,9 +90,11 @@ Stretch cut(const Call &call, const Stretch &whole, size_t first, size_t count) 
   const auto moved = [&](const void *from) {
     return static_cast<const char *>(from) + first * call.bytes();
   };
-  return {moved(whole.keys), moved(whole.values),
+  return {moved(whole.keys),
+          moved(whole.values),
           call.int8 ? whole.key_scales + first : nullptr,
-          call.int8 ? whole.value_scales + first : nullptr, count,
+          call.int8 ? whole.value_scales + first : nullptr,
+          count,
           whole.place + static_cast<int32_t>(first)};
 }
 

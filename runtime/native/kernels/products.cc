@@ -52,8 +52,7 @@ Dots dots_of(Kind kind) {
 // The activations of a call, each row laid out for the kind of its weights.
 class Arranged {
  public:
-  Arranged(Kind kind, const float *x, size_t rows, size_t inputs)
-      : stride_(arranged_size(inputs)) {
+  Arranged(Kind kind, const float *x, size_t rows, size_t inputs) : stride_(arranged_size(inputs)) {
     floats_.resize(rows * stride_);
     if (kind == Kind::kBfloat16) {
       for (size_t r = 0; r < rows; ++r) {
@@ -96,14 +95,18 @@ class Arranged {
 class Product {
  public:
   Product(Kind kind, const float *x, size_t rows, size_t inputs, std::vector<Matrix> matrices)
-      : kind_(kind), dots_(dots_of(kind)), x_(kind, x, rows, inputs), rows_(rows),
-        inputs_(inputs), matrices_(std::move(matrices)) {}
+      : kind_(kind),
+        dots_(dots_of(kind)),
+        x_(kind, x, rows, inputs),
+        rows_(rows),
+        inputs_(inputs),
+        matrices_(std::move(matrices)) {}
 
   void run(ffi::ThreadPool &pool) const {
     const size_t outputs = outputs_of_all(matrices_);
     const size_t threads = static_cast<size_t>(std::max<int64_t>(pool.num_threads(), 1));
-    const size_t wanted = std::min(outputs / (threads * kTasksOfThread),
-                                   kBytesOfTask / weight_bytes(kind_, inputs_));
+    const size_t wanted =
+        std::min(outputs / (threads * kTasksOfThread), kBytesOfTask / weight_bytes(kind_, inputs_));
     const Parts parts(matrices_, std::max(wanted, kFewestOutputs));
     const size_t row_parts = (rows_ + kRowsOfTask - 1) / kRowsOfTask;
     const auto task = [&](size_t index) {
@@ -122,8 +125,8 @@ class Product {
       const size_t here = std::min(at_once, last - o);
       for (size_t r = first_row; r < last_row; r += kTileRows) {
         const int rows = static_cast<int>(std::min<size_t>(kTileRows, last_row - r));
-        dots_(x_.row(r), rows, matrix.weights + o * width, matrix.scale + o * scales, inputs_,
-              here, matrix.result + r * matrix.outputs + o, matrix.outputs);
+        dots_(x_.row(r), rows, matrix.weights + o * width, matrix.scale + o * scales, inputs_, here,
+              matrix.result + r * matrix.outputs + o, matrix.outputs);
       }
     }
   }
@@ -160,16 +163,17 @@ bool is_matrix(Kind kind, ffi::RemainingArgs &arguments, size_t at, int64_t inpu
 }
 
 ffi::Error wrong() {
-  return ffi::Error::InvalidArgument("gemma3 product: arrays do not belong together, or a "
-                                     "number is out of range");
+  return ffi::Error::InvalidArgument(
+      "gemma3 product: arrays do not belong together, or a "
+      "number is out of range");
 }
 
 // Whether the numbers of a call, apart from its arrays, are ones that it can be made with.
 bool has_numbers(const ffi::Buffer<ffi::F32> &x, float epsilon, size_t results) {
   const auto shape = x.dimensions();
   return shape.size() == 2 && is_size(shape[0]) && is_size(shape[1]) &&
-         shape[1] % static_cast<int64_t>(kGroup) == 0 && is_mapped(x) &&
-         std::isfinite(epsilon) && epsilon >= 0 && results >= 1;
+         shape[1] % static_cast<int64_t>(kGroup) == 0 && is_mapped(x) && std::isfinite(epsilon) &&
+         epsilon >= 0 && results >= 1;
 }
 
 // The arguments of a call, taken one after the other.
@@ -253,7 +257,8 @@ ffi::Error linear(Kind kind, ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
     return wrong();
   }
   const int64_t outputs = (*result)->dimensions()[1];
-  if (!is_size(outputs) || outputs % static_cast<int64_t>(kGroup) || !arguments.gains(outputs, gains_after)) {
+  if (!is_size(outputs) || outputs % static_cast<int64_t>(kGroup) ||
+      !arguments.gains(outputs, gains_after)) {
     return wrong();
   }
   const float *residual = arguments.floats(rows, outputs);
@@ -276,15 +281,15 @@ ffi::Error linear_of(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Remaini
 }  // namespace
 }  // namespace gemma3
 
-#define GEMMA3_LINEAR(name, kind)                                           \
-  GEMMA3_KERNEL(name, gemma3::linear_of<gemma3::Kind::kind>,                \
-                xla::ffi::Ffi::Bind()                                       \
-                    .Ctx<xla::ffi::ThreadPool>()                            \
-                    .Arg<xla::ffi::Buffer<xla::ffi::F32>>()                 \
-                    .RemainingArgs()                                        \
-                    .Attr<std::string_view>("before")                       \
-                    .Attr<std::string_view>("after")                        \
-                    .Attr<float>("epsilon")                                 \
+#define GEMMA3_LINEAR(name, kind)                            \
+  GEMMA3_KERNEL(name, gemma3::linear_of<gemma3::Kind::kind>, \
+                xla::ffi::Ffi::Bind()                        \
+                    .Ctx<xla::ffi::ThreadPool>()             \
+                    .Arg<xla::ffi::Buffer<xla::ffi::F32>>()  \
+                    .RemainingArgs()                         \
+                    .Attr<std::string_view>("before")        \
+                    .Attr<std::string_view>("after")         \
+                    .Attr<float>("epsilon")                  \
                     .RemainingRets())
 
 GEMMA3_LINEAR(gemma3_bfloat16_linear, kBfloat16)

@@ -64,7 +64,7 @@ GEMMA3_TARGET void add_norm_here(const float *x, const Norm &norm, const float *
 }
 
 // The LayerForms of a file, in order; `kind` is that of the words of its attention.
-#define GEMMA3_LAYER(kind)                                                                      \
+#define GEMMA3_LAYER(kind)                                                                    \
   kLanes, attend_chunk_of<kind>, chunk_memory_here, norm_and_turn_here, norm_here, gate_here, \
       add_norm_here
 

@@ -27,10 +27,10 @@ GEMMA3_LANEWISE void exchange(Words &low, Words &high, std::index_sequence<kLane
   high =
       __builtin_shufflevector(first, second, (kLane & kHalf ? kLanes + kLane : kLane + kHalf)...);
 #else
-  low = __builtin_shuffle(first, second,
-                          Words{(kLane & kHalf ? kLanes + kLane - kHalf : kLane)...});
-  high = __builtin_shuffle(first, second,
-                           Words{(kLane & kHalf ? kLanes + kLane : kLane + kHalf)...});
+  low =
+      __builtin_shuffle(first, second, Words{(kLane & kHalf ? kLanes + kLane - kHalf : kLane)...});
+  high =
+      __builtin_shuffle(first, second, Words{(kLane & kHalf ? kLanes + kLane : kLane + kHalf)...});
 #endif
 }
 

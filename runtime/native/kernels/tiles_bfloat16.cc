@@ -39,8 +39,8 @@ GEMMA3_TARGET void int4_as_pairs(const void *weights, const void *scale, size_t 
 
 }  // namespace
 
-const Tiles kBfloat16Tiles = {kLanes, 2, pack<Pairs>, nullptr, int8_as_pairs, int4_as_pairs,
-                              multiply<Pairs>, {3, 16, 16}};
+const Tiles kBfloat16Tiles = {
+    kLanes, 2, pack<Pairs>, nullptr, int8_as_pairs, int4_as_pairs, multiply<Pairs>, {3, 16, 16}};
 
 }  // namespace gemma3
 

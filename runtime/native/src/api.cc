@@ -200,8 +200,7 @@ gemma3_status gemma3_model_stats(const gemma3_model *model, char **json, gemma3_
 gemma3_status gemma3_compile(gemma3_model *model, uint32_t *written, gemma3_cancel *cancel,
                              gemma3_error *error) {
   return guarded(error, [&] {
-    const uint32_t count =
-        required(model, "model").model->compile_all(gemma3::between_of(cancel));
+    const uint32_t count = required(model, "model").model->compile_all(gemma3::between_of(cancel));
     if (written != nullptr) *written = count;
   });
 }

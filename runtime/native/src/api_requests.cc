@@ -25,8 +25,8 @@ struct KnownRequest {
     prompts = prompts_of(request.prompts, request.prompt_size, request.prompt_count);
     request.prompts = prompts.data();
     request.prompt_count = prompts.size();
-    sampling = gemma3::sampling_elements(request.sampling, request.sampling_size,
-                                         request.sampling_count);
+    sampling =
+        gemma3::sampling_elements(request.sampling, request.sampling_size, request.sampling_count);
     if (request.sampling != nullptr) request.sampling = sampling.data();
     if (request.timings == nullptr) return;
     gemma3::check_element_size(request.timing_size, "timing_size");

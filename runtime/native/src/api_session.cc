@@ -19,8 +19,8 @@ namespace {
 // The sampling of each row.
 std::vector<gemma3_sampling> sampling_rows(const gemma3::Model &model,
                                            const gemma3_session_options &options) {
-  const auto known = gemma3::sampling_elements(options.sampling, options.sampling_size,
-                                               options.sampling_count);
+  const auto known =
+      gemma3::sampling_elements(options.sampling, options.sampling_size, options.sampling_count);
   return sampling_of(model, options.sampling == nullptr ? nullptr : known.data(), known.size(),
                      options.rows);
 }
@@ -48,7 +48,8 @@ gemma3::SessionSettings settings_of(const gemma3::Model &model,
   settings.shape = groups.front().shape;
   const gemma3::StopTokens stops(model, (options.flags & GEMMA3_IGNORE_EOS) != 0,
                                  options.stop_tokens, options.stop_count);
-  for (const gemma3_sampling &own : sampling_rows(model, options)) settings.rows.push_back({own, stops});
+  for (const gemma3_sampling &own : sampling_rows(model, options))
+    settings.rows.push_back({own, stops});
   settings.logprobs = options.logprobs;
   settings.images = images;
   return settings;
@@ -74,13 +75,12 @@ gemma3::RowSettings row_settings(const gemma3::Session &session, size_t row,
                                  const gemma3_row_options &options) {
   gemma3::RowSettings settings = session.settings().rows[row];
   gemma3::check_flags(options.flags, GEMMA3_IGNORE_EOS, "flags of a row");
-  const auto sampling =
-      gemma3::sampling_elements(options.sampling, options.sampling_size, 1);
-  if (!sampling.empty()) settings.sampling = sampling_of(session.model(), sampling.data(), 1, 1).front();
+  const auto sampling = gemma3::sampling_elements(options.sampling, options.sampling_size, 1);
+  if (!sampling.empty())
+    settings.sampling = sampling_of(session.model(), sampling.data(), 1, 1).front();
   if (options.stop_tokens != nullptr || options.stop_count > 0) {
-    settings.stops =
-        gemma3::StopTokens(session.model(), (options.flags & GEMMA3_IGNORE_EOS) != 0,
-                           options.stop_tokens, options.stop_count);
+    settings.stops = gemma3::StopTokens(session.model(), (options.flags & GEMMA3_IGNORE_EOS) != 0,
+                                        options.stop_tokens, options.stop_count);
   }
   return settings;
 }
@@ -247,8 +247,8 @@ gemma3_status gemma3_session_rows(const gemma3_session *session, gemma3_row *row
     std::vector<gemma3_row> known;
     for (size_t row = 0; row < count; ++row) {
       const gemma3::SessionRow &state = own.row(row);
-      known.push_back({state.position, state.token, state.remaining,
-                       static_cast<int32_t>(own.least(row))});
+      known.push_back(
+          {state.position, state.token, state.remaining, static_cast<int32_t>(own.least(row))});
     }
     gemma3::fill_elements(rows, row_size, known, "row_size");
   });
@@ -295,8 +295,7 @@ gemma3_status gemma3_session_restore(gemma3_model *model, const uint8_t *bytes, 
     required(session, "session");
     required(bytes, "bytes");
     const std::string_view view(reinterpret_cast<const char *>(bytes), count);
-    *session = new gemma3_session(
-        gemma3::Session::restore(required(model, "model").model, view));
+    *session = new gemma3_session(gemma3::Session::restore(required(model, "model").model, view));
   });
 }
 

@@ -56,12 +56,9 @@ Json prompts_info(const std::vector<FileRecord> &files) {
 }
 
 Json tokenizer_info(const TokenizerRecord &tokenizer, const std::vector<FileRecord> &files) {
-  Json info = {{"path", tokenizer.path},
-               {"kind", tokenizer.kind},
-               {"add_bos", tokenizer.add_bos},
-               {"add_eos", tokenizer.add_eos},
-               {"prompts", prompts_info(files)},
-               {"chat_template", nullptr}};
+  Json info = {{"path", tokenizer.path},         {"kind", tokenizer.kind},
+               {"add_bos", tokenizer.add_bos},   {"add_eos", tokenizer.add_eos},
+               {"prompts", prompts_info(files)}, {"chat_template", nullptr}};
   if (tokenizer.chat_template) info["chat_template"] = *tokenizer.chat_template;
   return info;
 }
@@ -107,7 +104,8 @@ Bundle::Bundle(const std::string &root, const std::string &pin)
     : root_(root), folder_(checked_root(root)) {
   int error = 0;
   const std::string where = (fs::path(root_) / kManifest).string();
-  if (folder_.find(kManifest, error) == nullptr && error == ENOENT) refuse(GEMMA3_NOT_FOUND, not_a_bundle(root_));
+  if (folder_.find(kManifest, error) == nullptr && error == ENOENT)
+    refuse(GEMMA3_NOT_FOUND, not_a_bundle(root_));
   const std::shared_ptr<const File> file = folder_.open(kManifest);
   if (file->size() > kMaxManifestBytes) {
     refuse(where + ": expected at most " + std::to_string(kMaxManifestBytes) + " bytes, got " +
@@ -133,9 +131,9 @@ void Bundle::check_pin(const std::string &pin) const {
            to_text(Json(pin.substr(0, 80))));
   }
   if (digits == digest_) return;
-  refuse(GEMMA3_INTEGRITY,
-         (fs::path(root_) / kManifest).string() + ": expected SHA-256 " + digits + ", got " +
-         digest_ + "; take the bundle again from whoever gave the digest");
+  refuse(GEMMA3_INTEGRITY, (fs::path(root_) / kManifest).string() + ": expected SHA-256 " + digits +
+                               ", got " + digest_ +
+                               "; take the bundle again from whoever gave the digest");
 }
 
 // Looks at the size of every file, and keeps those of weights open.
@@ -147,9 +145,9 @@ void Bundle::open_files() {
   for (const FileRecord &record : manifest_.files) {
     const std::shared_ptr<const File> file = folder_.open(record.path);
     if (file->size() != record.bytes) {
-      refuse(GEMMA3_INTEGRITY,
-             file->name() + ": expected " + std::to_string(record.bytes) + " bytes, got " +
-             std::to_string(file->size()) + "; copy the bundle again or re-export it");
+      refuse(GEMMA3_INTEGRITY, file->name() + ": expected " + std::to_string(record.bytes) +
+                                   " bytes, got " + std::to_string(file->size()) +
+                                   "; copy the bundle again or re-export it");
     }
     if (by_file.count(record.path) > 0) kept_[record.path] = file;
   }
@@ -162,9 +160,8 @@ const MeshRecord &Bundle::mesh(const std::string &name) const {
     if (record.mesh.name == name) return record;
     names.push_back(record.mesh.name);
   }
-  refuse(GEMMA3_NOT_FOUND,
-         root_ + ": expected a mesh of the bundle (" + joined(names) + "), got " + name +
-         "; re-export with --mesh " + name);
+  refuse(GEMMA3_NOT_FOUND, root_ + ": expected a mesh of the bundle (" + joined(names) + "), got " +
+                               name + "; re-export with --mesh " + name);
 }
 
 std::vector<const Program *> Bundle::programs_for(const std::string &mesh_name,
@@ -180,9 +177,9 @@ std::vector<const Program *> Bundle::programs_for(const std::string &mesh_name,
     }
   }
   if (chosen.empty()) {
-    refuse(GEMMA3_NOT_FOUND,
-           root_ + ": expected a platform of mesh " + mesh_name + " (" + joined(platforms) +
-           "), got " + platform + "; re-export with --platform " + platform);
+    refuse(GEMMA3_NOT_FOUND, root_ + ": expected a platform of mesh " + mesh_name + " (" +
+                                 joined(platforms) + "), got " + platform +
+                                 "; re-export with --platform " + platform);
   }
   return chosen;
 }
@@ -194,9 +191,8 @@ const FileRecord *Bundle::find_record(const std::string &path) const {
 
 const FileRecord &Bundle::record(const std::string &path) const {
   if (const FileRecord *found = find_record(path)) return *found;
-  refuse(GEMMA3_NOT_FOUND,
-         root_ + ": expected a file of the manifest, got " + to_text(Json(path)) +
-         "; gemma3-bundle inspect lists them");
+  refuse(GEMMA3_NOT_FOUND, root_ + ": expected a file of the manifest, got " + to_text(Json(path)) +
+                               "; gemma3-bundle inspect lists them");
 }
 
 std::shared_ptr<const File> Bundle::find(const std::string &path, int &error) const {
@@ -228,9 +224,9 @@ void Bundle::verify(bool weights, const Between &between) const {
 }
 
 void Bundle::refuse_digest(const FileRecord &expected, const std::string &got) const {
-  refuse(GEMMA3_INTEGRITY,
-         (fs::path(root_) / expected.path).string() + ": contents changed: expected SHA-256 " +
-         expected.sha256 + ", got " + got + "; copy the bundle again or re-export it");
+  refuse(GEMMA3_INTEGRITY, (fs::path(root_) / expected.path).string() +
+                               ": contents changed: expected SHA-256 " + expected.sha256 +
+                               ", got " + got + "; copy the bundle again or re-export it");
 }
 
 int64_t Bundle::weights_bytes() const {

@@ -13,10 +13,10 @@ namespace {
 
 PJRT_Buffer_Type type_of(const std::string &dtype) {
   constexpr std::pair<const char *, PJRT_Buffer_Type> kTypes[] = {
-      {"float32", PJRT_Buffer_Type_F32},  {"bfloat16", PJRT_Buffer_Type_BF16},
-      {"float16", PJRT_Buffer_Type_F16},  {"int32", PJRT_Buffer_Type_S32},
-      {"uint32", PJRT_Buffer_Type_U32},   {"int8", PJRT_Buffer_Type_S8},
-      {"uint8", PJRT_Buffer_Type_U8},     {"float8_e4m3fn", PJRT_Buffer_Type_F8E4M3FN},
+      {"float32", PJRT_Buffer_Type_F32}, {"bfloat16", PJRT_Buffer_Type_BF16},
+      {"float16", PJRT_Buffer_Type_F16}, {"int32", PJRT_Buffer_Type_S32},
+      {"uint32", PJRT_Buffer_Type_U32},  {"int8", PJRT_Buffer_Type_S8},
+      {"uint8", PJRT_Buffer_Type_U8},    {"float8_e4m3fn", PJRT_Buffer_Type_F8E4M3FN},
       {"bool", PJRT_Buffer_Type_PRED},
   };
   for (const auto &[name, type] : kTypes) {
@@ -151,7 +151,7 @@ void Client::settle() const {
 
 std::string Client::compile_options(int64_t devices) const {
   ProtoWriter build;
-  build.number(4, 1);                              // num_replicas
+  build.number(4, 1);                               // num_replicas
   build.number(5, static_cast<uint64_t>(devices));  // num_partitions
   ProtoWriter assignment;
   assignment.number(1, 1).number(2, static_cast<uint64_t>(devices));
@@ -206,8 +206,8 @@ Executable Client::deserialize(std::string_view bytes) const {
   return Executable(*plugin_, args.loaded_executable);
 }
 
-Upload Client::upload(const void *data, const std::string &dtype, const Shape &shape,
-                      size_t device, Handover how) const {
+Upload Client::upload(const void *data, const std::string &dtype, const Shape &shape, size_t device,
+                      Handover how) const {
   GEMMA3_ARGS(Client_BufferFromHostBuffer, args);
   args.client = client_.get();
   args.data = data;
@@ -218,8 +218,9 @@ Upload Client::upload(const void *data, const std::string &dtype, const Shape &s
   if (how == Handover::kCopy) {
     args.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableOnlyDuringCall;
   } else {
-    args.host_buffer_semantics = on_cpu() ? PJRT_HostBufferSemantics_kImmutableZeroCopy
-                                          : PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes;
+    args.host_buffer_semantics = on_cpu()
+                                     ? PJRT_HostBufferSemantics_kImmutableZeroCopy
+                                     : PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes;
   }
   GEMMA3_CALL(*plugin_, Client_BufferFromHostBuffer, args);
   Upload upload{Buffer(*plugin_, args.buffer), Event(*plugin_, args.done_with_host_buffer)};

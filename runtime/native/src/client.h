@@ -28,10 +28,10 @@ struct Upload {
 
 // How to start a client of a plugin.
 struct ClientSettings {
-  std::string options;             // "name=value,..."
-  int64_t cpu_devices = 1;         // that a CPU plugin makes
-  unsigned threads = 0;            // that a CPU plugin computes with; 0: as it thinks best
-  bool keep_environment = false;   // of the process, whatever is in it
+  std::string options;            // "name=value,..."
+  int64_t cpu_devices = 1;        // that a CPU plugin makes
+  unsigned threads = 0;           // that a CPU plugin computes with; 0: as it thinks best
+  bool keep_environment = false;  // of the process, whatever is in it
 };
 
 // A client of a plugin, with the devices it gives.

@@ -31,8 +31,8 @@ constexpr std::chrono::milliseconds kBetweenTries(20);
 class FolderLock {
  public:
   explicit FolderLock(const fs::path &folder)
-      : descriptor_(::open((folder / ".lock").c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
-                           0644)) {
+      : descriptor_(
+            ::open((folder / ".lock").c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644)) {
     locked_ = descriptor_ >= 0 && wait();
   }
   ~FolderLock() {

@@ -31,8 +31,7 @@ std::vector<Port> chunk_inputs(const Bucket &bucket) {
 // places, since no call needs more.
 std::vector<Port> image_inputs(const Bucket &bucket, const Manifest &manifest) {
   const Shape room{times(bucket.batch, bucket.tokens), manifest.vision->soft_token_size};
-  return {{"soft_tokens", room, "float32"},
-          {"soft_index", {bucket.batch, bucket.tokens}, "int32"}};
+  return {{"soft_tokens", room, "float32"}, {"soft_index", {bucket.batch, bucket.tokens}, "int32"}};
 }
 
 // What score gives besides log-probabilities.
@@ -43,9 +42,10 @@ std::vector<Port> score_extras(const Bucket &bucket, const Manifest &manifest) {
     const auto &wanted = manifest.score_outputs;
     if (std::find(wanted.begin(), wanted.end(), name) == wanted.end()) continue;
     if (name[0] == 'h') {
-      ports.push_back({name,
-                       {model.num_hidden_layers + 1, bucket.batch, bucket.tokens, model.hidden_size},
-                       "float32"});
+      ports.push_back(
+          {name,
+           {model.num_hidden_layers + 1, bucket.batch, bucket.tokens, model.hidden_size},
+           "float32"});
     } else {
       ports.push_back({name,
                        {model.num_hidden_layers, bucket.batch, model.num_attention_heads,
@@ -86,8 +86,7 @@ std::vector<Port> program_inputs(const Bucket &bucket, const Manifest &manifest)
   if (takes_images(bucket.program)) append(ports, image_inputs(bucket, manifest));
   switch (bucket.program) {
     case ProgramName::kPrefill:
-    case ProgramName::kPrefillImages:
-      break;
+    case ProgramName::kPrefillImages: break;
     case ProgramName::kDecode:
       ports = {{"token", rows, "int32"}, {"position", rows, "int32"}};
       break;
@@ -98,14 +97,10 @@ std::vector<Port> program_inputs(const Bucket &bucket, const Manifest &manifest)
                {"stop_tokens", {bucket.batch, kStopTokens}, "int32"}};
       break;
     case ProgramName::kScore:
-    case ProgramName::kScoreImages:
-      append(ports, {{"labels", chunk, "int32"}});
-      return ports;
+    case ProgramName::kScoreImages: append(ports, {{"labels", chunk, "int32"}}); return ports;
     case ProgramName::kClassify:
-    case ProgramName::kClassifyImages:
-      return ports;
-    case ProgramName::kEmbed:
-      return {{"tokens", chunk, "int32"}, {"length", rows, "int32"}};
+    case ProgramName::kClassifyImages: return ports;
+    case ProgramName::kEmbed: return {{"tokens", chunk, "int32"}, {"length", rows, "int32"}};
     case ProgramName::kEncodeImage: {
       const int64_t side = manifest.vision->image_size;
       const auto planes = static_cast<int64_t>(manifest.vision->channels.size());

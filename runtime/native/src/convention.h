@@ -10,7 +10,7 @@
 
 namespace gemma3 {
 
-constexpr int64_t kStopTokens = 8;      // that a row of `generate` takes; unused ones are -1
+constexpr int64_t kStopTokens = 8;       // that a row of `generate` takes; unused ones are -1
 constexpr int32_t kIgnoredLabel = -100;  // a position that `score` leaves out
 
 // An argument or result before it is placed on a mesh.

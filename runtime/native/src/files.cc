@@ -31,7 +31,8 @@ gemma3_status status_of(int error) {
 
 File::File(const std::filesystem::path &path) : name_(path.string()) {
   descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor_ < 0) refuse(status_of(errno), name_ + ": cannot be read: " + std::strerror(errno));
+  if (descriptor_ < 0)
+    refuse(status_of(errno), name_ + ": cannot be read: " + std::strerror(errno));
   if (measure()) return;
   ::close(descriptor_);
   refuse(name_ + ": expected a regular file, got something else");
@@ -49,7 +50,7 @@ File::~File() { ::close(descriptor_); }
 
 // Whether it is a regular file, whose size is then known.
 bool File::measure() {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) return false;
   size_ = status.st_size;
   return true;
@@ -77,7 +78,7 @@ void File::read_into(void *out, int64_t offset, size_t count) const {
 
 Mapping::Mapping(const File &file) : data_(nullptr), size_(static_cast<size_t>(file.size())) {
   if (size_ == 0) return;
-  struct stat status {};  // beyond its end a mapped file cannot be read: the process would end
+  struct stat status{};  // beyond its end a mapped file cannot be read: the process would end
   if (::fstat(file.descriptor(), &status) != 0 || status.st_size < file.size()) {
     refuse(file.name() + ": expected " + std::to_string(size_) + " bytes, got " +
            std::to_string(status.st_size) + "; copy the bundle again or re-export it");
@@ -128,7 +129,8 @@ bool write_atomically(const std::filesystem::path &path, std::string_view bytes)
                             std::to_string(number.fetch_add(1)) + "-" + path.filename().string());
   // Without a name until it is whole, where the file system can: a process that ends leaves nothing.
   const std::filesystem::path folder = path.parent_path();
-  int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0644);
+  int descriptor =
+      ::open(folder.empty() ? "." : folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0644);
   const bool named = descriptor < 0;
   if (named) descriptor = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (descriptor < 0) return false;

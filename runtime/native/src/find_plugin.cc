@@ -103,7 +103,8 @@ std::vector<fs::path> site_packages() {
 fs::path search(const std::string &platform, const std::vector<fs::path> &packages) {
   for (const fs::path &folder : packages) {
     for (const Known &plugin : kPlugins) {
-      if (platform == plugin.platform && is_there(folder / plugin.path)) return folder / plugin.path;
+      if (platform == plugin.platform && is_there(folder / plugin.path))
+        return folder / plugin.path;
     }
   }
   return {};
@@ -118,7 +119,8 @@ bool has_hardware(const std::string &platform) {
 std::string packages_of(const std::string &platform) {
   std::string text;
   for (const Known &plugin : kPlugins) {
-    if (platform == plugin.platform) text += (text.empty() ? "" : " or ") + std::string(plugin.package);
+    if (platform == plugin.platform)
+      text += (text.empty() ? "" : " or ") + std::string(plugin.package);
   }
   return text;
 }
@@ -131,9 +133,9 @@ std::string find_plugin(const std::string &platform) {
   }
   const fs::path found = search(platform, site_packages());
   if (!found.empty()) return found.string();
-  refuse(GEMMA3_NOT_FOUND,
-         "no PJRT plugin for " + platform + " in the Python environments here; run: pip install " +
-         packages_of(platform) + ", or name one with --plugin");
+  refuse(GEMMA3_NOT_FOUND, "no PJRT plugin for " + platform +
+                               " in the Python environments here; run: pip install " +
+                               packages_of(platform) + ", or name one with --plugin");
 }
 
 std::string find_plugin(const std::vector<std::string> &platforms) {

@@ -116,7 +116,8 @@ class Walk {
 
 Folder::Folder(const std::string &path)
     : name_(path), descriptor_(::open(path.c_str(), kToWalkThrough | O_CLOEXEC)) {
-  if (descriptor_ < 0) refuse(status_of(errno), name_ + ": cannot be opened: " + std::strerror(errno));
+  if (descriptor_ < 0)
+    refuse(status_of(errno), name_ + ": cannot be opened: " + std::strerror(errno));
   std::error_code error;  // only links that name the folder by its whole path need this
   real_ = fs::canonical(path, error).string();
 }
@@ -137,16 +138,17 @@ std::shared_ptr<const File> Folder::open(const std::string &path) const {
   int error = 0;
   if (auto file = find(path, error)) return file;
   if (error == EXDEV) {
-    refuse(name_ + ": expected " + path + " inside the bundle, got a link out of it; copy the file "
+    refuse(name_ + ": expected " + path +
+           " inside the bundle, got a link out of it; copy the file "
            "itself into the bundle");
   }
   if (error == EISDIR || error == ENXIO) {  // ENXIO: a socket
-    refuse(name_ + ": expected " + path + " to be a regular file, got something else; copy the "
+    refuse(name_ + ": expected " + path +
+           " to be a regular file, got something else; copy the "
            "bundle again or re-export it");
   }
-  refuse(status_of(error),
-         name_ + ": expected file " + path + " of the bundle, got: " + std::strerror(error) +
-         "; copy the bundle again or re-export it");
+  refuse(status_of(error), name_ + ": expected file " + path + " of the bundle, got: " +
+                               std::strerror(error) + "; copy the bundle again or re-export it");
 }
 
 }  // namespace gemma3

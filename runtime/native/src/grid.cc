@@ -59,7 +59,7 @@ int64_t pick(int64_t needed, const std::set<int64_t> &sizes) {
 
 std::vector<int64_t> plan_prefill(int64_t length, const std::set<int64_t> &sizes) {
   constexpr int64_t kCallCost = 32;  // in tokens; why is said in artifacts/chunks.py
-  int64_t unit = 0;  // chunks end at its multiples, so lengths between need no plan
+  int64_t unit = 0;                  // chunks end at its multiples, so lengths between need no plan
   for (const int64_t size : sizes) unit = std::gcd(unit, size);
   const auto units = static_cast<size_t>((std::max<int64_t>(length, 0) + unit - 1) / unit);
   // Of a plan for so many units: its work, and its first chunk.
@@ -171,9 +171,9 @@ void Grid::require_fit(const GroupShapes &shapes, const std::string &what, int64
   if (length < most) {
     remedy = "ask for at most " + count_of(most - length, "new token") + ", or " + remedy;
   }
-  refuse(GEMMA3_CONTEXT_FULL,
-         request + " does not fit: largest cache bucket is " + std::to_string(most) +
-         " (cache buckets of " + source_ + ": " + joined(caches) + "); " + remedy);
+  refuse(GEMMA3_CONTEXT_FULL, request + " does not fit: largest cache bucket is " +
+                                  std::to_string(most) + " (cache buckets of " + source_ + ": " +
+                                  joined(caches) + "); " + remedy);
 }
 
 GroupShapes intersection(const GroupShapes &a, const GroupShapes &b) {

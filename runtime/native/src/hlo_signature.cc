@@ -9,9 +9,8 @@ namespace {
 
 // xla::PrimitiveType (xla/xla_data.proto).
 constexpr std::pair<uint64_t, const char *> kTypes[] = {
-    {1, "bool"},     {2, "int8"},     {4, "int32"},    {6, "uint8"},
-    {8, "uint32"},   {10, "float16"}, {11, "float32"}, {16, "bfloat16"},
-    {20, "float8_e4m3fn"},
+    {1, "bool"},     {2, "int8"},     {4, "int32"},     {6, "uint8"},          {8, "uint32"},
+    {10, "float16"}, {11, "float32"}, {16, "bfloat16"}, {20, "float8_e4m3fn"},
 };
 constexpr uint64_t kTuple = 13;
 

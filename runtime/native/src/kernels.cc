@@ -116,8 +116,8 @@ std::string register_all(const Client &client, const std::string &library,
 bool is_target_name(const std::string &name) {
   if (name.size() > kLongestName || name.rfind(kPrefix, 0) != 0) return false;
   return name.size() > sizeof kPrefix - 1 && std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
-  });
+           return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+         });
 }
 
 void refuse_calls(const Program &program, const std::string &code) {

@@ -41,8 +41,8 @@ HostArray::HostArray(std::string dtype, Shape shape)
 
 LoadedProgram::LoadedProgram(const Client &client, const Mesh &mesh, const Program &record,
                              Executable executable, std::vector<const Shards *> weights,
-                             std::vector<DevicePort> weight_ports,
-                             const std::vector<Port> &known, bool checked)
+                             std::vector<DevicePort> weight_ports, const std::vector<Port> &known,
+                             bool checked)
     : client_(client),
       mesh_(mesh),
       record_(record),
@@ -106,8 +106,7 @@ std::vector<const HostArray *> LoadedProgram::arrange(const HostArrays &inputs) 
   return arrays;
 }
 
-std::vector<Shards> LoadedProgram::run(const HostArrays &inputs,
-                                       std::vector<Shards> &cache) const {
+std::vector<Shards> LoadedProgram::run(const HostArrays &inputs, std::vector<Shards> &cache) const {
   const std::vector<const HostArray *> arrays = arrange(inputs);
   if (cache.size() != record_.cache.size()) {
     fail("the cache was lost when an earlier call failed: begin a new session");
@@ -188,10 +187,10 @@ Shards distribute(const Client &client, const Mesh &mesh, const Tensor &tensor,
       copy_out(whole, tensor.shape, block, item, part.data());
       source = part.data();
     }
-    shards.push_back(client
-                         .upload(source, tensor.dtype, block.shape, static_cast<size_t>(device),
-                                 Handover::kCopy)
-                         .buffer);
+    shards.push_back(
+        client
+            .upload(source, tensor.dtype, block.shape, static_cast<size_t>(device), Handover::kCopy)
+            .buffer);
   }
   return shards;
 }
@@ -209,7 +208,8 @@ void collect(const Client &client, const Mesh &mesh, const Tensor &tensor, const
   pending.reserve(shards.size());
   std::exception_ptr failure;
   for (size_t device = 0; device < shards.size(); ++device) {
-    Pending next{shard_block(tensor.shape, tensor.spec, mesh, static_cast<int64_t>(device)), {}, {}};
+    Pending next{
+        shard_block(tensor.shape, tensor.spec, mesh, static_cast<int64_t>(device)), {}, {}};
     if (!seen.insert(next.block.offset).second) continue;  // a copy of another device's
     const auto bytes = static_cast<size_t>(byte_size(next.block.shape, tensor.dtype));
     uint8_t *out = whole + block_start(tensor.shape, next.block, item);

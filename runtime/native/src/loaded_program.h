@@ -44,8 +44,7 @@ class LoadedProgram {
   // `run` will be given.
   LoadedProgram(const Client &client, const Mesh &mesh, const Program &record,
                 Executable executable, std::vector<const Shards *> weights,
-                std::vector<DevicePort> weight_ports, const std::vector<Port> &known,
-                bool checked);
+                std::vector<DevicePort> weight_ports, const std::vector<Port> &known, bool checked);
 
   const Program &record() const { return record_; }
   const Executable &executable() const { return executable_; }
@@ -73,9 +72,9 @@ class LoadedProgram {
   Executable executable_;
   std::vector<const Shards *> weights_;
   size_t devices_;
-  size_t known_;                  // inputs that `run` is given
-  std::vector<size_t> sources_;   // for each input of the program which of them; `known_`: none
-  HostArrays neutral_;            // what it gets instead, in order
+  size_t known_;                 // inputs that `run` is given
+  std::vector<size_t> sources_;  // for each input of the program which of them; `known_`: none
+  HostArrays neutral_;           // what it gets instead, in order
 };
 
 // A whole tensor of the host on the devices of a mesh, each with its part.

@@ -12,8 +12,8 @@ namespace {
 // What of /proc/cpuinfo names the processor and what it can do, once.
 std::string processor() {
   static constexpr const char *kFields[] = {
-      "vendor_id", "cpu family", "model",           "model name",  "stepping", "flags",
-      "Features",  "CPU part",   "CPU implementer", "CPU variant",
+      "vendor_id", "cpu family", "model",    "model name",      "stepping",
+      "flags",     "Features",   "CPU part", "CPU implementer", "CPU variant",
   };
   std::ifstream file("/proc/cpuinfo");
   std::string text;

@@ -11,17 +11,17 @@ namespace gemma3 {
 namespace {
 
 constexpr std::pair<const char *, int64_t> kItemSizes[] = {
-    {"float32", 4}, {"bfloat16", 2}, {"float16", 2},        {"int32", 4}, {"uint32", 4},
-    {"int8", 1},    {"uint8", 1},    {"float8_e4m3fn", 1},  {"bool", 1},
+    {"float32", 4}, {"bfloat16", 2}, {"float16", 2},       {"int32", 4}, {"uint32", 4},
+    {"int8", 1},    {"uint8", 1},    {"float8_e4m3fn", 1}, {"bool", 1},
 };
 
 // Characters beyond ASCII that format rather than show; terminals obey some of them.
 bool is_hidden(uint32_t point) {
-  return (point >= 0x80 && point <= 0xA0) || point == 0xAD || (point >= 0x200B && point <= 0x200F) ||
-         (point >= 0x2028 && point <= 0x202F) || (point >= 0x2060 && point <= 0x206F) ||
-         (point >= 0xD800 && point <= 0xF8FF) || point == 0xFEFF ||
-         (point >= 0xFFF0 && point <= 0xFFFB) || point == 0xFFFE || point == 0xFFFF ||
-         point >= 0xE0000;
+  return (point >= 0x80 && point <= 0xA0) || point == 0xAD ||
+         (point >= 0x200B && point <= 0x200F) || (point >= 0x2028 && point <= 0x202F) ||
+         (point >= 0x2060 && point <= 0x206F) || (point >= 0xD800 && point <= 0xF8FF) ||
+         point == 0xFEFF || (point >= 0xFFF0 && point <= 0xFFFB) || point == 0xFFFE ||
+         point == 0xFFFF || point >= 0xE0000;
 }
 
 // The character that starts at `at`, and moves past it; U+FFFF for what is not UTF-8.

@@ -23,8 +23,16 @@ using Spec = std::vector<std::vector<std::string>>;
 
 // What a program computes.
 enum class ProgramName {
-  kClassify, kClassifyImages, kDecode, kEmbed, kEncodeImage, kGenerate, kPrefill, kPrefillImages,
-  kScore, kScoreImages,
+  kClassify,
+  kClassifyImages,
+  kDecode,
+  kEmbed,
+  kEncodeImage,
+  kGenerate,
+  kPrefill,
+  kPrefillImages,
+  kScore,
+  kScoreImages,
 };
 std::string_view name_of(ProgramName program);
 std::optional<ProgramName> program_named(std::string_view name);

@@ -17,8 +17,7 @@ constexpr size_t kMaxAxes = 20;
 // The checks of everything but the programs.
 class Checker : FieldChecks {
  public:
-  Checker(const Manifest &manifest, const std::string &where)
-      : FieldChecks(where), m_(manifest) {}
+  Checker(const Manifest &manifest, const std::string &where) : FieldChecks(where), m_(manifest) {}
 
   void run() {
     files();

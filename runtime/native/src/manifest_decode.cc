@@ -10,16 +10,11 @@ namespace gemma3 {
 namespace {
 
 constexpr std::pair<ProgramName, const char *> kPrograms[] = {
-    {ProgramName::kPrefill, "prefill"},
-    {ProgramName::kDecode, "decode"},
-    {ProgramName::kGenerate, "generate"},
-    {ProgramName::kScore, "score"},
-    {ProgramName::kClassify, "classify"},
-    {ProgramName::kEmbed, "embed"},
-    {ProgramName::kEncodeImage, "encode_image"},
-    {ProgramName::kPrefillImages, "prefill_images"},
-    {ProgramName::kScoreImages, "score_images"},
-    {ProgramName::kClassifyImages, "classify_images"},
+    {ProgramName::kPrefill, "prefill"},          {ProgramName::kDecode, "decode"},
+    {ProgramName::kGenerate, "generate"},        {ProgramName::kScore, "score"},
+    {ProgramName::kClassify, "classify"},        {ProgramName::kEmbed, "embed"},
+    {ProgramName::kEncodeImage, "encode_image"}, {ProgramName::kPrefillImages, "prefill_images"},
+    {ProgramName::kScoreImages, "score_images"}, {ProgramName::kClassifyImages, "classify_images"},
 };
 
 // Adds fields that `object` lacks.
@@ -42,9 +37,9 @@ void upgrade_from_1(Json &manifest) {
                       {"saved_model", nullptr},
                       {"goldens", nullptr}});
   if (manifest.contains("programs")) {
-    complete_each(manifest["programs"], {{"variant", kPortable},
-                                         {"custom_calls", Json::array()},
-                                         {"forms", Json::object()}});
+    complete_each(
+        manifest["programs"],
+        {{"variant", kPortable}, {"custom_calls", Json::array()}, {"forms", Json::object()}});
   }
   if (manifest.contains("caches") && manifest["caches"].is_array()) {
     for (Json &cache : manifest["caches"]) {
@@ -363,7 +358,7 @@ Manifest parse_manifest(std::string_view text, const std::string &where) {
     if (!version.is_number_integer() || version < 1 || version > kFormatVersion) {
       refuse(GEMMA3_UNKNOWN_VERSION,
              where + ": expected format version 1, 2, 3, got " + show(version) +
-             "; install the gemma3-export that wrote it, or re-export with an older one");
+                 "; install the gemma3-export that wrote it, or re-export with an older one");
     }
     if (version == 1) upgrade_from_1(value);
     if (version <= 2) upgrade_from_2(value);

@@ -41,11 +41,10 @@ std::unique_ptr<CompiledCache> open_cache(const OpenOptions &options, const Clie
     places.push_back(error ? fs::path(options.cache_dir) : named);
   }
   // A plugin that is not told of a number of threads takes what it thinks best.
-  const unsigned threads =
-      (options.flags & GEMMA3_KEEP_ENVIRONMENT) != 0 ? 0 : options.threads;
-  return std::make_unique<CompiledCache>(
-      places, user, machine_identity(client, options.client_options, threads),
-      use_of(options.flags));
+  const unsigned threads = (options.flags & GEMMA3_KEEP_ENVIRONMENT) != 0 ? 0 : options.threads;
+  return std::make_unique<CompiledCache>(places, user,
+                                         machine_identity(client, options.client_options, threads),
+                                         use_of(options.flags));
 }
 
 // What the cache calls compiled code of a program: its bucket, for people, and what the code depends
@@ -122,20 +121,19 @@ Model::Model(const OpenOptions &options) : options_(options) {
     if (bucket.program == ProgramName::kEncodeImage) continue;
     for (const Program *program : {slot.record, slot.portable}) weights_of(*program);
   }
-  grid_ = Grid((fs::path(options.bundle) / "manifest.json").string() + ", mesh " +
-                   record_->mesh.name,
-               std::move(buckets));
+  grid_ =
+      Grid((fs::path(options.bundle) / "manifest.json").string() + ", mesh " + record_->mesh.name,
+           std::move(buckets));
   open_s_ = seconds() - begun;
   log(GEMMA3_LOG_INFO, "weights of " + std::to_string(bundle_->weights_bytes()) +
                            " bytes are in place, " + shown_seconds(open_s_) + " after the start");
 }
 
-void Model::load_kernels(const OpenOptions &options,
-                         const std::vector<const Program *> &programs) {
+void Model::load_kernels(const OpenOptions &options, const std::vector<const Program *> &programs) {
   const KernelsFound found = take_kernels(*client_, options.kernels, programs);
   if (!found.programs.empty()) {
-    log(GEMMA3_LOG_INFO, std::to_string(found.programs.size()) + " programs call the kernels of " +
-                             found.library);
+    log(GEMMA3_LOG_INFO,
+        std::to_string(found.programs.size()) + " programs call the kernels of " + found.library);
   }
   if (!found.problem.empty()) {
     log(GEMMA3_LOG_WARNING, found.problem + ": portable programs are used");
@@ -194,8 +192,8 @@ void Model::load(Slot &here) {
         weight_ports(record), program_inputs(record.bucket, manifest()), false);
   } catch (const Error &error) {
     if (here.record != here.portable) {
-      log(GEMMA3_LOG_WARNING, "program " + record.stablehlo + ": " + error.what() +
-                                  ": the portable program is used");
+      log(GEMMA3_LOG_WARNING,
+          "program " + record.stablehlo + ": " + error.what() + ": the portable program is used");
       here.record = here.portable;
       return load(here);
     }

@@ -29,8 +29,8 @@ Json Model::stats() const {
   const std::lock_guard<std::mutex> lock(stats_mutex_);
   const std::string remark = compiled_->remark();
   const bool used = loaded_count_ > 0 && compiled_count_ == 0;
-  const std::string fine = loaded_count_ > 0 ? "compiled programs are used"
-                                             : "no program was compiled here before";
+  const std::string fine =
+      loaded_count_ > 0 ? "compiled programs are used" : "no program was compiled here before";
   return {{"open_s", open_s_},
           {"variant", with_kernels_ ? kKernels : kPortable},
           {"weights",
@@ -75,8 +75,7 @@ gemma3_sizes Model::sizes() const {
   const GroupShapes generating = grid_.generating(false);
   for (const GroupShape &shape : generating) sizes.batch = std::max(sizes.batch, shape.batch);
   sizes.positions = most(generating);
-  sizes.image_positions =
-      most(intersection(generating, grid_.shapes(ProgramName::kPrefillImages)));
+  sizes.image_positions = most(intersection(generating, grid_.shapes(ProgramName::kPrefillImages)));
   sizes.stepping_positions = most(grid_.generating(true));
   sizes.score_positions = most(grid_.shapes(ProgramName::kScore));
   sizes.classify_positions = most(grid_.shapes(ProgramName::kClassify));
@@ -111,8 +110,9 @@ void Model::log_opening() const {
                            client_->platform() + ", " +
                            count_of(static_cast<int64_t>(client_->device_count()), "device"));
   if (client_->ignored_flags()) {
-    log(GEMMA3_LOG_WARNING, "XLA_FLAGS is not passed on to the plugin: programs are compiled as "
-                            "they were lowered");
+    log(GEMMA3_LOG_WARNING,
+        "XLA_FLAGS is not passed on to the plugin: programs are compiled as "
+        "they were lowered");
   }
   if (options_.threads == 0) return;
   const char *why = nullptr;

@@ -97,9 +97,8 @@ bool is_hub_id(const std::string &text) {
   const size_t at = text.find('@');
   if (slash == text.npos || (at != text.npos && at < slash)) return false;
   const std::string revision = at == text.npos ? "r" : text.substr(at + 1);
-  const bool fits = !revision.empty() &&
-                    std::all_of(revision.begin(), revision.end(),
-                                [&](char c) { return letter(c) || c == '/'; });
+  const bool fits = !revision.empty() && std::all_of(revision.begin(), revision.end(),
+                                                     [&](char c) { return letter(c) || c == '/'; });
   return fits && name(text.substr(0, slash)) &&
          name(text.substr(slash + 1, at == text.npos ? at : at - slash - 1));
 }

@@ -20,8 +20,8 @@ using Version = std::array<int, 3>;
 std::optional<Version> parse_version(const std::string &text) {
   Version version{};
   char rest = 0;
-  const int got = std::sscanf(text.c_str(), "%d.%d.%d%c", &version[0], &version[1], &version[2],
-                              &rest);
+  const int got =
+      std::sscanf(text.c_str(), "%d.%d.%d%c", &version[0], &version[1], &version[2], &rest);
   return got == 3 ? std::optional<Version>(version) : std::nullopt;
 }
 
@@ -42,9 +42,9 @@ void check_stablehlo(const Plugin &plugin, const std::string &version) {
   const auto minimum = parse_version(plugin.stablehlo_minimum());
   const auto ours = parse_version(version);
   if (!ours || !minimum || *ours >= *minimum) return;
-  refuse(GEMMA3_UNKNOWN_VERSION,
-         plugin.path() + ": expected programs of StableHLO " + plugin.stablehlo_minimum() +
-         " or newer, got " + version + "; re-export the bundle");
+  refuse(GEMMA3_UNKNOWN_VERSION, plugin.path() + ": expected programs of StableHLO " +
+                                     plugin.stablehlo_minimum() + " or newer, got " + version +
+                                     "; re-export the bundle");
 }
 
 // The mesh called `name`, or the one for these devices; none are known before there is a plugin.
@@ -110,8 +110,9 @@ Opening::Opening(const OpenOptions &options, Json &report) {
   }
   check_contents(*bundle, options);
   if (bundle->manifest().abstract) {
-    refuse(options.bundle + ": expected a bundle with weights, got one that was exported with "
-                            "--abstract; export it from a checkpoint");
+    refuse(options.bundle +
+           ": expected a bundle with weights, got one that was exported with "
+           "--abstract; export it from a checkpoint");
   }
   record = &find_mesh(*bundle, options.mesh, options.platform, std::nullopt);
   report["mesh"] = record->mesh.name;
@@ -139,9 +140,8 @@ Opening::Opening(const OpenOptions &options, Json &report) {
                       {"stablehlo_minimum", plugin.stablehlo_minimum()},
                       {"platform", client->platform()},
                       {"version", client->platform_version()}};
-  report["devices"] = {{"kind", client->device_kind()},
-                       {"count", client->device_count()},
-                       {"needed", needed}};
+  report["devices"] = {
+      {"kind", client->device_kind()}, {"count", client->device_count()}, {"needed", needed}};
   if (!options.platform.empty() && options.platform != client->platform()) {
     refuse(path + ": expected a plugin for " + options.platform + ", got one for " +
            client->platform() + "; name another with --plugin");

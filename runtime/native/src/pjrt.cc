@@ -25,19 +25,15 @@ std::string first_line(const char *text, size_t size) {
 std::string text_of(const PJRT_NamedValue &value) {
   std::string text;
   switch (value.type) {
-    case PJRT_NamedValue_kString:
-      return std::string(value.string_value, value.value_size);
-    case PJRT_NamedValue_kInt64:
-      return std::to_string(value.int64_value);
+    case PJRT_NamedValue_kString: return std::string(value.string_value, value.value_size);
+    case PJRT_NamedValue_kInt64: return std::to_string(value.int64_value);
     case PJRT_NamedValue_kInt64List:
       for (size_t i = 0; i < value.value_size; ++i) {
         text += (i == 0 ? "" : ".") + std::to_string(value.int64_array_value[i]);
       }
       return text;
-    case PJRT_NamedValue_kFloat:
-      return std::to_string(value.float_value);
-    case PJRT_NamedValue_kBool:
-      return value.bool_value ? "true" : "false";
+    case PJRT_NamedValue_kFloat: return std::to_string(value.float_value);
+    case PJRT_NamedValue_kBool: return value.bool_value ? "true" : "false";
   }
   return text;
 }
@@ -69,9 +65,9 @@ bool PluginSource::is_started() const {
 Plugin::Plugin(const PluginSource &source) : path_(source.path), api_(source.api) {
   if (api_ == nullptr) load();
   if (api_->pjrt_api_version.major_version != PJRT_API_MAJOR) {
-    refuse(GEMMA3_UNKNOWN_VERSION,
-           path_ + ": expected PJRT API " + std::to_string(PJRT_API_MAJOR) + ".x, got " +
-               api_version() + "; install a plugin of that version");
+    refuse(GEMMA3_UNKNOWN_VERSION, path_ + ": expected PJRT API " + std::to_string(PJRT_API_MAJOR) +
+                                       ".x, got " + api_version() +
+                                       "; install a plugin of that version");
   }
   started().insert(api_);
   initialize();
@@ -85,16 +81,18 @@ void Plugin::load() {
     const char *reason = ::dlerror();
     refuse(GEMMA3_NOT_FOUND,
            path + ": expected a PJRT plugin, got a file that cannot be loaded (" +
-           (reason == nullptr ? "unknown reason" : first_line(reason, std::string(reason).size())) +
-           "); name another with --plugin");
+               (reason == nullptr ? "unknown reason"
+                                  : first_line(reason, std::string(reason).size())) +
+               "); name another with --plugin");
   }
   using GetApi = const PJRT_Api *(*)();
   const auto get = reinterpret_cast<GetApi>(::dlsym(library, "GetPjrtApi"));
   api_ = get == nullptr ? nullptr : get();
   if (api_ == nullptr) {
     refuse(GEMMA3_NOT_FOUND,
-           path + ": expected a PJRT plugin, got a library without GetPjrtApi; name another with "
-                  "--plugin");
+           path +
+               ": expected a PJRT plugin, got a library without GetPjrtApi; name another with "
+               "--plugin");
   }
 }
 
@@ -165,9 +163,9 @@ void Plugin::check(PJRT_Error *error, const char *what) const {
 }
 
 void Plugin::missing(const char *name) const {
-  refuse(GEMMA3_UNKNOWN_VERSION,
-         path_ + ": expected a plugin with PJRT_" + name + ", got one of PJRT API " +
-         api_version() + " without it; install a newer plugin");
+  refuse(GEMMA3_UNKNOWN_VERSION, path_ + ": expected a plugin with PJRT_" + name +
+                                     ", got one of PJRT API " + api_version() +
+                                     " without it; install a newer plugin");
 }
 
 namespace {

@@ -51,8 +51,8 @@ class Plugin {
   }
   template <typename Function>
   bool has(Function *PJRT_Api::*member) const {
-    const auto offset = reinterpret_cast<const char *>(&(api_->*member)) -
-                        reinterpret_cast<const char *>(api_);
+    const auto offset =
+        reinterpret_cast<const char *>(&(api_->*member)) - reinterpret_cast<const char *>(api_);
     return static_cast<size_t>(offset) + sizeof(void *) <= api_->struct_size &&
            api_->*member != nullptr;
   }
@@ -71,8 +71,8 @@ class Plugin {
 };
 
 // The arguments of a PJRT call, zero but for their size.
-#define GEMMA3_ARGS(function, name)    \
-  PJRT_##function##_Args name = {};    \
+#define GEMMA3_ARGS(function, name) \
+  PJRT_##function##_Args name = {}; \
   name.struct_size = PJRT_##function##_Args_STRUCT_SIZE
 
 // Calls an entry of the plugin's API; throws Error when it is missing or fails.

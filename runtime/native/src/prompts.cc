@@ -49,9 +49,8 @@ std::vector<Span> cut(int64_t length, const std::vector<Span> &images, int64_t l
       if (begin >= end || end >= after) continue;
       if (begin <= start) {
         refuse("image of " + std::to_string(after - begin) +
-               " tokens does not fit a prefill call: the largest takes " +
-               std::to_string(largest) + "; re-export with --prefill " +
-               std::to_string(round_up(after - begin)));
+               " tokens does not fit a prefill call: the largest takes " + std::to_string(largest) +
+               "; re-export with --prefill " + std::to_string(round_up(after - begin)));
       }
       end = begin;
       break;
@@ -130,8 +129,8 @@ std::vector<PrefillCall> plan_images(const std::vector<Tokens> &texts, int64_t s
   std::vector<std::vector<Span>> plans;
   size_t most = 0;
   for (const Tokens &text : texts) {
-    plans.push_back(cut(static_cast<int64_t>(text.size()), image_spans(text, soft_token),
-                        *sizes.rbegin()));
+    plans.push_back(
+        cut(static_cast<int64_t>(text.size()), image_spans(text, soft_token), *sizes.rbegin()));
     most = std::max(most, plans.back().size());
   }
   std::vector<PrefillCall> calls;
@@ -183,7 +182,8 @@ std::vector<float> encode_images(Model &model, const float *pixels, int64_t coun
     HostArrays inputs{
         HostArray("float32", {bucket.batch, 3, vision.image_size, vision.image_size})};
     const auto image = static_cast<size_t>(3 * vision.image_size * vision.image_size);
-    std::memcpy(inputs[0].data<float>(), pixels, static_cast<size_t>(used) * image * sizeof *pixels);
+    std::memcpy(inputs[0].data<float>(), pixels,
+                static_cast<size_t>(used) * image * sizeof *pixels);
     pixels += static_cast<size_t>(used) * image;
     std::vector<Shards> no_cache;
     const HostArray soft = program.fetch(program.run(inputs, no_cache), 0);

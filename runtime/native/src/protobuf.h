@@ -45,18 +45,14 @@ class ProtoReader {
     bytes = {};
     number = 0;
     switch (tag & 7) {
-      case 0:
-        return varint(number);
-      case 1:
-        return take(8);
+      case 0: return varint(number);
+      case 1: return take(8);
       case 2: {
         uint64_t length = 0;
         return varint(length) && take(length);
       }
-      case 5:
-        return take(4);
-      default:
-        return false;
+      case 5: return take(4);
+      default: return false;
     }
   }
   // A number of a packed field, out of `bytes`; false at the end.

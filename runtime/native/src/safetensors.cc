@@ -17,9 +17,9 @@ constexpr int64_t kMaxHeaderBytes = int64_t{1} << 24;  // as of manifests, which
 constexpr char kPadding[] = "__padding__.";
 
 constexpr std::pair<const char *, const char *> kDtypes[] = {
-    {"float32", "F32"}, {"bfloat16", "BF16"}, {"float16", "F16"},          {"int32", "I32"},
-    {"uint32", "U32"},  {"int8", "I8"},       {"uint8", "U8"},             {"bool", "BOOL"},
-    {"float8_e4m3fn", "F8_E4M3"},
+    {"float32", "F32"}, {"bfloat16", "BF16"}, {"float16", "F16"},
+    {"int32", "I32"},   {"uint32", "U32"},    {"int8", "I8"},
+    {"uint8", "U8"},    {"bool", "BOOL"},     {"float8_e4m3fn", "F8_E4M3"},
 };
 
 // A tensor of a file; offsets are bytes from the end of the header.

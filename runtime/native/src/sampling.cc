@@ -30,12 +30,12 @@ double fed(double value, double neutral, double least_fed, double most_fed) {
 void check_sampling(const Model &model, const gemma3_sampling &row) {
   const std::set<std::string> &taken = model.sampling_inputs();
 #define CHECK(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed, expected, \
-              ...)                                                                                \
-  check(#name, static_cast<double>(row.name), neutral, least, most, above_least, expected);       \
-  if (fed(static_cast<double>(row.name), neutral, least_fed, most_fed) != (neutral) &&            \
-      taken.count(#name) == 0) {                                                                  \
-    refuse(#name ": the programs of " + model.grid().source() +                                   \
-           " take no such input; export the checkpoint again");                                   \
+              ...)                                                                                 \
+  check(#name, static_cast<double>(row.name), neutral, least, most, above_least, expected);        \
+  if (fed(static_cast<double>(row.name), neutral, least_fed, most_fed) != (neutral) &&             \
+      taken.count(#name) == 0) {                                                                   \
+    refuse(#name ": the programs of " + model.grid().source() +                                    \
+           " take no such input; export the checkpoint again");                                    \
   }
   GEMMA3_SAMPLING(CHECK)
 #undef CHECK
@@ -45,11 +45,11 @@ HostArrays sampling_inputs(const std::vector<gemma3_sampling> &rows) {
   HostArrays inputs;
   const auto count = static_cast<int64_t>(rows.size());
 #define COLUMN(name, type, dtype, neutral, least, most, above_least, least_fed, most_fed, ...) \
-  inputs.emplace_back(dtype, Shape{count});                                                  \
-  std::transform(rows.begin(), rows.end(), inputs.back().data<type>(),                       \
-                 [](const gemma3_sampling &row) {                                            \
-                   return static_cast<type>(                                                 \
-                       fed(static_cast<double>(row.name), neutral, least_fed, most_fed));    \
+  inputs.emplace_back(dtype, Shape{count});                                                    \
+  std::transform(rows.begin(), rows.end(), inputs.back().data<type>(),                         \
+                 [](const gemma3_sampling &row) {                                              \
+                   return static_cast<type>(                                                   \
+                       fed(static_cast<double>(row.name), neutral, least_fed, most_fed));      \
                  });
   GEMMA3_SAMPLING(COLUMN)
 #undef COLUMN
@@ -80,8 +80,8 @@ TopTokens top_tokens(const float *logits, int64_t vocab, uint32_t count) {
     }
     return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
   };
-  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(wanted),
-                    order.end(), likelier);
+  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(wanted), order.end(),
+                    likelier);
   order.resize(wanted);
   if (wanted == 0) return {};
   const double most = logits[order.front()];

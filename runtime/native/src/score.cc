@@ -46,8 +46,8 @@ void check_labels(const Model &model, const gemma3_scoring &scoring) {
 
 void check_outputs(const Model &model, const gemma3_scoring &scoring) {
   const std::vector<std::string> &there = model.manifest().score_outputs;
-  const std::pair<const char *, const float *> wanted[] = {
-      {"hidden_states", scoring.hidden_states}, {"attentions", scoring.attentions}};
+  const std::pair<const char *, const float *> wanted[] = {{"hidden_states", scoring.hidden_states},
+                                                           {"attentions", scoring.attentions}};
   for (const auto &[name, numbers] : wanted) {
     if (numbers == nullptr || std::find(there.begin(), there.end(), name) != there.end()) continue;
     std::string all = "logprobs";
@@ -148,8 +148,9 @@ void take_attentions(const HostArray &table, const PrefillCall &call,
     for (int64_t at = 0; at < shape[0] * heads * length; ++at) {
       const int64_t layer = at / (heads * length), head = at / length % heads, place = at % length;
       const int64_t matrix = (layer * batch + static_cast<int64_t>(row)) * heads + head;
-      std::copy_n(table.data<float>() + (matrix * call.size + place) * slots, count,
-                  places[row].attentions + ((layer * heads + head) * count + start + place) * count);
+      std::copy_n(
+          table.data<float>() + (matrix * call.size + place) * slots, count,
+          places[row].attentions + ((layer * heads + head) * count + start + place) * count);
     }
   }
 }

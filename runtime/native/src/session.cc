@@ -54,13 +54,13 @@ void Session::check_room(const std::vector<Tokens> &texts,
     const int64_t position = rows_[row].position;
     // The last token drawn is not fed.
     if (position + length + new_tokens[row] - 1 <= settings_.shape.cache) continue;
-    refuse(GEMMA3_CONTEXT_FULL,
-           "row " + std::to_string(row) + ": " + count_of(length, "token") + " and " +
-               count_of(new_tokens[row], "new token") + " do not fit after " +
-               count_of(position, "token") + ": the session has room for " +
-               std::to_string(settings_.shape.cache) +
-               "; open one with more positions, or re-export with --cache " +
-               std::to_string(round_up(position + length + new_tokens[row])));
+    refuse(GEMMA3_CONTEXT_FULL, "row " + std::to_string(row) + ": " + count_of(length, "token") +
+                                    " and " + count_of(new_tokens[row], "new token") +
+                                    " do not fit after " + count_of(position, "token") +
+                                    ": the session has room for " +
+                                    std::to_string(settings_.shape.cache) +
+                                    "; open one with more positions, or re-export with --cache " +
+                                    std::to_string(round_up(position + length + new_tokens[row])));
   }
 }
 
@@ -191,8 +191,9 @@ const LoadedProgram &Session::feed(const std::vector<Tokens> &texts, const Prefi
                     HostArray("int32", {size})};
   for (size_t row = 0; row < call.rows.size(); ++row) {
     const auto [start, length] = call.rows[row];
-    std::copy_n(texts[row].data() + std::min<int64_t>(start, static_cast<int64_t>(texts[row].size())),
-                length, inputs[0].data<int32_t>() + static_cast<int64_t>(row) * call.size);
+    std::copy_n(
+        texts[row].data() + std::min<int64_t>(start, static_cast<int64_t>(texts[row].size())),
+        length, inputs[0].data<int32_t>() + static_cast<int64_t>(row) * call.size);
     inputs[1].data<int32_t>()[row] = rows_[row].position + static_cast<int32_t>(start);
     inputs[2].data<int32_t>()[row] = static_cast<int32_t>(length);
   }

@@ -98,8 +98,7 @@ class Session {
   int64_t least(size_t row) const;
 
   // The programs that taking in texts of these lengths, and then going on, begins with.
-  std::set<Bucket> buckets(const std::vector<Tokens> &texts, bool images,
-                           int64_t new_tokens) const;
+  std::set<Bucket> buckets(const std::vector<Tokens> &texts, bool images, int64_t new_tokens) const;
   // What gemma3_session_prefill does, without the callback.
   Step prefill(const Feed &feed);
   bool running() const;

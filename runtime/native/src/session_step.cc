@@ -83,8 +83,8 @@ Step Session::advance_one() {
     step.tokens[row].push_back(rows_[row].token);
     if (settings_.logprobs == 0) continue;
     const int64_t vocab = logits.shape()[1];
-    step.tops[row].push_back(top_tokens(
-        logits.data<float>() + static_cast<int64_t>(row) * vocab, vocab, settings_.logprobs));
+    step.tops[row].push_back(top_tokens(logits.data<float>() + static_cast<int64_t>(row) * vocab,
+                                        vocab, settings_.logprobs));
   }
   return account(std::move(step));
 }
@@ -100,9 +100,9 @@ HostArrays Session::step_inputs(const int32_t *tokens) const {
     const std::string name = "row " + std::to_string(row);
     if (rows_[row].position == 0) continue;
     if (rows_[row].position >= settings_.shape.cache) {
-      refuse(GEMMA3_CONTEXT_FULL,
-             name + " is full: the session has room for " +
-                 count_of(settings_.shape.cache, "token") + "; open one with more positions");
+      refuse(GEMMA3_CONTEXT_FULL, name + " is full: the session has room for " +
+                                      count_of(settings_.shape.cache, "token") +
+                                      "; open one with more positions");
     }
     if (tokens == nullptr && rows_[row].token < 0) {
       refuse(name + " has no last token: pass tokens, or prefill it without GEMMA3_NO_DRAW");

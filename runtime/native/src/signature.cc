@@ -85,8 +85,8 @@ std::string from_hex(const std::string &text) {
 
 std::string from_base64(const std::string &text) {
   std::string bytes(text.size() / 4 * 3 + 3, '\0');
-  const int count = EVP_DecodeBlock(reinterpret_cast<unsigned char *>(bytes.data()),
-                                    bytes_of(text), static_cast<int>(text.size()));
+  const int count = EVP_DecodeBlock(reinterpret_cast<unsigned char *>(bytes.data()), bytes_of(text),
+                                    static_cast<int>(text.size()));
   const auto padding = text.size() - std::min(text.size(), text.find_last_not_of('=') + 1);
   if (count < static_cast<int>(padding)) throw std::invalid_argument("not base64");
   bytes.resize(static_cast<size_t>(count) - padding);
@@ -103,7 +103,7 @@ Trusted read_key(const std::string &path) {
   const auto unusable = [&path](const std::string &reason, gemma3_status status = GEMMA3_USAGE) {
     refuse(status,
            path + ": cannot verify with it: " + reason +
-           "; expected a PEM file of a public elliptic-curve key (P-256, P-384 or P-521)");
+               "; expected a PEM file of a public elliptic-curve key (P-256, P-384 or P-521)");
   };
   std::string pem;
   gemma3_status status = GEMMA3_USAGE;
@@ -116,16 +116,18 @@ Trusted read_key(const std::string &path) {
   }
   if (pem.empty()) unusable("it cannot be read", status);
   if (pem.find("-----BEGIN CERTIFICATE-----") != std::string::npos) {
-    refuse("require_signature: " + path + " is a certificate, and libgemma3 verifies with keys "
-           "only; check the bundle with gemma3-bundle verify --certificate " + path);
+    refuse("require_signature: " + path +
+           " is a certificate, and libgemma3 verifies with keys "
+           "only; check the bundle with gemma3-bundle verify --certificate " +
+           path);
   }
   const Bio bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
   Trusted trusted{Key(PEM_read_bio_PUBKEY(bio.get(), nullptr, nullptr, nullptr)), nullptr};
   if (!trusted.key) unusable("it holds no public key");
   char curve[64] = "";
   size_t length = 0;
-  EVP_PKEY_get_utf8_string_param(trusted.key.get(), OSSL_PKEY_PARAM_GROUP_NAME, curve,
-                                 sizeof curve, &length);
+  EVP_PKEY_get_utf8_string_param(trusted.key.get(), OSSL_PKEY_PARAM_GROUP_NAME, curve, sizeof curve,
+                                 &length);
   const std::string name(curve);
   if (name == "prime256v1") trusted.digest = EVP_sha256();
   if (name == "secp384r1") trusted.digest = EVP_sha384();
@@ -186,8 +188,8 @@ struct SignedFile {
     return context &&
            EVP_DigestVerifyInit(context.get(), nullptr, trusted.digest, nullptr,
                                 trusted.key.get()) == 1 &&
-           EVP_DigestVerify(context.get(), bytes_of(signature), signature.size(),
-                            bytes_of(message), message.size()) == 1;
+           EVP_DigestVerify(context.get(), bytes_of(signature), signature.size(), bytes_of(message),
+                            message.size()) == 1;
   }
 
   // Whether the statement is of the kind that we read, and whole.
@@ -212,8 +214,9 @@ SignedFile read_signature(const Bundle &bundle, const std::string &where) {
   const std::shared_ptr<const File> file = bundle.find(kSignature, error);
   if (file == nullptr || file->through_link()) {
     refuse(GEMMA3_NOT_FOUND,
-           where + ": expected a signature, got none; sign the bundle with gemma3-bundle sign, or "
-           "take it from whoever made it");
+           where +
+               ": expected a signature, got none; sign the bundle with gemma3-bundle sign, or "
+               "take it from whoever made it");
   }
   try {
     if (file->size() > kMaxSignatureBytes) throw std::invalid_argument("too large");
@@ -240,7 +243,7 @@ void check_names(const Bundle &bundle, const SignedFile &signature, const std::s
     if (signature.digests.count(name) > 0) continue;
     refuse(GEMMA3_INTEGRITY,
            where + ": expected a signature of every file of the bundle, got one without " + name +
-           "; sign the bundle again with gemma3-bundle sign");
+               "; sign the bundle again with gemma3-bundle sign");
   }
 }
 
@@ -277,7 +280,8 @@ void verify_signature(const Bundle &bundle, const std::string &key, bool weights
   const Trusted trusted = read_key(key);
   const SignedFile signature = read_signature(bundle, where);
   if (!signature.by_key) {
-    refuse(where + ": expected a signature with a key, got one with a certificate, which libgemma3 "
+    refuse(where +
+           ": expected a signature with a key, got one with a certificate, which libgemma3 "
            "does not verify; check the bundle with gemma3-bundle verify --certificate ROOT, or "
            "have it signed with a key");
   }
@@ -285,7 +289,7 @@ void verify_signature(const Bundle &bundle, const std::string &key, bool weights
   const auto refuse_it = [&](const std::string &reason) {
     refuse(GEMMA3_INTEGRITY,
            where + ": not a signature of this bundle by " + key + ": " + reason +
-           "; take the bundle again from whoever made it, or check which key signed it");
+               "; take the bundle again from whoever made it, or check which key signed it");
   };
   if (!signature.hint.empty() && signature.hint != fingerprint(trusted.key)) {
     refuse_it("another key signed it");

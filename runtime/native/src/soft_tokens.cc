@@ -12,9 +12,10 @@ SoftTokens SoftTokens::encode(Model &model, const gemma3_prompt *prompts, size_t
   std::vector<float> pixels;
   int64_t images = 0;
   for (size_t row = 0; row < count; ++row) {
-    const auto numbers = static_cast<size_t>(3 * vision.image_size * vision.image_size) *
-                         prompts[row].images;
-    if (numbers > 0) pixels.insert(pixels.end(), prompts[row].pixels, prompts[row].pixels + numbers);
+    const auto numbers =
+        static_cast<size_t>(3 * vision.image_size * vision.image_size) * prompts[row].images;
+    if (numbers > 0)
+      pixels.insert(pixels.end(), prompts[row].pixels, prompts[row].pixels + numbers);
     images += static_cast<int64_t>(prompts[row].images);
   }
   soft.values = encode_images(model, pixels.data(), images, between);

@@ -71,8 +71,7 @@ std::vector<Group> plan_generate(const Model &model, const Request &request) {
 
 }  // namespace
 
-std::pair<GroupShapes, std::string> usable_shapes(const Model &model, bool logprobs,
-                                                  bool images) {
+std::pair<GroupShapes, std::string> usable_shapes(const Model &model, bool logprobs, bool images) {
   GroupShapes shapes = model.grid().generating(logprobs);
   std::string what = logprobs ? "generate with log-probabilities" : "generate";
   if (images) {
@@ -84,19 +83,13 @@ std::pair<GroupShapes, std::string> usable_shapes(const Model &model, bool logpr
 
 std::vector<Group> plan_request(const Model &model, const Request &request) {
   switch (request.task) {
-    case GEMMA3_TASK_GENERATE:
-      return plan_generate(model, request);
-    case GEMMA3_TASK_SCORE:
-      plan_score(model, request.prompts, request.prompt_count);
-      return {};
+    case GEMMA3_TASK_GENERATE: return plan_generate(model, request);
+    case GEMMA3_TASK_SCORE: plan_score(model, request.prompts, request.prompt_count); return {};
     case GEMMA3_TASK_CLASSIFY:
       plan_classify(model, request.prompts, request.prompt_count);
       return {};
-    case GEMMA3_TASK_EMBED:
-      plan_embed(model, request.prompts, request.prompt_count);
-      return {};
-    default:
-      refuse("task: expected one of GEMMA3_TASK_..., got " + std::to_string(request.task));
+    case GEMMA3_TASK_EMBED: plan_embed(model, request.prompts, request.prompt_count); return {};
+    default: refuse("task: expected one of GEMMA3_TASK_..., got " + std::to_string(request.task));
   }
 }
 

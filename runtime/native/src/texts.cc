@@ -149,11 +149,12 @@ std::vector<EmbedGroup> plan_embed(const Model &model, const gemma3_prompt *text
     if (*sizes.rbegin() >= longest) batches.insert(shape.batch);
   }
   if (batches.empty()) {
-    refuse(GEMMA3_CONTEXT_FULL,
-           "prompt of " + std::to_string(longest) + " tokens does not fit: longest embed bucket is " +
-           std::to_string(*all.rbegin()) + " (buckets of " + model.grid().source() + ": " +
-           joined(all) + "); re-export with --prefill " + joined(all, ",") + "," +
-           std::to_string(round_up(longest)));
+    refuse(GEMMA3_CONTEXT_FULL, "prompt of " + std::to_string(longest) +
+                                    " tokens does not fit: longest embed bucket is " +
+                                    std::to_string(*all.rbegin()) + " (buckets of " +
+                                    model.grid().source() + ": " + joined(all) +
+                                    "); re-export with --prefill " + joined(all, ",") + "," +
+                                    std::to_string(round_up(longest)));
   }
   std::vector<EmbedGroup> groups;
   size_t first = 0;
@@ -197,8 +198,7 @@ void classify(Model &model, const std::vector<gemma3_prompt> &given, Floats scor
   const std::vector<Group> groups = plan_classify(model, prompts, given.size());
   require_room("scores", scores.capacity, given.size() * model.manifest().model.labels.size());
   for (const Group &group : groups) {
-    const std::vector<Tokens> texts =
-        unpadded(model, texts_of(prompts, group.first, group.count));
+    const std::vector<Tokens> texts = unpadded(model, texts_of(prompts, group.first, group.count));
     const auto take = [&](const LoadedProgram &program, const std::vector<Shards> &outputs,
                           const PrefillCall &call) {
       const HostArray table = program.fetch(outputs, 0);

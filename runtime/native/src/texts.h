@@ -39,8 +39,8 @@ std::set<Bucket> text_buckets(const Model &model, int32_t task, const gemma3_pro
 std::vector<Tokens> texts_of(const gemma3_prompt *texts, size_t first, size_t count);
 
 // Told of each call: its program, what came of it, and what each row fed.
-using TextVisitor = std::function<void(const LoadedProgram &, const std::vector<Shards> &,
-                                       const PrefillCall &)>;
+using TextVisitor =
+    std::function<void(const LoadedProgram &, const std::vector<Shards> &, const PrefillCall &)>;
 
 // Reads the texts of a group call by call; `wanted` has a label for each token, of which programs
 // that score take the next at each place. `between` may throw, to end the call.

@@ -62,7 +62,7 @@ std::string read_user_key(const fs::path &folder) {
   if (folder.empty()) return "";
   try {
     const File file(folder / kName);
-    struct stat status {};
+    struct stat status{};
     if (::fstat(file.descriptor(), &status) != 0) return "";
     const bool is_private = status.st_uid == ::getuid() && (status.st_mode & 077) == 0;
     if (!is_private || file.size() != kKeyBytes) return "";

@@ -95,8 +95,8 @@ void WeightStore::place(const Weight &weight) {
     const Block block = shard_block(weight.shape, spec, mesh, device);
     const uint8_t *part = whole + block_start(weight.shape, block, item);
     const int64_t bytes = byte_size(block.shape, weight.dtype);
-    const bool mapped = is_contiguous(weight.shape, block) &&
-                        reinterpret_cast<uintptr_t>(part) % kAlignment == 0;
+    const bool mapped =
+        is_contiguous(weight.shape, block) && reinterpret_cast<uintptr_t>(part) % kAlignment == 0;
     const auto [copy, fresh] = copies.emplace(block.offset, part);
     if (fresh) (mapped && !source_.copy ? mapped_ : copied_) += bytes;
     if (fresh && !mapped) {

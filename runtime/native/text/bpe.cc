@@ -97,7 +97,7 @@ class Merging {
     uint32_t begin;
     uint32_t length;  // 0 once it is part of another
     int32_t previous, next;
-    int32_t id;  // -1 for a character without a piece
+    int32_t id;   // -1 for a character without a piece
     bool frozen;  // a user-defined piece, which nothing is merged with
   };
   struct Pair {
@@ -117,8 +117,8 @@ class Merging {
   void add_symbol(size_t at, size_t length, int32_t id, bool frozen) {
     const auto index = static_cast<int32_t>(symbols_.size());
     if (index > 0) symbol(index - 1).next = index;
-    symbols_.push_back({static_cast<uint32_t>(at), static_cast<uint32_t>(length), index - 1, -1,
-                        id, frozen});
+    symbols_.push_back(
+        {static_cast<uint32_t>(at), static_cast<uint32_t>(length), index - 1, -1, id, frozen});
   }
 
   // Merges the symbols so far, which nothing that follows can be merged with.
@@ -189,8 +189,7 @@ class Merging {
 };
 
 Bpe::Bpe(std::string content)
-    : model_(std::move(content)),
-      table_(static_cast<size_t>(model_.size()), TextOf{&model_}) {
+    : model_(std::move(content)), table_(static_cast<size_t>(model_.size()), TextOf{&model_}) {
   for (int32_t id = 0; id < model_.size(); ++id) {
     const std::string_view text = model_.text(id);
     const int32_t other = table_.insert(text, id);
@@ -225,10 +224,8 @@ int32_t Bpe::mergeable(std::string_view piece) const {
   switch (model_.kind(id)) {
     case PieceKind::kNormal:
     case PieceKind::kUserDefined:
-    case PieceKind::kUnused:
-      return id;
-    default:
-      return -1;
+    case PieceKind::kUnused: return id;
+    default: return -1;
   }
 }
 

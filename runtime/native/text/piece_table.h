@@ -17,8 +17,7 @@ class PieceTable {
  public:
   PieceTable(size_t count, TextOf text_of)
       : text_of_(text_of),
-        seed_(static_cast<uint64_t>(
-            std::chrono::steady_clock::now().time_since_epoch().count())) {
+        seed_(static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count())) {
     size_t slots = 16;
     while (slots < 2 * count) slots *= 2;
     slots_.resize(slots);

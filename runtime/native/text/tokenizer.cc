@@ -11,8 +11,15 @@ namespace {
 // Pieces that steer the model. Written out in a prompt they stay text, whatever type the
 // tokenizer file gives them.
 constexpr std::string_view kSteeringPieces[] = {
-    "<pad>", "<eos>", "<bos>", "<unk>", kStartOfTurn, kEndOfTurn,
-    "<start_of_image>", "<end_of_image>", "<image_soft_token>",
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<unk>",
+    kStartOfTurn,
+    kEndOfTurn,
+    "<start_of_image>",
+    "<end_of_image>",
+    "<image_soft_token>",
 };
 
 std::string with_spaces(std::string_view piece) {
@@ -59,10 +66,8 @@ std::string IncrementalDecoder::push(int32_t token) {
     case PieceKind::kByte:
       bytes_ += static_cast<char>(model_->byte_of(token));
       return take_characters(bytes_);
-    case PieceKind::kUnknown:
-      return close() + model_->unknown_surface();
-    default:
-      return close() + with_spaces(model_->text(token));
+    case PieceKind::kUnknown: return close() + model_->unknown_surface();
+    default: return close() + with_spaces(model_->text(token));
   }
 }
 

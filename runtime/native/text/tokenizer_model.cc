@@ -16,9 +16,7 @@ constexpr size_t kMostNested = 64;
 // Bytes of a file: pieces are told apart by 32 bits.
 constexpr size_t kMostBytes = size_t{1} << 30;
 
-[[noreturn]] void refuse_wire() {
-  throw TokenizerError("is not a readable SentencePiece model");
-}
+[[noreturn]] void refuse_wire() { throw TokenizerError("is not a readable SentencePiece model"); }
 
 // The fields of a protobuf message. Anything that is not wire format to the last byte is refused.
 class Fields {
@@ -37,20 +35,11 @@ class Fields {
     bytes = {};
     if (field == 0) refuse_wire();
     switch (wire) {
-      case kVarint:
-        number = varint();
-        break;
-      case kFixed64:
-        bytes = take(8);
-        break;
-      case kBytes:
-        bytes = take(varint());
-        break;
-      case kFixed32:
-        bytes = take(4);
-        break;
-      default:
-        refuse_wire();
+      case kVarint: number = varint(); break;
+      case kFixed64: bytes = take(8); break;
+      case kBytes: bytes = take(varint()); break;
+      case kFixed32: bytes = take(4); break;
+      default: refuse_wire();
     }
     return true;
   }
@@ -179,10 +168,10 @@ struct TokenizerModel::Settings {
             "has model_type " + std::to_string(trainer.model_type) + ": expected 2, BPE");
     require(trainer.byte_fallback, "has byte_fallback false: expected true");
     require(!trainer.space_is_suffix, "has treat_whitespace_as_suffix true: expected false");
-    require(trainer.unknown_surface.size() <= kMostPieceBytes &&
-                is_piece_text(trainer.unknown_surface),
-            "has an unk_surface that is not UTF-8 of at most " + std::to_string(kMostPieceBytes) +
-                " bytes");
+    require(
+        trainer.unknown_surface.size() <= kMostPieceBytes && is_piece_text(trainer.unknown_surface),
+        "has an unk_surface that is not UTF-8 of at most " + std::to_string(kMostPieceBytes) +
+            " bytes");
     normalizer.check_charsmap("normalizer_spec");
     denormalizer.check_charsmap("denormalizer_spec");
     require(!normalizer.adds_prefix, "has add_dummy_prefix true: expected false");
@@ -213,17 +202,12 @@ void TokenizerModel::read() {
         if (pieces_.size() == kMostPieces) throw TokenizerError("has more than 16777216 pieces");
         pieces_.push_back(read_piece(fields.bytes));
         break;
-      case 2:
-        settings.trainer.read(fields.bytes);
-        break;
-      case 3:
-        settings.normalizer.read(fields.bytes);
-        break;
+      case 2: settings.trainer.read(fields.bytes); break;
+      case 3: settings.normalizer.read(fields.bytes); break;
       case 4:
         if (!fields.bytes.empty()) throw TokenizerError("has self_test_data: expected none");
         break;
-      default:
-        settings.denormalizer.read(fields.bytes);
+      default: settings.denormalizer.read(fields.bytes);
     }
   }
   if (pieces_.empty()) refuse_wire();
@@ -252,12 +236,12 @@ TokenizerModel::Piece TokenizerModel::read_piece(std::string_view message) const
         break;
       default:
         refuse_piece(id, "with a field " + std::to_string(fields.field) +
-                     " that SentencePiece pieces have not");
+                             " that SentencePiece pieces have not");
     }
   }
   if (text.empty() || text.size() > kMostPieceBytes) {
     refuse_piece(id, "of " + std::to_string(text.size()) + " bytes: expected 1 to " +
-                 std::to_string(kMostPieceBytes));
+                         std::to_string(kMostPieceBytes));
   }
   if (kind < 1 || kind > 6) {
     refuse_piece(id, "of type " + std::to_string(kind) + ": expected 1 to 6");
@@ -284,8 +268,7 @@ void TokenizerModel::check_pieces() {
         byte_pieces_[*byte] = id;
         break;
       }
-      default:
-        break;
+      default: break;
     }
   }
   if (unknowns != 1) {

@@ -9,12 +9,12 @@
 
 #include "gemma3.h"
 
-#define CHECK(condition)                                                            \
-  do {                                                                              \
-    if (!(condition)) {                                                             \
-      std::printf("line %d: %s does not hold\n", __LINE__, #condition);             \
-      std::exit(1);                                                                 \
-    }                                                                               \
+#define CHECK(condition)                                                \
+  do {                                                                  \
+    if (!(condition)) {                                                 \
+      std::printf("line %d: %s does not hold\n", __LINE__, #condition); \
+      std::exit(1);                                                     \
+    }                                                                   \
   } while (false)
 
 using Tokens = std::vector<int32_t>;
