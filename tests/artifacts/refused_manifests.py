@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gemma3_export.artifacts.convention import SAMPLING
+
 Edit = Callable[[dict[str, Any]], object]
 
 
@@ -54,6 +56,10 @@ def split_one_cache_otherwise(manifest: dict[str, Any]) -> None:
 
 WEIGHTS, MESH, LAYER = ("weights", 1), ("meshes", 1), ("caches", 0, "layers", 1)
 PROGRAM = ("programs", 0)
+INPUTS = ("tokens", "start", "length", *(each.name for each in SAMPLING))
+"""Of that program, which is a prefill with 6 weights before them and 4 parts of a cache after."""
+LAST = 6 + len(INPUTS) + 3
+"""Its last argument."""
 
 REFUSED = {
     "absolute path": (setter("files", 0, "path", "/etc/passwd"), "a relative path inside"),
@@ -217,8 +223,8 @@ REFUSED = {
     ),
     "input that must be known": (
         setter(*PROGRAM, "inputs", 1, "name", "new"),
-        "inputs[1]: expected one of tokens, start, length, temperature, top_k, top_p, min_p, seed, "
-        "or an input with a neutral value, got new int32[2]",
+        f"inputs[1]: expected one of {', '.join(INPUTS)}, or an input with a neutral value, got "
+        "new int32[2]",
     ),
     "input with another neutral value": (
         setter(*PROGRAM, "inputs", 5, "neutral", 0),
@@ -228,13 +234,15 @@ REFUSED = {
         lambda manifest: manifest["programs"][0]["inputs"].append(
             {"name": "new", "shape": [2], "dtype": "int32", "spec": [[]], "neutral": 0.5}
         ),
-        "inputs[8].neutral: expected a value of float32, int32 or uint32, got new int32[2], neutr",
+        f"inputs[{len(INPUTS)}].neutral: expected a value of float32, int32 or uint32, got "
+        "new int32[2], neutr",
     ),
     "neutral value of another dtype": (
         lambda manifest: manifest["programs"][0]["inputs"].append(
             {"name": "new", "shape": [2], "dtype": "bfloat16", "spec": [[]], "neutral": 0}
         ),
-        "inputs[8].neutral: expected a value of float32, int32 or uint32, got new bfloat16[2]",
+        f"inputs[{len(INPUTS)}].neutral: expected a value of float32, int32 or uint32, got "
+        "new bfloat16[2]",
     ),
     "convention that is unknown": (
         setter(*PROGRAM, "convention", 2),
@@ -266,11 +274,11 @@ REFUSED = {
     ),
     "alias of a weight": (
         setter(*PROGRAM, "aliases", 0, "argument", 5),
-        "aliases[0]: expected an argument from 6 to 17, got 5",
+        f"aliases[0]: expected an argument from 6 to {LAST}, got 5",
     ),
     "alias of no argument": (
-        setter(*PROGRAM, "aliases", 0, "argument", 18),
-        "aliases[0]: expected an argument from 6 to 17, got 18",
+        setter(*PROGRAM, "aliases", 0, "argument", LAST + 1),
+        f"aliases[0]: expected an argument from 6 to {LAST}, got {LAST + 1}",
     ),
     "alias of no result": (
         setter(*PROGRAM, "aliases", 0, "result", -1),
