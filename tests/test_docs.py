@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
+from gemma3_export.artifacts.convention import SAMPLING
 from gemma3_export.artifacts.errors import UsageError
 from gemma3_export.artifacts.manifest import ProgramName
 from gemma3_export.export import arguments, export
@@ -96,7 +97,8 @@ def host_flags() -> dict[str, bool]:
     """The flags of gemma3-host, and whether each takes a value."""
     text = (ROOT / "runtime" / "native" / "host" / "options.cc").read_text()
     found = re.findall(r'^\s+(toggle|list|text|whole|number)\(\s*"(--[a-z-]+)"', text, re.M)
-    return {flag: kind != "toggle" for kind, flag in found}
+    sampling = {"--" + each.name.replace("_", "-"): True for each in SAMPLING}
+    return {flag: kind != "toggle" for kind, flag in found} | sampling
 
 
 def parse(words: list[str]) -> None:
@@ -313,6 +315,10 @@ def test_tables_of_arguments_have_every_argument_in_order(section: str):
     assert table is not None
     named = re.findall(r"^\| `(\w+)` \|", table[1], re.M)
     parameters = list(inspect.signature(ARGUMENTS[section]).parameters)
+    if section == "Generating":  # by name, before what may be given instead of them
+        parameters.remove("drawing")
+        at = parameters.index("sampling")
+        parameters[at:at] = [each.name for each in SAMPLING]
     assert named == [name for name in parameters if name not in ("self", "prompt")]
 
 
