@@ -311,7 +311,7 @@ def test_refusals_are_the_lines_of_the_python_runtime(
         load_images([path], 8)
     done = _pictures(host_parts, path, size=8)
     assert done.returncode == 2
-    assert done.stderr.decode() == f"error: {refused.value}\n"
+    assert done.stderr.decode() == f"error: {refused.value.for_command}\n"
 
 
 @pytest.mark.parametrize(

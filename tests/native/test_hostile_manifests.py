@@ -73,7 +73,7 @@ SOUND: dict[str, Callable[[dict], object]] = {
     "no padding": lambda m: tokens(m, pad_token_id=-1),
     "many ends": lambda m: tokens(m, eos_token_ids=list(range(300_000))),
     "many caches": lambda m: m["caches"].extend(
-        {"cache": 100 + index, "layers": []} for index in range(200_000)
+        {"cache": 100 + index, "layers": [], "state": []} for index in range(200_000)
     ),
 }
 

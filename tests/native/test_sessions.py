@@ -140,7 +140,7 @@ def test_settings_of_rows_that_are_refused_change_nothing(library: Path, bundle:
     )
     assert [step[0] for step in refused] == [USAGE] * 5
     said = [step[1].split(":")[0] for step in refused]
-    assert said == ["top-p", "stop token is -1", "rows", "max new tokens", "flags of a row"]
+    assert said == ["top_p", "stop token is -1", "rows", "max new tokens", "flags of a row"]
     begun = drawn(first, rest)[0]
     assert drawn(again, more) == [reference_greedy([*whole, *begun, 9], 4)]
 
