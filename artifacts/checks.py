@@ -10,7 +10,7 @@ import itertools
 import re
 
 from .codec import refuse
-from .convention import SCORE_OUTPUTS
+from .convention import SCORE_OUTPUTS, cache_tensors
 from .field_checks import (
     check_array,
     check_at_least,
@@ -137,7 +137,8 @@ def _check_caches(manifest: Manifest, where: str) -> None:
                 refuse(where, f"{place}.slots", f"{layout.cache}", str(layer.slots))
         for number, state in enumerate(layout.state):
             check_array(where, f"{path}.state[{number}]", state.shape, state.dtype)
-        check_unique(where, f"{path}.state", [state.name for state in layout.state])
+        names = [port.name for port in cache_tensors(layout, 1)]
+        check_unique(where, f"{path}.state", names)
 
 
 def _check_tokenizer(manifest: Manifest, where: str) -> None:

@@ -69,7 +69,7 @@ class SamplingInput(NamedTuple):
     above_least: bool = False
     """Whether the least value itself is out of the range."""
     alone: bool = False
-    """Whether it means something where tokens are not drawn, at temperature 0."""
+    """Whether it may be set where tokens are not drawn, at temperature 0."""
 
     @property
     def whole(self) -> bool:
@@ -82,7 +82,9 @@ class SamplingInput(NamedTuple):
         return int(self.neutral) if self.whole else float(self.neutral)
 
     def accepts(self, value: float) -> bool:
-        """Whether a value is in the range; NaN is in none."""
+        """Whether a value is in the range, and whole where values are; NaN is in none."""
+        if self.whole and value != value // 1:
+            return False
         return self.least <= value <= self.most and not (self.above_least and value == self.least)
 
 
@@ -115,7 +117,7 @@ SAMPLING = (
     SamplingInput(
         "repetition_penalty", "float32", 1, 0, sys.float_info.max,
         "a finite number above 0 (1 is off)", (1e-6, 1e6), "R",
-        "Make tokens that are in the text already R times less likely; 1, the default, is off.",
+        "Divide the logits of tokens that are in the text already by R; 1, the default, is off.",
         above_least=True, alone=True,
     ),
 )  # fmt: skip

@@ -49,9 +49,10 @@ class CacheLayer:
 
 @dataclass(frozen=True)
 class RowState:
-    """What rows keep besides keys and values, of shape [batch, *shape], zeros in an empty row.
+    """What rows keep besides keys and values, of shape [batch, *shape], zeros at first.
 
-    A host passes it on from call to call with the cache, whether it knows the name or not.
+    A host passes it on from call to call with the cache, whether it knows the name or not. What is
+    of positions from a row's own on means nothing.
     """
 
     name: str

@@ -248,7 +248,8 @@ def _check_request(
     longest = source.config.max_position_embeddings
     if not isinstance(source.purpose, Embedding) and max(options.cache) > longest:
         notes.append(
-            f"--cache {max(options.cache)} is beyond the model's max_position_embeddings {longest}"
+            f"a cache of {max(options.cache)} is beyond the model's max_position_embeddings "
+            f"{longest}"
         )
     return tuple(notes)
 

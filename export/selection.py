@@ -92,7 +92,9 @@ def check_uses(programs: Sequence[ProgramName], options: ExportOptions) -> None:
     for flag, needed in uses:
         missing = [name for name in needed if name not in programs]
         if missing:
-            raise UsageError(f"{flag} needs {' and '.join(missing)} among {PROGRAMS}; add it")
+            raise UsageError(
+                f"{flag} needs {' and '.join(missing)} among {PROGRAMS}; add {','.join(missing)}"
+            )
 
 
 def _names(programs: Sequence[ProgramName]) -> str:

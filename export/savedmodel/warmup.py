@@ -58,12 +58,9 @@ def warmup_requests(manifest: Manifest) -> Iterator[tuple[str, Inputs]]:
 
 
 def _alone(program: Program) -> Inputs:
-    """Zeros, which every program takes, but for what must be above 0."""
-    ones = ("top_p",)
-    return {
-        tensor_name(t): Fill(t.shape, t.dtype, int(t.name in ones))
-        for t in (*program.inputs, *program.cache)
-    }
+    """Zeros, which every program takes, but for inputs that have another neutral value."""
+    inputs = {tensor_name(t): Fill(t.shape, t.dtype, int(t.neutral or 0)) for t in program.inputs}
+    return inputs | {tensor_name(t): Fill(t.shape, t.dtype, 0) for t in program.cache}
 
 
 def _whole(manifest: Manifest, programs: tuple[Program, ...], bucket: Bucket) -> Inputs:

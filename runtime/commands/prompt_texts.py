@@ -34,7 +34,7 @@ def read_prompts(prompts: Sequence[str], files: Sequence[str]) -> tuple[str, ...
 def read_piped() -> tuple[str, ...]:
     """The text that a pipe, a file or a socket brings on standard input, where nobody names one.
 
-    None where standard input is a terminal or another device, such as /dev/null, or has no text.
+    Empty where standard input is a terminal or another device, such as /dev/null, or has no text.
     A pipe is read until its writers close it, however long that takes: a slow writer and one that
     will never write look the same. Who waits in vain is told why on stderr.
 

@@ -119,7 +119,11 @@ def encode_prompts(model: LoadedModel, prompts: Prompts, images: Images) -> Soft
     soft = encode_images(model, np.concatenate(list(images)))
     index, offset = [], 0
     for prompt, pixels in zip(prompts, images, strict=True):
-        own = soft_token_index(prompt, image_tokens(vision))
-        index.append(np.where(own >= 0, own + offset, -1))
-        offset += len(pixels) * vision.tokens_per_image
+        tokens = len(pixels) * vision.tokens_per_image
+        places = soft_token_index(prompt, image_tokens(vision))
+        # A session feeds the token drawn last before the prompt: if it is such an id, it is of no
+        # image of the prompt.
+        places = np.where(places >= 0, places - (places.max(initial=-1) + 1 - tokens), -1)
+        index.append(np.where(places >= 0, places + offset, -1))
+        offset += tokens
     return SoftPrompts(soft.reshape(-1, soft.shape[-1]), index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import os
 import re
@@ -74,10 +75,20 @@ class Address:
     @property
     def is_private(self) -> bool:
         """Whether nobody on the way can read along: TLS, or this machine."""
+        return self.is_encrypted or self.is_local
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine; of names only `localhost` says so."""
         name = self.host.rpartition(":")[0].strip("[]")
-        return self.is_encrypted or name in ("localhost", "::1") or name.startswith("127.")
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return name == "localhost"
 
 
+_METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
+_CONTENT_TYPE = "content-type"
 _ADDRESS = re.compile(
     r"(?:(grpcs?|https?)://)?((?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5}))(?:/([\w.-]+))?/?"
 )
@@ -126,6 +137,12 @@ class GrpcClient:
         self._messages = predict
         self._address = address
         self._error: type[Exception] = grpc.RpcError
+        for name, _ in security.headers:
+            if not _METADATA_NAME.fullmatch(name) or name.endswith("-bin"):
+                raise UsageError(
+                    "--server-header: expected a name of letters, digits and -_. for gRPC, "
+                    f"without -bin at its end, got {name!r}"
+                )
         self._metadata = security.headers
         if address.is_encrypted:
             security.context()  # refuses files that gRPC would only stumble over later
@@ -137,7 +154,9 @@ class GrpcClient:
             )
             self._channel = grpc.secure_channel(address.host, credentials, options=_LIMITS)
         else:
-            self._channel = grpc.insecure_channel(address.host, options=_LIMITS)
+            # A proxy of the environment would read along, on the way to this machine too.
+            direct = [("grpc.enable_http_proxy", 0)] if address.is_local else []
+            self._channel = grpc.insecure_channel(address.host, options=[*_LIMITS, *direct])
         self._call = self._channel.unary_unary(_PREDICT)
 
     @property
@@ -168,10 +187,19 @@ class RestClient:
     """A model served by REST. Threads may share it."""
 
     def __init__(self, address: Address, security: Security) -> None:
-        """Raises UsageError as `Security.context` does."""
+        """Raises UsageError as `Security.context` does, and for headers that REST cannot have."""
         self._address = address
-        self._headers = {**dict(security.headers), "content-type": "application/json"}
+        names = [_CONTENT_TYPE, *(name for name, _ in security.headers)]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(
+                    f"--server-header: expected each name once, and no {_CONTENT_TYPE}, for REST, "
+                    f"got {name!r} again"
+                )
+        self._headers = {**dict(security.headers), _CONTENT_TYPE: "application/json"}
         handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
+        if address.is_local:  # a proxy of the environment would read along
+            handlers.append(urllib.request.ProxyHandler({}))
         if address.is_encrypted:
             handlers.append(urllib.request.HTTPSHandler(context=security.context()))
         self._opener = urllib.request.build_opener(*handlers)

@@ -12,8 +12,8 @@ from pathlib import Path
 from ...artifacts.errors import UsageError
 
 TOKEN_VARIABLE = "GEMMA3_SERVER_TOKEN"
-"""Environment variable of a secret, sent as `Authorization: Bearer`: it stands in no list of
-processes."""
+"""Environment variable of a secret, sent as `Authorization: Bearer`: it does not show in
+lists of processes."""
 _AUTHORIZATION = "authorization"
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\x20-\x7e]+")
@@ -76,7 +76,7 @@ def read_headers(
         if not colon or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise UsageError(
                 f"--server-header: expected 'NAME: VALUE' in plain ASCII, such as 'Authorization: "
-                f"Bearer ...'; number {number} is none"
+                f"Bearer ...'; number {number} is not one"
             )
         headers.append((name.lower(), value))
     token = environment.get(TOKEN_VARIABLE, "")

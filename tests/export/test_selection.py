@@ -78,11 +78,11 @@ REFUSED = [
     (("--programs", "prefill", "--format", "savedmodel"), "--format savedmodel needs generate am"),
     (
         ("--programs", "prefill,decode,score", "--format", "savedmodel"),
-        "--format savedmodel needs generate among --programs; add it",
+        "--format savedmodel needs generate among --programs; add generate",
     ),
     (
         ("--programs", "score", "--format", "savedmodel", "--stateful-slots", "2"),
-        "--stateful-slots needs prefill and generate among --programs; add it",
+        "--stateful-slots needs prefill and generate among --programs; add prefill,generate",
     ),
     (("--programs", "prefill,generate", "--goldens", "run"), "--goldens needs decode among --pr"),
 ]

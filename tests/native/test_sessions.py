@@ -184,7 +184,7 @@ def test_a_row_beyond_the_window_goes_back_by_its_last_token(
     for refused, asked in ((before, length - 2), (beyond, length + 1)):
         assert refused[0] == USAGE
         assert refused[1].startswith(
-            f"row 0: expected 0 or a position from {length - 1} to {length}, got {asked};"
+            f"row 0: expected 0 or a position from {length - 1} to {length}, got {asked}"
         )
     assert cut is None
     first, rest, emptied, (row,), again, more = gone_on

@@ -115,7 +115,7 @@ def test_images_for_a_bundle_without_them_and_wrong_arrays_are_refused(tmp_path:
         (seeing, [picture.astype(np.float64)], "got .* float64"),
         (seeing, [picture] * 2, "expected an array for each of the 1 prompts, got 2"),
         (seeing, [np.concatenate([picture, picture])], "but 2 images need 8"),
-        (seeing, [], "--image brings none"),
+        (seeing, [], "images brings none"),
     ):
         with pytest.raises(UsageError, match=message):
             generate(model, [golden.tokens], SamplingParameters(), max_new_tokens=1, images=images)

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
     ("field", "value"),
     [
         ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf),
-        ("top_k", -1), ("top_k", 2**31), ("top_p", 0.0), ("top_p", 1.1), ("top_p", math.nan),
+        ("top_k", -1), ("top_k", 2**31), ("top_k", 0.5), ("top_k", math.nan), ("seed", 1.5),
+        ("top_p", 0.0), ("top_p", 1.1), ("top_p", math.nan),
         ("min_p", -0.1), ("min_p", 1.1), ("min_p", math.nan), ("seed", -1), ("seed", 2**32),
     ],
 )  # fmt: skip
@@ -34,13 +35,14 @@ def test_the_ends_of_the_ranges_are_accepted():
 
 
 def test_arrays_have_the_names_and_dtypes_of_the_programs():
-    arrays = sampling_arrays([SamplingParameters(0.5, 40, 0.9, 0.1, 7)] * 3, 3)
+    arrays = sampling_arrays([SamplingParameters(0.5, 40, 0.9, 0.1, 7, 1.5)] * 3, 3)
     assert {name: (a.dtype.name, a.tolist()) for name, a in arrays.items()} == {
         "temperature": ("float32", [0.5] * 3),
         "top_k": ("int32", [40] * 3),
         "top_p": ("float32", [np.float32(0.9)] * 3),
         "min_p": ("float32", [np.float32(0.1)] * 3),
         "seed": ("uint32", [7] * 3),
+        "repetition_penalty": ("float32", [1.5] * 3),
     }
 
 
@@ -57,6 +59,7 @@ def test_rows_are_drawn_each_in_its_way_and_rows_beyond_them_greedily():
     arrays = [array.tolist() for array in sampling_arrays([first, second], 3).values()]
     assert arrays == [
         [0.5, 1.5, 0], [40, 0, 0], [np.float32(0.9), 1, 1], [np.float32(0.1), 0, 0], [7, 3, 0],
+        [1, 1, 1],
     ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import json
+import re
 import shutil
 import ssl
 import threading
@@ -24,11 +25,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gemma3_export.artifacts.bundle import Bundle
 from gemma3_export.artifacts.codec import encode, format_json
 from gemma3_export.artifacts.errors import UsageError
-from gemma3_export.artifacts.manifest import SavedModelRecord
+from gemma3_export.artifacts.manifest import SavedModelRecord, Signature
 from gemma3_export.artifacts.serving import messages
-from gemma3_export.artifacts.serving.signatures import VERSION_FOLDER, signatures
-from gemma3_export.runtime.serving.client import parse_address
-from gemma3_export.runtime.serving.security import TOKEN_VARIABLE, read_headers
+from gemma3_export.artifacts.serving.signatures import MODEL_NAME, VERSION_FOLDER, signatures
+from gemma3_export.runtime.serving.client import connect, parse_address
+from gemma3_export.runtime.serving.security import TOKEN_VARIABLE, Security, read_headers
 
 from ..runtime.conftest import Command, gemma3_run, run_python  # noqa: F401
 from ..runtime.toy_bundle import Toy, make_toy_bundle
@@ -281,6 +282,7 @@ def test_what_no_connection_can_be_made_with_is_one_line(
         ("h:1", "h:1", False, False),
         ("grpc://localhost:1", "localhost:1", False, True),
         ("127.0.0.1:1", "127.0.0.1:1", False, True),
+        ("127.example.com:1", "127.example.com:1", False, False),
         ("grpcs://h:1/other", "grpcs://h:1", True, True),
         ("http://[::1]:1", "http://[::1]:1", False, True),
         ("https://h:1", "https://h:1", True, True),
@@ -333,3 +335,48 @@ def test_a_server_that_sends_its_callers_elsewhere_is_refused(
     rest.server_close()
     assert (status, paths) == (2, ["/v1/models/gemma3:predict"])
     assert f"--server {address}: HTTP 302" in err
+
+
+@pytest.mark.parametrize(
+    ("address", "headers", "message"),
+    [
+        ("http://localhost:1", [("a", "1"), ("a", "2")], "expected each name once"),
+        ("http://localhost:1", [("content-type", "x")], "no content-type, for REST"),
+        ("localhost:1", [("x!y", "1")], "expected a name of letters, digits and -_. for gRPC"),
+        ("localhost:1", [("a-bin", "1")], "without -bin at its end, got 'a-bin'"),
+    ],
+)
+def test_headers_that_a_protocol_cannot_send_are_refused(
+    address: str, headers: list[tuple[str, str]], message: str
+):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        connect(parse_address(address), Security(headers=tuple(headers)))
+
+
+def test_a_proxy_of_the_environment_gets_nothing_that_stays_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Whoever listens as the proxy would read the secret along."""
+    asked: list[str] = []
+
+    class Listens(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Listens) for _ in range(2)]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    there, proxy = (server.server_address[1] for server in servers)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    client = connect(parse_address(f"http://localhost:{there}"), Security())
+    with pytest.raises(UsageError):
+        client.predict(Signature("generate", (), ()), {})
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    assert asked == [f"/v1/models/{MODEL_NAME}:predict"]  # by the proxy it would be a whole URL

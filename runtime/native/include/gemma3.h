@@ -35,8 +35,8 @@
  * - Whatever can take long takes a gemma3_cancel, NULL for none; but gemma3_session_save and
  *   gemma3_session_restore do not.
  * - Nothing is printed. Remarks go to the `log` function of the options, if there is one.
- * - The environment is read during gemma3_check and gemma3_open only: PATH, VIRTUAL_ENV,
- *   CONDA_PREFIX, HOME to find a plugin, XDG_CACHE_HOME and HOME to find the user's folder, and
+ * - The environment is read during gemma3_find_plugin, gemma3_check and gemma3_open only: PATH,
+ *   VIRTUAL_ENV, CONDA_PREFIX, HOME to find a plugin, XDG_CACHE_HOME and HOME to find the user's folder, and
  *   GEMMA3_KERNELS. Do not change the environment from another thread during these calls.
  * - What a call does to the process besides, and what turns it off:
  *   - While a plugin starts, the process has another list of environment variables: without
@@ -474,8 +474,9 @@ typedef struct gemma3_scoring {
   size_t size;
   const gemma3_prompt *prompts; /* each of at least 2 tokens */
   size_t prompt_size, prompt_count;
-  const gemma3_labels *labels; /* label i + 1 is what should follow token i; the first is not looked
-                                  at, GEMMA3_NO_LABEL leaves one out. NULL: the tokens themselves */
+  const gemma3_labels
+      *labels; /* label i + 1 is what should follow token i; the first is not scored,
+                                  GEMMA3_NO_LABEL leaves one out. NULL: the tokens themselves */
   size_t label_size, label_count; /* label_count: prompt_count, or 0 */
   float *logprobs; /* [count - 1] of each text: the natural logarithm of the probability of label
                       i + 1 given tokens 0 to i; 0 where one is left out */
@@ -588,7 +589,8 @@ typedef struct gemma3_prefill {
  * Takes in the prompts and draws the next token of their rows, of which `on_token` (NULL: nobody) is
  * told. A row that has text already goes on from there: its last token, where it has one, is fed
  * first, then the prompt. When the call fails or is cancelled after it began to feed the prompts,
- * their rows are empty; the others are as before.
+ * their rows are empty; the others are as before. Not so where the callback cancels it: the prompts
+ * are in by then, and the tokens that were told are the rows' last ones.
  */
 GEMMA3_API gemma3_status gemma3_session_prefill(gemma3_session *session,
                                                 const gemma3_prefill *prefill,
@@ -638,7 +640,8 @@ GEMMA3_API gemma3_status gemma3_session_reset(gemma3_session *session, int32_t r
  * next prefill goes on from there. 0 empties it. Local layers keep only the newest `sliding_window`
  * keys, in rings. So a row can go back anywhere while all its text lies within the window, and by at
  * most the last token once the rings are full; `least` of gemma3_row says how far. GEMMA3_USAGE, and
- * the row is as it was, for anything before that or beyond the row's own position.
+ * the row is as it was, for anything before that or beyond the row's own position. Not within an
+ * image: what is left of it has seen what is cut off.
  */
 GEMMA3_API gemma3_status gemma3_session_truncate(gemma3_session *session, uint32_t row,
                                                  uint32_t position, gemma3_error *error);

@@ -34,6 +34,11 @@ gemma3::SessionSettings settings_of(const gemma3::Model &model,
   const int64_t positions = options.positions > 0 ? options.positions : most;
   model.grid().require_fit(shapes, what, positions, 0);
   if (options.rows < 1) refuse("rows: expected at least 1, got 0");
+  const int64_t vocab = model.manifest().model.vocab_size;
+  if (options.logprobs > vocab) {
+    refuse("logprobs: expected 0 to " + std::to_string(vocab) + " (the vocabulary), got " +
+           std::to_string(options.logprobs));
+  }
   int64_t rows = 0;  // at most; compared before groups are made of so many
   for (const gemma3::GroupShape &shape : shapes) {
     if (shape.cache >= positions) rows = std::max(rows, shape.batch);

@@ -17,6 +17,13 @@ void FieldChecks::refuse(const std::string &path, const std::string &expected,
   refuse_field(where_, path, expected, got);
 }
 
+void FieldChecks::refuse_version(const std::string &path, int64_t expected, int64_t got) const {
+  gemma3::refuse(GEMMA3_UNKNOWN_VERSION,
+                 where_ + ": " + path + ": expected " + std::to_string(expected) + ", got " +
+                     std::to_string(got) +
+                     "; install the gemma3-export that wrote it, or export the bundle again");
+}
+
 void FieldChecks::at_least(const std::string &path, int64_t least, int64_t got) const {
   if (got < least) refuse(path, "at least " + std::to_string(least), std::to_string(got));
 }

@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "convention.h"
 #include "manifest_checks.h"
 
 namespace gemma3 {
@@ -168,12 +169,12 @@ class Checker : FieldChecks {
           refuse(place + ".slots", std::to_string(layout.cache), std::to_string(layer.slots));
         }
       }
-      Names names;
       for (size_t number = 0; number < layout.state.size(); ++number) {
         const RowState &state = layout.state[number];
         array(path + ".state[" + std::to_string(number) + "]", state.shape, state.dtype);
-        names.push_back(state.name);
       }
+      Names names;
+      for (const Port &port : cache_tensors(layout, 1)) names.push_back(port.name);
       unique(path + ".state", names);
     }
   }

@@ -21,6 +21,8 @@ class FieldChecks {
 
   [[noreturn]] void refuse(const std::string &path, const std::string &expected,
                            const std::string &got) const;
+  // For what another version of the format may say.
+  [[noreturn]] void refuse_version(const std::string &path, int64_t expected, int64_t got) const;
   void at_least(const std::string &path, int64_t least, int64_t got) const;
   void between(const std::string &path, int64_t least, int64_t most, int64_t got) const;
   void known(const std::string &path, const std::string &name, const Names &names) const;

@@ -109,7 +109,9 @@ Model::Model(const OpenOptions &options) : options_(options) {
     slots_[program->bucket].record = slots_[program->bucket].portable = program;
     buckets.insert(program->bucket);
   }
-  sampling_inputs_ = sampling_inputs_of(opening.programs);
+  std::vector<const Program *> all = opening.programs;
+  all.insert(all.end(), opening.kernels.begin(), opening.kernels.end());
+  sampling_inputs_ = sampling_inputs_of(all);
   load_kernels(options, opening.kernels);
   const bool copy = (options.flags & GEMMA3_COPY_WEIGHTS) != 0;
   const bool digests = (options.flags & GEMMA3_VERIFY) != 0 || bundle_->vouched();

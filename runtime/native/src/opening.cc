@@ -81,6 +81,7 @@ int64_t cache_row_bytes(const Manifest &manifest) {
       bytes += 2 * byte_size({layer.kv_heads, layer.slots, layer.head_dim}, layer.dtype);
       if (layer.scale_dtype) bytes += 2 * byte_size(scales, *layer.scale_dtype);
     }
+    for (const RowState &state : layout.state) bytes += byte_size(state.shape, state.dtype);
   }
   return bytes;
 }

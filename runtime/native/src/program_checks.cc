@@ -76,7 +76,9 @@ class ProgramChecks : FieldChecks {
       between(path + ".bucket.tokens", 1, kMaxSize, bucket.tokens);
       const CacheLayout &layout = layout_of(program, path);
       images(bucket, path);
-      between(path + ".convention", kConvention, kConvention, program.convention);
+      if (program.convention != kConvention) {
+        refuse_version(path + ".convention", kConvention, program.convention);
+      }
       inputs(path + ".inputs", program.inputs, program_inputs(bucket, m_));
       ports(path + ".outputs", program.outputs, program_outputs(bucket, m_));
       ports(path + ".cache", program.cache, cache_tensors(layout, bucket.batch));

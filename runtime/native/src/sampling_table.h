@@ -12,6 +12,6 @@
   X(top_p, float, "float32", 1.0, 0.0, 1.0, true, 1e-30, 1.0, "above 0 and at most 1 (1 is off)", "--top-p", "P", "Draw from the likeliest tokens that make up P; 1, the default, is off.", false) \
   X(min_p, float, "float32", 0.0, 0.0, 1.0, false, 0.0, 1.0, "between 0 and 1 (0 is off)", "--min-p", "P", "Draw from tokens at least P times as likely as the first; 0 is off.", false) \
   X(seed, uint32_t, "uint32", 0.0, 0.0, 4294967295.0, false, 0.0, 4294967295.0, "between 0 and 4294967295", "--seed", "S", "The same seed gives the same text; 0 by default.", true) \
-  X(repetition_penalty, float, "float32", 1.0, 0.0, 1.7976931348623157e+308, true, 1e-06, 1000000.0, "a finite number above 0 (1 is off)", "--repetition-penalty", "R", "Make tokens that are in the text already R times less likely; 1, the default, is off.", true)
+  X(repetition_penalty, float, "float32", 1.0, 0.0, 1.7976931348623157e+308, true, 1e-06, 1000000.0, "a finite number above 0 (1 is off)", "--repetition-penalty", "R", "Divide the logits of tokens that are in the text already by R; 1, the default, is off.", true)
 
 #endif  // GEMMA3_SRC_SAMPLING_TABLE_H_

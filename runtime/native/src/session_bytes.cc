@@ -190,7 +190,11 @@ std::unique_ptr<Session> Session::restore(std::shared_ptr<Model> model, std::str
   const int64_t vocab = model->manifest().model.vocab_size;
   for (size_t row = 0; row < session->rows_.size(); ++row) {
     session->rows_[row] = state_from(saved.states[row], saved.cache, vocab);
-    if (session->rows_[row].position > 0 && !saved.has_cache) {
+    const SessionRow &state = session->rows_[row];
+    // Rows beyond those that were opened are fed nothing, and nobody would end them.
+    const bool unused = row >= session->rows();
+    if ((state.position > 0 && !saved.has_cache) ||
+        (unused && (state.position > 0 || state.token >= 0 || state.remaining > 0))) {
       refuse_bytes("expected rows within the session's room, got others");
     }
   }

@@ -59,7 +59,8 @@ void Session::truncate(size_t row, int64_t position) {
     refuse("row " + std::to_string(row) + ": expected 0 or a position from " +
            std::to_string(from) + " to " + std::to_string(state.position) + ", got " +
            std::to_string(position) +
-           "; keys before that have left the sliding window: begin the row again");
+           (position < from ? "; keys before that have left the sliding window: begin the row again"
+                            : ""));
   }
   state.position = static_cast<int32_t>(position);
   state.token = -1;

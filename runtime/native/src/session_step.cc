@@ -44,19 +44,22 @@ Step Session::advance_some(int64_t chunk) {
   after_call();
   Step step(batch());
   const int32_t most = *std::max_element(counts.data<int32_t>(), counts.data<int32_t>() + batch());
-  for (size_t row = 0; row < batch(); ++row) {
-    // While others went on, a row that paused may have been written where it paused.
-    const bool paused = limit[row] == 0 || counts.data<int32_t>()[row] < most;
-    mark_written(row, rows_[row].position + (limit[row] == 0 ? 0 : counts.data<int32_t>()[row]) +
-                          (paused ? 1 : 0));
+  for (size_t row = 0; row < batch(); ++row) {  // before anything is believed
     if (limit[row] == 0) continue;
     const int32_t count = counts.data<int32_t>()[row];
-    const int32_t moved = position.data<int32_t>()[row] - rows_[row].position;
+    const int64_t moved = int64_t{position.data<int32_t>()[row]} - rows_[row].position;
     if (count < 1 || count > limit[row] || moved != count) {
       fail("program generate gave " + std::to_string(count) + " tokens of at most " +
            std::to_string(limit[row]) + " and moved by " + std::to_string(moved) +
            ": export the bundle again");
     }
+  }
+  for (size_t row = 0; row < batch(); ++row) {
+    // While others went on, a row that paused may have been written where it paused.
+    const int32_t count = limit[row] == 0 ? 0 : counts.data<int32_t>()[row];
+    const bool paused = limit[row] == 0 || count < most;
+    mark_written(row, rows_[row].position + count + (paused ? 1 : 0));
+    if (limit[row] == 0) continue;
     const int32_t *own = tokens.data<int32_t>() + static_cast<int64_t>(row) * size;
     step.tokens[row].assign(own, own + count);
     rows_[row].token = last.data<int32_t>()[row];

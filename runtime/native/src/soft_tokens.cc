@@ -19,10 +19,24 @@ SoftTokens SoftTokens::encode(Model &model, const gemma3_prompt *prompts, size_t
     images += static_cast<int64_t>(prompts[row].images);
   }
   soft.values = encode_images(model, pixels.data(), images, between);
-  int64_t next = 0;  // as in transformers, the images fill the places in order
-  for (const Tokens &text : texts) {
+  int64_t first = 0;  // of the row's: as in transformers, the images fill the places in order
+  for (size_t row = 0; row < texts.size(); ++row) {
+    const Tokens &text = texts[row];
+    const auto places = std::count(text.begin(), text.end(), vision.soft_token_id);
+    const auto own = static_cast<int64_t>(prompts[row].images) * vision.tokens_per_image;
+    // A session feeds the token drawn last before the prompt: if it is such an id, it is of no
+    // image of the prompt.
+    int64_t next = first - (places - own);
     std::vector<int64_t> index;
-    for (int32_t token : text) index.push_back(token == vision.soft_token_id ? next++ : -1);
+    for (int32_t token : text) {
+      if (token != vision.soft_token_id) {
+        index.push_back(-1);
+        continue;
+      }
+      index.push_back(next < first ? -1 : next);
+      ++next;
+    }
+    first += own;
     soft.index.push_back(std::move(index));
   }
   return soft;

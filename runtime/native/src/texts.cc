@@ -139,6 +139,7 @@ std::vector<Group> plan_classify(const Model &model, const gemma3_prompt *texts,
 
 std::vector<EmbedGroup> plan_embed(const Model &model, const gemma3_prompt *texts, size_t count) {
   check_prompts(model, texts, count, false);
+  if (has_images(texts, count)) refuse("images: an embedding model reads text; pass none");
   const GroupShapes shapes = model.grid().shapes(ProgramName::kEmbed);
   model.grid().longest(shapes, "embed");  // refused where there are none
   const int64_t longest = longest_of(texts_of(texts, 0, count));

@@ -28,7 +28,7 @@ int main(int argc, char **argv) {
   if (model == NULL) return fail("open", error);
 
   int32_t length = argc - 3, limit = atoi(argv[2]), stop = -1, top_k = 0;
-  float temperature = 0, top_p = 1, min_p = 0;
+  float temperature = 0, top_p = 1, min_p = 0, penalty = 1;
   int64_t seed = 0, row[] = {1}, one[] = {1, 1}, all[] = {1, length};
   int32_t *tokens = malloc(sizeof(int32_t) * (size_t)length);
   for (int i = 0; i < length; i++) tokens[i] = atoi(argv[i + 3]);
@@ -42,6 +42,7 @@ int main(int argc, char **argv) {
       {"top_p", TF_FLOAT, 1, row, &top_p, sizeof top_p},
       {"min_p", TF_FLOAT, 1, row, &min_p, sizeof min_p},
       {"seed", TF_INT64, 1, row, &seed, sizeof seed},
+      {"repetition_penalty", TF_FLOAT, 1, row, &penalty, sizeof penalty},
   };
   TF_Tensor *results[8];
   int code = tf_model_run(model, "generate", inputs, COUNT(inputs), results, error, sizeof error);
