@@ -68,10 +68,11 @@ def compiled(
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
     result = jax.jit(exported.call, donate_argnums=(2,)).lower(*shapes).compile()
     weights, _, cache = shapes
+    layers = cache[:-1]  # the last are the tokens, 4 bytes a position
     return Compiled(
         result.as_text(),
         {math.prod(w.shape) for w in weights if len(w.shape) == 2},
-        {math.prod(c.shape) for c in cache},
+        {math.prod(c.shape) for c in layers},
         sum(math.prod(c.shape) * c.dtype.itemsize for c in cache),
         result.memory_analysis().alias_size_in_bytes,
     )
@@ -137,7 +138,8 @@ def test_no_cache_goes_through_float32_even_inside_a_kernel(name: ProgramName, b
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_long_cache_is_read_block_by_block_without_another_copy_of_it(dtype: str):
     program = compiled(ProgramName.DECODE, dtype, 1, slots=1536)
-    found = made(program, program.caches)
+    # Of integers are the places where a penalty of repetitions would be written.
+    found = [line for line in made(program, program.caches) if "= s32[" not in line]
     assert len(found) == 2 * CONFIG.num_hidden_layers, found
     update = "select_bitcast-convert" if dtype == "bfloat16" else "dynamic-update-slice"
     assert all(update in line for line in found), found
