@@ -95,8 +95,7 @@ def test_the_cache_is_still_updated_in_place(bundle: Path, no_compiler):
     (shape,) = model.grid.generating()
     cache = model.new_cache(shape)
     before = [tensor.unsafe_buffer_pointer() for tensor in cache]
-    zero, one = np.zeros(1, np.int32), np.ones(1, np.float32)
-    inputs = (zero, zero, one * 0, zero, one, one * 0, zero.astype(np.uint32))
+    inputs = {"token": np.zeros(1, np.int32), "position": np.zeros(1, np.int32)}
     _, updated = model.program(decode)(inputs, cache)
     assert [tensor.unsafe_buffer_pointer() for tensor in updated] == before
 
