@@ -79,7 +79,7 @@ def _manifest() -> Target:
         (folder / "manifest.json").write_bytes(data)
         Bundle.open(folder)
 
-    seeds = [(SAMPLES / f"v{n}-sample" / "manifest.json").read_bytes() for n in (2, 1)]
+    seeds = [(SAMPLES / f"v{n}-sample" / "manifest.json").read_bytes() for n in (3, 2, 1)]
     return Target(tuple(seeds), read)
 
 
