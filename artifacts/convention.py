@@ -72,6 +72,11 @@ class SamplingInput(NamedTuple):
     """Whether it may be set where tokens are not drawn, at temperature 0."""
 
     @property
+    def flag(self) -> str:
+        """What commands call it."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
     def whole(self) -> bool:
         """Whether its values are integers."""
         return self.dtype != "float32"

@@ -37,7 +37,7 @@ def _entry(each: SamplingInput) -> str:
         *(repr(float(value)) for value in (each.neutral, each.least, each.most)),
         _bool(each.above_least), *(repr(float(value)) for value in each.fed),
         json.dumps(each.expected),
-        json.dumps("--" + each.name.replace("_", "-")), json.dumps(each.metavar),
+        json.dumps(each.flag), json.dumps(each.metavar),
         json.dumps(each.help),
         _bool(each.alone),
     )  # fmt: skip

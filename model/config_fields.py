@@ -78,7 +78,7 @@ def known_keywords(**aliases: str) -> Callable[[type[ConfigT]], type[ConfigT]]:
 
 
 def set_defaults(config: Any) -> None:
-    """Set each field of a frozen dataclass that is None to its default, as for null in a file."""
+    """Give each field of a frozen dataclass that is None its default: a file may say null."""
     for field in dataclasses.fields(config):
         if getattr(config, field.name) is None and field.default is not dataclasses.MISSING:
             object.__setattr__(config, field.name, field.default)

@@ -97,7 +97,7 @@ def host_flags() -> dict[str, bool]:
     """The flags of gemma3-host, and whether each takes a value."""
     text = (ROOT / "runtime" / "native" / "host" / "options.cc").read_text()
     found = re.findall(r'^\s+(toggle|list|text|whole|number)\(\s*"(--[a-z-]+)"', text, re.M)
-    sampling = {"--" + each.name.replace("_", "-"): True for each in SAMPLING}
+    sampling = {each.flag: True for each in SAMPLING}
     return {flag: kind != "toggle" for kind, flag in found} | sampling
 
 

@@ -78,7 +78,7 @@ RUN_OPTIONS = (
     ),
     *(
         click.option(
-            "--" + each.name.replace("_", "-"),
+            each.flag,
             type=WHOLE if each.whole else NUMBER,
             default=each.default,
             metavar=each.metavar,
@@ -248,10 +248,7 @@ def check_flags(options: Options) -> None:
         "--special": options.special,
         "--ignore-eos": options.ignore_eos,
         "--logprobs": options.logprobs is not None,
-        **{
-            "--" + each.name.replace("_", "-"): options.sampling[each.name] != each.neutral
-            for each in SAMPLING
-        },
+        **{each.flag: options.sampling[each.name] != each.neutral for each in SAMPLING},
     }
     for flag in [flag for flag, given in generating.items() if given and asked]:
         raise UsageError(f"{asked[0]} and {flag} exclude each other: {asked[0]} generates nothing")
